@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static enum log_level max_level = LOG_INFO;
+
+void log_set_level(enum log_level level)
+{
+	max_level = level;
+}
+
+bool log_enabled(enum log_level level)
+{
+	return level <= max_level;
+}
+
+static void print_line(char level, int r, const char *fmt, va_list args) printf_like(3, 0);
+
+static void print_line(char level, int r, const char *fmt, va_list args)
+{
+	char line[1024];
+	int saved_errno = errno;
+	size_t n = 0;
+
+	line[n++] = level;
+	line[n++] = ' ';
+	int wanted = vsnprintf(line + n, sizeof(line) - n - 1, fmt, args);
+	if (wanted > 0)
+		n += (size_t)wanted < sizeof(line) - n - 1 ? (size_t)wanted
+							   : sizeof(line) - n - 2;
+	if (r < 0) {
+		char reason[128];
+		wanted = snprintf(line + n, sizeof(line) - n - 1, ": %s",
+				  strerror_r(-r, reason, sizeof(reason)));
+		if (wanted > 0)
+			n += (size_t)wanted < sizeof(line) - n - 1 ? (size_t)wanted
+								   : sizeof(line) - n - 2;
+	}
+	line[n++] = '\n';
+	if (write(STDERR_FILENO, line, n) < 0) {
+		/* stderr is gone: there is nobody left to tell */
+	}
+	errno = saved_errno;
+}
+
+int log_err(int r, const char *fmt, ...)
+{
+	va_list args;
+	va_start(args, fmt);
+	print_line('E', r, fmt, args);
+	va_end(args);
+	return r;
+}
+
+#define DEFINE_LOG(name, level, letter)           \
+	void name(const char *fmt, ...)           \
+	{                                         \
+		if (!log_enabled(level))          \
+			return;                   \
+		va_list args;                     \
+		va_start(args, fmt);              \
+		print_line(letter, 0, fmt, args); \
+		va_end(args);                     \
+	}
+
+DEFINE_LOG(log_warn, LOG_WARN, 'W')
+DEFINE_LOG(log_info, LOG_INFO, 'I')
+DEFINE_LOG(log_debug, LOG_DEBUG, 'D')
+
+void log_guest(struct log_budget *budget, const char *fmt, ...)
+{
+	if (!log_enabled(LOG_WARN))
+		return;
+	if (__atomic_load_n(&budget->used, __ATOMIC_RELAXED) > LOG_GUEST_BURST)
+		return;
+	uint32_t used = __atomic_fetch_add(&budget->used, 1, __ATOMIC_RELAXED);
+	if (used > LOG_GUEST_BURST)
+		return;
+	if (used == LOG_GUEST_BURST) {
+		log_warn("guest: more of the same from this source, no longer reported");
+		return;
+	}
+	va_list args;
+	va_start(args, fmt);
+	print_line('W', 0, fmt, args);
+	va_end(args);
+}

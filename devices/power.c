@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "devices/power.h"
+
+#define NR_PORTS 4u
+#define SLEEP_CONTROL 0u
+#define RESET 2u
+#define EVENTS 3u
+#define SLEEP_ENABLE 0x20u
+#define EVENT_BUTTON 1u
+
+static uint64_t power_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	struct power *power = opaque;
+
+	if (size != 1)
+		return io_ones(size);
+	if (offset == EVENTS)
+		return __atomic_exchange_n(&power->events, 0, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static void power_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct power *power = opaque;
+
+	if (size != 1)
+		return;
+	if (offset == SLEEP_CONTROL && (value & SLEEP_ENABLE) &&
+	    (value >> 2 & 7) == POWER_SLEEP_TYPE_S5)
+		power->handler.requested(power->handler.opaque, POWER_OFF, 0);
+	if (offset == RESET && value == POWER_RESET_VALUE)
+		power->handler.requested(power->handler.opaque, POWER_RESET, 0);
+}
+
+static const struct io_ops power_ops = { .read = power_read, .write = power_write };
+
+static uint64_t exit_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	return 0;
+}
+
+static void exit_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct power *power = opaque;
+
+	(void)offset;
+	(void)size;
+	power->handler.requested(power->handler.opaque, POWER_EXIT, (uint8_t)value);
+}
+
+static const struct io_ops exit_ops = { .read = exit_read, .write = exit_write };
+
+int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uint16_t base,
+	       uint32_t gsi, uint16_t exit_port, const struct power_handler *handler)
+{
+	*power = (struct power){
+		.pio = pio,
+		.handler = *handler,
+		.ports = { .base = base, .size = NR_PORTS, .ops = &power_ops, .name = "power" },
+		.exit_port = { .base = exit_port, .size = 4, .ops = &exit_ops, .name = "exit" },
+	};
+	power->ports.opaque = power;
+	power->exit_port.opaque = power;
+	int r = irq_init(&power->irq, wires);
+	if (r < 0)
+		goto fail;
+	r = irq_connect_edge(&power->irq, gsi);
+	if (r < 0)
+		goto fail;
+	r = io_bus_add(pio, &power->ports);
+	if (r < 0)
+		goto fail;
+	if (exit_port)
+		r = io_bus_add(pio, &power->exit_port);
+	if (r < 0)
+		goto fail;
+	return 0;
+fail:
+	power_finish(power);
+	return r;
+}
+
+void power_finish(struct power *power)
+{
+	if (!power->pio)
+		return;
+	if (list_linked(&power->exit_port.link))
+		io_bus_remove(power->pio, &power->exit_port);
+	if (list_linked(&power->ports.link))
+		io_bus_remove(power->pio, &power->ports);
+	irq_finish(&power->irq);
+	*power = (struct power){ 0 };
+}
+
+void power_reset(struct power *power)
+{
+	__atomic_store_n(&power->events, 0, __ATOMIC_SEQ_CST);
+}
+
+void power_press_button(struct power *power)
+{
+	__atomic_fetch_or(&power->events, EVENT_BUTTON, __ATOMIC_SEQ_CST);
+	irq_raise(&power->irq);
+}
