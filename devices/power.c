@@ -7,6 +7,8 @@
 #define EVENTS 3u
 #define SLEEP_ENABLE 0x20u
 #define EVENT_BUTTON 1u
+#define KEYBOARD_PORT 0x64u
+#define KEYBOARD_PULSE_RESET 0xfeu
 
 static uint64_t power_read(void *opaque, uint64_t offset, unsigned int size)
 {
@@ -34,7 +36,8 @@ static void power_write(void *opaque, uint64_t offset, unsigned int size, uint64
 
 static const struct io_ops power_ops = { .read = power_read, .write = power_write };
 
-static uint64_t exit_read(void *opaque, uint64_t offset, unsigned int size)
+/* Status 0: ready for a command, at once. */
+static uint64_t nothing_read(void *opaque, uint64_t offset, unsigned int size)
 {
 	(void)opaque;
 	(void)offset;
@@ -51,7 +54,18 @@ static void exit_write(void *opaque, uint64_t offset, unsigned int size, uint64_
 	power->handler.requested(power->handler.opaque, POWER_EXIT, (uint8_t)value);
 }
 
-static const struct io_ops exit_ops = { .read = exit_read, .write = exit_write };
+static const struct io_ops exit_ops = { .read = nothing_read, .write = exit_write };
+
+static void keyboard_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct power *power = opaque;
+
+	(void)offset;
+	if (size == 1 && value == KEYBOARD_PULSE_RESET)
+		power->handler.requested(power->handler.opaque, POWER_RESET, 0);
+}
+
+static const struct io_ops keyboard_ops = { .read = nothing_read, .write = keyboard_write };
 
 int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uint16_t base,
 	       uint32_t gsi, uint16_t exit_port, const struct power_handler *handler)
@@ -60,9 +74,12 @@ int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uin
 		.pio = pio,
 		.handler = *handler,
 		.ports = { .base = base, .size = NR_PORTS, .ops = &power_ops, .name = "power" },
+		.keyboard_port = { .base = KEYBOARD_PORT, .size = 1, .ops = &keyboard_ops },
 		.exit_port = { .base = exit_port, .size = 4, .ops = &exit_ops, .name = "exit" },
 	};
 	power->ports.opaque = power;
+	power->keyboard_port.opaque = power;
+	power->keyboard_port.name = "keyboard controller";
 	power->exit_port.opaque = power;
 	int r = irq_init(&power->irq, wires);
 	if (r < 0)
@@ -71,6 +88,9 @@ int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uin
 	if (r < 0)
 		goto fail;
 	r = io_bus_add(pio, &power->ports);
+	if (r < 0)
+		goto fail;
+	r = io_bus_add(pio, &power->keyboard_port);
 	if (r < 0)
 		goto fail;
 	if (exit_port)
@@ -87,10 +107,9 @@ void power_finish(struct power *power)
 {
 	if (!power->pio)
 		return;
-	if (list_linked(&power->exit_port.link))
-		io_bus_remove(power->pio, &power->exit_port);
-	if (list_linked(&power->ports.link))
-		io_bus_remove(power->pio, &power->ports);
+	io_bus_remove(power->pio, &power->exit_port);
+	io_bus_remove(power->pio, &power->keyboard_port);
+	io_bus_remove(power->pio, &power->ports);
 	irq_finish(&power->irq);
 	*power = (struct power){ 0 };
 }

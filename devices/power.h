@@ -8,6 +8,8 @@
  *	base + 1  sleep status: always 0
  *	base + 2  reset: POWER_RESET_VALUE resets
  *	base + 3  events: bit 0 power button; reading clears
+ *	0x64      a keyboard controller's command port, of which only the reset line is there:
+ *	          writing 0xfe resets (Linux with reboot=k)
  *
  * Threads: any. The handler is called on the vCPU's thread that wrote.
  */
@@ -33,6 +35,7 @@ struct power_handler {
 struct power {
 	struct io_bus *pio; /* borrowed; NULL: not initialised */
 	struct io_region ports;
+	struct io_region keyboard_port;
 	struct io_region exit_port;
 	struct irq irq;
 	struct power_handler handler;

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * container.h - a DMA context: what the devices of one or several groups can reach.
+ *
+ * A container mirrors the memory map in an IOMMU: it is a listener like KVM's memory slots,
+ * and what stands at a guest-physical address is what a device finds at the same address.
+ * Mapping pins; whoever joins a container has raised an inhibitor before.
+ *
+ * Concepts
+ *  - sharing: a group joins the first container that the kernel lets it join; only when all
+ *    refuse does it get one of its own. Each container pins all of the guest's RAM, in the
+ *    kernel's books once more.
+ *  - RAM must be mapped or the region is refused. A BAR (MEMORY_DEVICE) is mapped so that
+ *    devices may reach each other; where that fails they cannot, which is said once.
+ *  - hole: an address range that the IOMMU will not translate, such as that of the MSIs.
+ *  - entry: one mapping. The kernel gives a container so many (65535 unless told otherwise).
+ *
+ * Only type1 version 2 is used: version 1 may unmap more than was asked for, and a group
+ * without an IOMMU isolates nothing. Both are refused.
+ *
+ * Threads: joining and leaving as vfio/group.h says. The listener's side runs under
+ * map->change_lock; container->lock comes after that, and map->layout_lock last.
+ */
+#ifndef VFIO_CONTAINER_H
+#define VFIO_CONTAINER_H
+
+#include <pthread.h>
+
+#include "base/list.h"
+
+#include "memory/map.h"
+#include "vfio/uapi.h"
+
+struct reclaim;
+struct vfio_group;
+struct wires;
+
+/* All that is assigned to one guest. */
+struct vfio {
+	struct memory_map *map;      /* borrowed, outlives this */
+	struct reclaim *reclaim;     /* borrowed, outlives this */
+	struct wires *wires;         /* borrowed, outlives this */
+	struct list_node containers; /* in the order of opening */
+	struct list_node groups;
+};
+
+struct vfio_container {
+	struct list_node link; /* vfio->containers */
+	struct vfio *vfio;     /* borrowed, outlives this */
+	int fd;                /* owned */
+	struct list_node groups;
+	struct memory_listener listener;
+	pthread_mutex_t lock;
+	struct vfio_iommu iommu;   /* lock */
+	struct list_node mappings; /* lock; what is mapped, oldest first */
+	unsigned int nr_mappings;  /* lock */
+	unsigned int max_mappings; /* lock */
+	bool peers_warned;         /* lock */
+};
+
+void vfio_init(struct vfio *vfio, struct memory_map *map, struct reclaim *reclaim,
+	       struct wires *wires);
+/* No group may be left. Accepts a zeroed object. */
+void vfio_finish(struct vfio *vfio);
+
+/*
+ * The width of the addresses that every container translates, in bits; 64 with no container,
+ * or where the kernel does not say. A BAR that is to be reached by other devices lies below.
+ */
+unsigned int vfio_address_bits(struct vfio *vfio);
+
+/*
+ * Puts the group into a container, sets group->container and has all of the guest's RAM
+ * mapped for it. What stood in the way is logged. -ENOMEM: not enough memory, or not enough
+ * of it may be locked. -ERANGE: RAM lies in a hole. -ENOSPC: no entries left. -EPERM: the
+ * platform does not isolate interrupts. -EOPNOTSUPP: no type1v2 IOMMU. -EEXIST and others
+ * from the kernel.
+ * On failure the group is in no container, and what was pinned for it no longer is.
+ */
+must_check int vfio_container_join(struct vfio *vfio, struct vfio_group *group);
+/*
+ * The reverse: the last group to leave has everything unmapped and unpinned when this
+ * returns. No device of the group may be open. Does nothing for a group in no container.
+ */
+void vfio_container_leave(struct vfio_group *group);
+
+#endif /* VFIO_CONTAINER_H */

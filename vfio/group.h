@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * group.h - an IOMMU group: the devices that can only be assigned together.
+ *
+ * Attaching is way D: open the group, see that it is viable, raise the inhibitor, join a
+ * container (RAM is pinned), show the group to KVM. Detaching is the exact reverse: the
+ * inhibitor is raised before the first call that can pin, and lowered after the last unpin.
+ *
+ * A group is attached once and shared by all of its devices; it stays as long as one of them
+ * is open.
+ *
+ * Threads: attach and detach are the caller's to serialise (machine.lock).
+ */
+#ifndef VFIO_GROUP_H
+#define VFIO_GROUP_H
+
+#include "base/list.h"
+
+#include "memory/reclaim.h"
+#include "vfio/container.h"
+
+struct vfio_group {
+	struct list_node link; /* vfio->groups */
+	struct vfio *vfio;     /* borrowed, outlives this */
+	unsigned int number;
+	int fd; /* owned */
+	struct inhibitor inhibitor;
+	struct vfio_container *container; /* borrowed, stays while we are in it; or NULL */
+	struct list_node container_link;  /* container->groups */
+	bool shown;                       /* to the hypervisor */
+	struct list_node devices;         /* of struct vfio_device: those open */
+};
+
+/* The group if it is attached, or NULL. */
+struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number);
+
+/*
+ * Attaches group `number`, or finds it attached already. *ret stays until vfio_group_detach().
+ * What stood in the way is logged with its remedy. -ENODEV: no such group. -EOPNOTSUPP: no
+ * IOMMU stands before it. -EBUSY: open elsewhere, or not viable. -EPERM: no permission.
+ * Otherwise as vfio_container_join(), or the errno of the hypervisor's.
+ * On failure nothing is left behind.
+ */
+must_check int vfio_group_attach(struct vfio *vfio, unsigned int number,
+				 struct vfio_group **ret);
+/* Detaches and frees, unless a device of the group is still open. */
+void vfio_group_detach(struct vfio_group *group);
+
+#endif /* VFIO_GROUP_H */

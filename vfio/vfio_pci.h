@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vfio_pci.h - an assigned PCI device as the guest sees it: config space, BARs, interrupts,
+ * power and reset on our root bus.
+ *
+ * Attaching ends way D: the group is attached (or shared, if it is already), the device
+ * opened, its view built, the function reset, the device put on the bus. Detaching is the
+ * reverse: off the bus, interrupts off, bus mastering off, closed; the group goes with its
+ * last device.
+ *
+ * Order that matters: what is switched off (memory decode, power) is unmapped from the guest
+ * before the hardware hears of it, and what is switched on is mapped after, since a mapped
+ * BAR that does not answer stops a vCPU for good.
+ *
+ * Threads: attach and detach are the caller's to serialise (machine.lock), detach with the
+ * vCPUs parked. All else runs from the bus's and the I/O buses' callbacks.
+ */
+#ifndef VFIO_VFIO_PCI_H
+#define VFIO_VFIO_PCI_H
+
+#include "devices/pci.h"
+#include "vfio/bars.h"
+#include "vfio/config.h"
+#include "vfio/device.h"
+#include "vfio/group.h"
+#include "vfio/irq.h"
+
+struct vfio_pci {
+	struct pci_device pci;
+	struct vfio_group *group;  /* borrowed, stays while our device is open; or NULL */
+	struct vfio_device device; /* err_fd and req_fd are for the event loop */
+	struct vfio_irq irq;
+	struct vfio_config config;
+	struct vfio_bars bars;
+	bool untouched; /* by the guest since the last reset; bus->lock */
+};
+
+/*
+ * Assigns the PCI device `bdf` to the guest: "0000:01:00.0", "01:00.0" or its directory below
+ * /sys/bus/pci/devices. It takes the lowest free slot; its BARs have no addresses before
+ * pci_bus_reset(). What stood in the way is logged, in one line and with its remedy.
+ * The user's to put right: -EINVAL: no such name can be. -ENODEV: no such device. -EBUSY: it,
+ * or one of its group, is bound to another driver, in use or assigned already. -EPERM: no
+ * permission, or interrupts that are not isolated. -EOPNOTSUPP: no IOMMU, or not a device
+ * that can be assigned. -ENOMEM, -ERANGE: as vfio_container_join().
+ * On failure nothing is left behind.
+ */
+must_check int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *bdf,
+			       struct vfio_pci **ret);
+/* The exact reverse; frees. Accepts NULL. */
+void vfio_pci_detach(struct vfio_pci *vp);
+
+#endif /* VFIO_VFIO_PCI_H */
