@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/console.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#define CTRL_A 0x01
+
+/* Output */
+
+static bool writable_now(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLOUT);
+}
+
+/* After poll(2) said yes, a few bytes do not block, whatever the file's mode. */
+static size_t console_transmit(void *opaque, const uint8_t *bytes, size_t size)
+{
+	struct console *c = opaque;
+	size_t taken = size;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->out_fd >= 0) {
+		ssize_t n = -1;
+		bool room = writable_now(c->out_fd);
+		if (room)
+			n = c->config.kind == CONSOLE_UNIX
+				    ? send(c->out_fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+				    : write(c->out_fd, bytes, size);
+		if (n >= 0)
+			taken = (size_t)n;
+		else if (!room || errno == EAGAIN || errno == EINTR)
+			taken = 0;
+		/* Any other error: nobody reads any more, and the guest shall not wait for it. */
+		if (taken < size && c->output.fd >= 0)
+			event_loop_modify(c->loop, &c->output, EPOLLOUT | EPOLLONESHOT);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return taken;
+}
+
+static void output_ready(struct event_source *source, uint32_t events)
+{
+	struct console *c = container_of(source, struct console, output);
+
+	(void)events;
+	if (c->serial)
+		serial_transmit_ready(c->serial);
+}
+
+/* Input */
+
+static void console_receive_ready(void *opaque)
+{
+	struct console *c = opaque;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->in_fd >= 0 && c->input.fd >= 0)
+		event_loop_modify(c->loop, &c->input, EPOLLIN);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void run_escape(struct console *c, uint8_t byte)
+{
+	const uint8_t ctrl_a = CTRL_A;
+
+	switch (byte) {
+	case 'x': c->command(c->opaque, CONSOLE_STOP); break;
+	case 'p': c->command(c->opaque, CONSOLE_POWER_BUTTON); break;
+	case 'a':
+	case CTRL_A: serial_receive(c->serial, &ctrl_a, 1); break;
+	default:
+		log_info(
+			"console: Ctrl-A x stop, p power button, a send Ctrl-A, h this help\r");
+	}
+}
+
+static void pass_input(struct console *c, const uint8_t *bytes, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		if (c->escape) {
+			c->escape = false;
+			run_escape(c, bytes[i]);
+		} else if (c->raw && bytes[i] == CTRL_A) {
+			c->escape = true;
+		} else {
+			serial_receive(c->serial, &bytes[i], 1);
+		}
+	}
+}
+
+static void stop_input(struct console *c)
+{
+	pthread_mutex_lock(&c->lock);
+	if (c->input.fd >= 0)
+		event_loop_remove(c->loop, &c->input);
+	c->input.fd = -1;
+	c->in_fd = -1;
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void drop_client(struct console *c)
+{
+	stop_input(c);
+	pthread_mutex_lock(&c->lock);
+	if (c->output.fd >= 0)
+		event_loop_remove(c->loop, &c->output);
+	fd_close(&c->output.fd);
+	c->out_fd = -1;
+	fd_close(&c->own_fd);
+	pthread_mutex_unlock(&c->lock);
+	if (c->serial)
+		serial_transmit_ready(c->serial); /* what waited for the client goes nowhere */
+	event_loop_modify(c->loop, &c->clients, EPOLLIN);
+}
+
+static void input_ready(struct event_source *source, uint32_t events)
+{
+	struct console *c = container_of(source, struct console, input);
+	uint8_t bytes[SERIAL_FIFO_SIZE];
+	size_t room = serial_room(c->serial);
+
+	(void)events;
+	/* An escape command must get through a port whose guest does not read. */
+	if (room == 0 && c->raw)
+		room = 1;
+	if (room == 0) {
+		/* The guest's next read of the port starts it again; look once more, it may
+		 * have read in between. */
+		event_loop_modify(c->loop, &c->input, EPOLLONESHOT);
+		if (serial_room(c->serial) > 0)
+			event_loop_modify(c->loop, &c->input, EPOLLIN);
+		return;
+	}
+	ssize_t n = read(c->in_fd, bytes, room);
+	if (n > 0)
+		pass_input(c, bytes, (size_t)n);
+	else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+		if (c->config.kind == CONSOLE_UNIX)
+			drop_client(c);
+		else
+			stop_input(c);
+	}
+}
+
+/*
+ * in_fd and out_fd are set: starts to listen to both. EPOLLONESHOT where nothing is waited for,
+ * since a hang-up would be reported for ever otherwise.
+ */
+static int start_io(struct console *c)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->in_fd >= 0) {
+		c->input.fd = c->in_fd;
+		r = event_loop_add(c->loop, &c->input, EPOLLIN);
+		if (r < 0) /* a regular file or /dev/null: no input from there */
+			c->input.fd = c->in_fd = -1;
+	}
+	if (c->out_fd >= 0) {
+		c->output.fd = fcntl(c->out_fd, F_DUPFD_CLOEXEC, 3);
+		r = c->output.fd < 0 ? -errno
+				     : event_loop_add(c->loop, &c->output, EPOLLONESHOT);
+		if (r == -EPERM) { /* a regular file is never full */
+			fd_close(&c->output.fd);
+			r = 0;
+		}
+	}
+	pthread_mutex_unlock(&c->lock);
+	return r == -EPERM ? 0 : r;
+}
+
+static void client_ready(struct event_source *source, uint32_t events)
+{
+	struct console *c = container_of(source, struct console, clients);
+
+	(void)events;
+	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	/* One at a time; the next waits in the queue. */
+	event_loop_modify(c->loop, &c->clients, 0);
+	pthread_mutex_lock(&c->lock);
+	c->own_fd = fd;
+	c->in_fd = fd;
+	c->out_fd = fd;
+	pthread_mutex_unlock(&c->lock);
+	if (start_io(c) < 0)
+		drop_client(c);
+}
+
+/* Opening */
+
+static int open_stdio(struct console *c)
+{
+	c->in_fd = STDIN_FILENO;
+	c->out_fd = STDOUT_FILENO;
+	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &c->saved_termios) < 0)
+		return start_io(c);
+	struct termios raw = c->saved_termios;
+	cfmakeraw(&raw);
+	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0)
+		return log_err(-errno, "console: raw mode");
+	c->raw = true;
+	return start_io(c);
+}
+
+static int open_file(struct console *c)
+{
+	c->own_fd = open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK,
+			 0600);
+	if (c->own_fd < 0)
+		return log_err(-errno, "console: --serial file '%s'", c->config.path);
+	c->out_fd = c->own_fd;
+	return start_io(c);
+}
+
+static int open_socket(struct console *c)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(c->config.path) >= sizeof(address.sun_path))
+		return log_err(-ENAMETOOLONG, "console: --serial socket '%s'", c->config.path);
+	strcpy(address.sun_path, c->config.path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return log_err(-errno, "console: socket");
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		int r = log_err(
+			-errno,
+			"console: --serial socket '%s' (if no program uses it, remove it)",
+			c->config.path);
+		(void)close(fd); /* never bound */
+		return r;
+	}
+	c->listen_fd = fd;
+	c->clients.fd = fd;
+	if (chmod(c->config.path, 0600) < 0 || listen(fd, 4) < 0)
+		return log_err(-errno, "console: listening at '%s'", c->config.path);
+	return event_loop_add(c->loop, &c->clients, EPOLLIN);
+}
+
+int console_init(struct console *c, struct event_loop *loop,
+		 const struct console_config *config,
+		 void (*command)(void *opaque, enum console_command command), void *opaque)
+{
+	int r = 0;
+
+	*c = (struct console){
+		.loop = loop,
+		.config = *config,
+		.in_fd = -1,
+		.out_fd = -1,
+		.own_fd = -1,
+		.listen_fd = -1,
+		.input = { .fd = -1, .ready = input_ready },
+		.output = { .fd = -1, .ready = output_ready },
+		.clients = { .fd = -1, .ready = client_ready },
+		.command = command,
+		.opaque = opaque,
+	};
+	pthread_mutex_init(&c->lock, NULL);
+	switch (config->kind) {
+	case CONSOLE_NONE: break;
+	case CONSOLE_STDIO: break; /* when there is a port to talk to */
+	case CONSOLE_FILE: r = open_file(c); break;
+	case CONSOLE_UNIX: r = open_socket(c); break;
+	}
+	if (r < 0)
+		console_finish(c);
+	return r;
+}
+
+void console_finish(struct console *c)
+{
+	if (!c->loop)
+		return;
+	c->serial = NULL;
+	if (c->raw)
+		(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
+	stop_input(c);
+	if (c->output.fd >= 0)
+		event_loop_remove(c->loop, &c->output);
+	fd_close(&c->output.fd);
+	fd_close(&c->own_fd);
+	if (c->listen_fd >= 0) {
+		event_loop_remove(c->loop, &c->clients);
+		(void)unlink(c->config.path); /* somebody else may have removed it */
+	}
+	fd_close(&c->listen_fd);
+	pthread_mutex_destroy(&c->lock);
+	*c = (struct console){ 0 };
+}
+
+struct serial_backend console_backend(struct console *c)
+{
+	return (struct serial_backend){
+		.transmit = console_transmit,
+		.receive_ready = console_receive_ready,
+		.opaque = c,
+	};
+}
+
+int console_connect(struct console *c, struct serial *serial)
+{
+	c->serial = serial;
+	return c->config.kind == CONSOLE_STDIO ? open_stdio(c) : 0;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * console.h - where the guest's serial port comes out: this terminal, a file, a UNIX socket.
+ *
+ * A terminal is put into raw mode and back. Ctrl-A then starts a command: x stops (first the
+ * power button, then at once), p presses the power button, a sends a Ctrl-A, h lists these.
+ * A socket serves one client at a time; without one, output is dropped, as on a port with no
+ * cable. Nothing here ever blocks.
+ *
+ * Threads: output from any vCPU; the rest on the event loop. Takes console->lock, which is
+ * innermost.
+ */
+#ifndef VMM_CONSOLE_H
+#define VMM_CONSOLE_H
+
+#include <pthread.h>
+#include <termios.h>
+
+#include "devices/serial.h"
+#include "vmm/event_loop.h"
+
+enum console_kind { CONSOLE_NONE, CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX };
+
+struct console_config {
+	enum console_kind kind;
+	const char *path; /* of the file or socket; borrowed */
+};
+
+enum console_command { CONSOLE_STOP, CONSOLE_POWER_BUTTON };
+
+struct console {
+	struct event_loop *loop; /* borrowed; NULL: not initialised */
+	struct serial *serial;   /* borrowed; NULL before console_connect() */
+	struct console_config config;
+	pthread_mutex_t lock;
+	int in_fd;     /* lock; -1: no input */
+	int out_fd;    /* lock; -1: output is dropped */
+	int own_fd;    /* owned: the file, or the socket's client; -1 */
+	int listen_fd; /* owned; -1 */
+	struct event_source input;
+	struct event_source output; /* a dup of out_fd, so that epoll can tell them apart */
+	struct event_source clients;
+	bool raw;    /* saved_termios is to be restored */
+	bool escape; /* the last byte was Ctrl-A */
+	struct termios saved_termios;
+	void (*command)(void *opaque, enum console_command command);
+	void *opaque;
+};
+
+/*
+ * Opens what config names; `command` is called on the event loop. The errno of open, socket or
+ * bind; -EADDRINUSE: somebody listens at the path. Logged.
+ */
+must_check int console_init(struct console *console, struct event_loop *loop,
+			    const struct console_config *config,
+			    void (*command)(void *opaque, enum console_command command),
+			    void *opaque);
+/* Restores the terminal, removes the socket. Accepts a zeroed object. */
+void console_finish(struct console *console);
+
+/* What the serial port is to be initialised with. */
+struct serial_backend console_backend(struct console *console);
+/* The port is there: input may flow; a terminal goes raw only now. -errno; logged. */
+must_check int console_connect(struct console *console, struct serial *serial);
+
+#endif /* VMM_CONSOLE_H */

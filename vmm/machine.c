@@ -1,0 +1,641 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/trace.h"
+
+#include "vmm/acpi.h"
+#include "vmm/cpuid.h"
+#include "vmm/kvm.h"
+
+/* Beyond 46 bits a guest of four-level paging, or a four-level EPT, cannot follow. */
+#define MAX_ADDRESS_BITS 46u
+#define HOST_BRIDGE_VENDOR 0x1b36
+#define HOST_BRIDGE_DEVICE 0x0008
+#define HOST_BRIDGE_CLASS 0x060000
+
+/* Requests: from any thread to the event loop, the first one wins. */
+
+static void request(struct machine *m, enum power_event event, int status)
+{
+	pthread_mutex_lock(&m->lock);
+	if (!m->requested) {
+		m->requested = true;
+		m->request = event;
+		m->request_status = status;
+	}
+	pthread_mutex_unlock(&m->lock);
+	vcpu_gate_close(&m->gate);
+	eventfd_signal(m->wake.fd);
+}
+
+static void power_requested(void *opaque, enum power_event event, uint8_t code)
+{
+	request(opaque, event, event == POWER_EXIT ? code : STATUS_POWER_OFF);
+}
+
+static void vcpu_event(void *opaque, enum vcpu_event event)
+{
+	switch (event) {
+	case VCPU_CRASHED: request(opaque, POWER_EXIT, STATUS_CRASHED); break;
+	case VCPU_SHUTDOWN: request(opaque, POWER_OFF, STATUS_POWER_OFF); break;
+	case VCPU_RESET: request(opaque, POWER_RESET, 0); break;
+	}
+}
+
+/* Asked from outside to end: the guest may, the first time, do so by itself. */
+static void stop_requested(struct machine *m, const char *who)
+{
+	if (!m->button_pressed) {
+		m->button_pressed = true;
+		log_info("%s: pressing the power button; once more stops at once", who);
+		power_press_button(&m->power);
+		return;
+	}
+	log_info("%s: stopping, the guest did not switch itself off", who);
+	request(m, POWER_EXIT, STATUS_FAILED);
+}
+
+static void console_commanded(void *opaque, enum console_command command)
+{
+	struct machine *m = opaque;
+
+	if (command == CONSOLE_POWER_BUTTON)
+		power_press_button(&m->power);
+	else
+		stop_requested(m, "console");
+}
+
+/* All vCPUs parked. */
+static void print_state(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->nr_vcpus; i++)
+		vcpu_print(&m->vcpus[i]);
+}
+
+/* For people who want to know what a guest is at. */
+static void state_asked(struct machine *m)
+{
+	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	print_state(m);
+	pthread_mutex_lock(&m->lock);
+	bool requested = m->requested;
+	pthread_mutex_unlock(&m->lock);
+	if (!requested)
+		vcpus_resume(&m->gate);
+}
+
+static void signal_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, signals);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(source->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGUSR1)
+		state_asked(m);
+	else
+		stop_requested(m, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void timer_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, timer);
+
+	(void)events;
+	(void)eventfd_take(source->fd); /* the same eight bytes */
+	log_info("--timeout of %u s ran out: stopping", m->config.timeout);
+	request(m, POWER_EXIT, STATUS_TIMEOUT);
+}
+
+static void device_err_ready(struct event_source *source, uint32_t events)
+{
+	struct machine_device *d = container_of(source, struct machine_device, err);
+
+	(void)events;
+	if (!eventfd_take(source->fd))
+		return;
+	(void)log_err(0,
+		      "vfio: %s reports an error it does not recover from: stopping the guest",
+		      d->pci->device.name);
+	request(d->machine, POWER_EXIT, STATUS_FAILED);
+}
+
+/* The kernel repeats itself until the device is given back; once is enough for people. */
+static void device_req_ready(struct event_source *source, uint32_t events)
+{
+	struct machine_device *d = container_of(source, struct machine_device, req);
+
+	(void)events;
+	if (!eventfd_take(source->fd))
+		return;
+	log_warn("vfio: the host asks for %s back; it gets it when the guest ends, going on",
+		 d->pci->device.name);
+	event_loop_remove(&d->machine->loop, source);
+}
+
+/* Start and reset: all vCPUs parked. */
+
+static int start_vcpus(struct machine *m, const struct boot_entry *entry)
+{
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+
+	int r = vcpu_get_registers(&m->vcpus[0], &regs, &sregs);
+	if (r < 0)
+		return r;
+	boot_set_registers(entry, &regs, &sregs);
+	return vcpu_set_registers(&m->vcpus[0], &regs, &sregs);
+}
+
+static int load_guest(struct machine *m, struct boot_entry *ret_entry)
+{
+	int r = boot_load(&m->files, &m->map, &m->layout, ret_entry);
+	if (r < 0)
+		return r;
+	return acpi_write_tables(&m->map, &m->layout, m->nr_vcpus);
+}
+
+/* Devices first: none may be at DMA when the kernel is written over what it reads. */
+static int reset_machine(struct machine *m)
+{
+	struct boot_entry entry;
+
+	pci_bus_reset(&m->pci);
+	serial_reset(&m->serial);
+	power_reset(&m->power);
+	m->button_pressed = false;
+	int r = kvm_set_irqchip(m->vm_fd, m->ioapic);
+	if (r < 0)
+		return log_err(r, "kvm: reset of the ioapic");
+	r = load_guest(m, &entry);
+	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
+		r = vcpu_reset(&m->vcpus[i]);
+	if (r >= 0)
+		r = start_vcpus(m, &entry);
+	return r;
+}
+
+static void end(struct machine *m, int status)
+{
+	m->status = status;
+	event_loop_stop(&m->loop);
+}
+
+static void reboot(struct machine *m)
+{
+	log_info("guest resets");
+	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	if (reset_machine(m) < 0) {
+		end(m, STATUS_FAILED);
+		return;
+	}
+	/* What another vCPU asked for before it was parked belongs to the guest that is gone. */
+	pthread_mutex_lock(&m->lock);
+	m->requested = false;
+	pthread_mutex_unlock(&m->lock);
+	vcpus_resume(&m->gate);
+}
+
+static void wake_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, wake);
+
+	(void)events;
+	(void)eventfd_take(source->fd);
+	pthread_mutex_lock(&m->lock);
+	bool requested = m->requested;
+	enum power_event event = m->request;
+	int status = m->request_status;
+	pthread_mutex_unlock(&m->lock);
+	if (!requested)
+		return;
+	switch (event) {
+	case POWER_OFF:
+		log_info("guest switched itself off");
+		end(m, STATUS_POWER_OFF);
+		break;
+	case POWER_EXIT: end(m, status); break;
+	case POWER_RESET:
+		if (m->config.on_reset == ON_RESET_EXIT)
+			end(m, STATUS_RESET);
+		else
+			reboot(m);
+		break;
+	}
+}
+
+/* Wiring, in the order of machine_init(). */
+
+static void init_simple_things(struct machine *m, const struct machine_config *config)
+{
+	*m = (struct machine){
+		.config = *config,
+		.kvm_fd = -1,
+		.vm_fd = -1,
+		.loop.epoll_fd = -1,
+		.signals = { .fd = -1, .ready = signal_ready },
+		.timer = { .fd = -1, .ready = timer_ready },
+		.wake = { .fd = -1, .ready = wake_ready },
+		.initialised = true,
+	};
+	pthread_mutex_init(&m->lock, NULL);
+	vcpu_gate_init(&m->gate);
+	memory_map_init(&m->map);
+	reclaim_init(&m->reclaim, &m->map);
+	io_bus_init(&m->pio);
+	io_bus_init(&m->mmio);
+	vfio_init(&m->vfio, &m->map, &m->reclaim, &m->wires.wires);
+}
+
+static int init_events(struct machine *m)
+{
+	sigset_t handled;
+
+	sigemptyset(&handled);
+	sigaddset(&handled, SIGTERM);
+	sigaddset(&handled, SIGINT);
+	sigaddset(&handled, SIGHUP);
+	sigaddset(&handled, SIGUSR1);
+	int r = event_loop_init(&m->loop);
+	if (r < 0)
+		return r;
+	/* Blocked before there are threads, so that no thread of ours ever gets one. */
+	(void)pthread_sigmask(SIG_BLOCK, &handled, NULL);
+	m->signals.fd = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (m->signals.fd < 0)
+		return log_err(-errno, "signalfd");
+	r = eventfd_create(&m->wake.fd);
+	if (r >= 0)
+		r = event_loop_add(&m->loop, &m->signals, EPOLLIN);
+	if (r >= 0)
+		r = event_loop_add(&m->loop, &m->wake, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+static int start_timer(struct machine *m)
+{
+	struct itimerspec when = { .it_value.tv_sec = m->config.timeout };
+
+	if (m->config.timeout == 0)
+		return 0;
+	m->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (m->timer.fd < 0 || timerfd_settime(m->timer.fd, 0, &when, NULL) < 0)
+		return log_err(-errno, "--timeout timer");
+	int r = event_loop_add(&m->loop, &m->timer, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+static int open_kvm(struct machine *m)
+{
+	int r = kvm_open(&m->kvm_fd);
+
+	if (r == -EACCES)
+		return log_err(r, "/dev/kvm (join the group that owns it: sudo usermod -aG kvm "
+				  "$USER, then log in again)");
+	if (r == -ENOENT || r == -ENXIO || r == -ENODEV)
+		return log_err(
+			r, "/dev/kvm (load kvm_intel or kvm_amd, switch virtualisation on "
+			   "in the firmware, or in the hypervisor this machine runs under)");
+	if (r < 0)
+		return log_err(r, "/dev/kvm");
+	return 0;
+}
+
+static int create_vm(struct machine *m)
+{
+	static const struct {
+		unsigned int capability;
+		const char *name;
+	} needed[] = {
+		{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP" },
+		{ KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING" },
+		{ KVM_CAP_IRQFD, "KVM_CAP_IRQFD" },
+		{ KVM_CAP_IRQFD_RESAMPLE, "KVM_CAP_IRQFD_RESAMPLE" },
+		{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
+	};
+
+	int r = kvm_create_vm(m->kvm_fd, &m->vm_fd);
+	if (r < 0)
+		return log_err(r, "kvm: creating a VM");
+	for (unsigned int i = 0; i < nitems(needed); i++) {
+		if (!kvm_check(m->vm_fd, needed[i].capability))
+			return log_err(-EOPNOTSUPP, "kvm: %s", needed[i].name);
+	}
+	r = kvm_set_identity_map(m->vm_fd, LAYOUT_IDENTITY_MAP_BASE);
+	if (r >= 0)
+		r = kvm_set_tss(m->vm_fd, LAYOUT_TSS_BASE);
+	if (r >= 0)
+		r = kvm_create_irqchip(m->vm_fd);
+	if (r < 0)
+		return log_err(r, "kvm: setting up the VM");
+	m->ioapic = calloc(1, sizeof(*m->ioapic));
+	if (!m->ioapic)
+		return log_err(-ENOMEM, "kvm: ioapic state");
+	m->ioapic->chip_id = KVM_IRQCHIP_IOAPIC;
+	r = kvm_get_irqchip(m->vm_fd, m->ioapic);
+	if (r < 0)
+		return log_err(r, "kvm: ioapic state");
+	if (!kvm_check(m->vm_fd, KVM_CAP_SYNC_MMU))
+		inhibitor_raise(&m->reclaim, &m->mmu_inhibitor, "kvm without synchronous mmu");
+	return kvm_wires_init(&m->wires, m->vm_fd);
+}
+
+static int add_ram(struct machine *m)
+{
+	static const char *const hints[] = {
+		[RAM_ANONYMOUS] = "",
+		[RAM_MEMFD] = "",
+		[RAM_HUGETLB] =
+			" (hugetlb pages: it must be a multiple of 2M, and as many pages "
+			"free in /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)",
+	};
+
+	unsigned int bits = cpuid_address_bits(m->cpuid);
+	int r = layout_init(&m->layout, m->config.memory,
+			    bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS);
+	if (r < 0)
+		return log_err(
+			r, "--memory %" PRIu64 "M: more than half of a %u-bit address space",
+			m->config.memory >> 20, bits);
+	r = ram_init(&m->ram, m->config.memory, m->config.backing);
+	if (r < 0)
+		return log_err(r, "--memory %" PRIu64 "M%s", m->config.memory >> 20,
+			       hints[m->config.backing]);
+	m->low = (struct memory_region){
+		.size = m->layout.low_size,
+		.host = m->ram.host,
+		.ram = &m->ram,
+		.name = "low ram",
+	};
+	m->high = (struct memory_region){
+		.gpa = LAYOUT_HIGH_BASE,
+		.size = m->layout.high_size,
+		.host = (char *)m->ram.host + m->layout.low_size,
+		.ram = &m->ram,
+		.name = "high ram",
+	};
+	r = memory_map_add(&m->map, &m->low);
+	if (r >= 0 && m->layout.high_size)
+		r = memory_map_add(&m->map, &m->high);
+	return r;
+}
+
+static const struct pci_device_ops host_bridge_ops = { 0 };
+
+static int add_platform(struct machine *m)
+{
+	const struct pci_windows windows = {
+		.io = { LAYOUT_IO_BASE, LAYOUT_IO_SIZE },
+		.mem32 = { LAYOUT_MEM32_BASE, LAYOUT_MEM32_SIZE },
+		.mem64 = { m->layout.mem64_base, m->layout.mem64_size },
+	};
+	const struct power_handler handler = { .requested = power_requested, .opaque = m };
+	const struct serial_backend backend = console_backend(&m->console);
+
+	int r = pci_bus_init(&m->pci, &m->pio, &m->mmio, &windows, LAYOUT_ECAM_BASE);
+	if (r >= 0) {
+		pci_device_init(&m->host_bridge, &host_bridge_ops, "host bridge",
+				HOST_BRIDGE_VENDOR, HOST_BRIDGE_DEVICE, HOST_BRIDGE_CLASS);
+		r = pci_bus_add(&m->pci, &m->host_bridge, PCI_DEVFN(0, 0));
+	}
+	if (r >= 0)
+		r = rtc_init(&m->rtc, &m->pio);
+	if (r >= 0)
+		r = power_init(&m->power, &m->pio, &m->wires.wires, LAYOUT_POWER_PORT,
+			       LAYOUT_POWER_GSI, m->config.exit_port ? LAYOUT_EXIT_PORT : 0,
+			       &handler);
+	if (r >= 0)
+		r = serial_init(&m->serial, &m->pio, &m->wires.wires, LAYOUT_SERIAL_PORT,
+				LAYOUT_SERIAL_GSI, &backend);
+	return r < 0 ? log_err(r, "platform devices") : 0;
+}
+
+static int attach_device(struct machine *m, const char *name)
+{
+	struct machine_device *d = &m->devices[m->nr_devices];
+
+	TRACE(machine_attach_vfio, m->nr_devices, 0);
+	*d = (struct machine_device){
+		.err = { .fd = -1, .ready = device_err_ready },
+		.req = { .fd = -1, .ready = device_req_ready },
+		.machine = m,
+	};
+	int r = vfio_pci_attach(&m->vfio, &m->pci, name, &d->pci);
+	if (r < 0)
+		return r;
+	m->nr_devices++;
+	d->err.fd = d->pci->device.err_fd;
+	d->req.fd = d->pci->device.req_fd;
+	if (d->err.fd >= 0)
+		r = event_loop_add(&m->loop, &d->err, EPOLLIN);
+	if (r >= 0 && d->req.fd >= 0)
+		r = event_loop_add(&m->loop, &d->req, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+/* The 64-bit window lies where every IOMMU can reach it, so that devices can reach each other. */
+static int attach_devices(struct machine *m)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++)
+		r = attach_device(m, m->config.devices[i]);
+	if (r < 0)
+		return r;
+	unsigned int bits = cpuid_address_bits(m->cpuid);
+	if (bits > MAX_ADDRESS_BITS)
+		bits = MAX_ADDRESS_BITS;
+	if (bits > vfio_address_bits(&m->vfio))
+		bits = vfio_address_bits(&m->vfio);
+	r = layout_init(&m->layout, m->config.memory, bits);
+	if (r < 0)
+		return log_err(r,
+			       "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
+			       "address space",
+			       m->config.memory >> 20, bits);
+	m->pci.windows.mem64 =
+		(struct pci_window){ m->layout.mem64_base, m->layout.mem64_size };
+	return 0;
+}
+
+static int add_vcpus(struct machine *m)
+{
+	bool tsc_deadline = kvm_check(m->kvm_fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+	size_t size = sizeof(*m->cpuid) + CPUID_MAX_ENTRIES * sizeof(m->cpuid->entries[0]);
+	autofree struct kvm_cpuid2 *adapted = malloc(size);
+
+	if (!adapted)
+		return log_err(-ENOMEM, "kvm: cpuid table");
+	m->vcpu_host = (struct vcpu_host){
+		.pio = &m->pio,
+		.mmio = &m->mmio,
+		.event = vcpu_event,
+		.opaque = m,
+	};
+	for (unsigned int i = 0; i < m->config.nr_cpus; i++) {
+		memcpy(adapted, m->cpuid, size);
+		cpuid_adapt(adapted, i, m->config.nr_cpus, tsc_deadline);
+		int r = vcpu_init(&m->vcpus[i], m->kvm_fd, m->vm_fd, i, adapted, &m->gate,
+				  &m->vcpu_host);
+		if (r < 0)
+			return r;
+		m->nr_vcpus++;
+	}
+	return 0;
+}
+
+int machine_init(struct machine *m, const struct machine_config *config)
+{
+	init_simple_things(m, config);
+	int r = boot_open(&m->files, config->kernel, config->initrd, config->cmdline);
+	if (r < 0)
+		goto fail;
+	r = init_events(m);
+	if (r < 0)
+		goto fail;
+	r = open_kvm(m);
+	if (r < 0)
+		goto fail;
+	r = cpuid_supported(m->kvm_fd, &m->cpuid);
+	if (r < 0)
+		goto fail;
+	r = create_vm(m);
+	if (r < 0)
+		goto fail;
+	r = kvm_slots_init(&m->slots, &m->map, m->vm_fd);
+	if (r < 0)
+		goto fail;
+	r = add_ram(m);
+	if (r < 0)
+		goto fail;
+	r = console_init(&m->console, &m->loop, &config->serial, console_commanded, m);
+	if (r < 0)
+		goto fail;
+	r = add_platform(m);
+	if (r < 0)
+		goto fail;
+	r = add_vcpus(m);
+	if (r < 0)
+		goto fail;
+	r = attach_devices(m);
+	if (r < 0)
+		goto fail;
+	return 0;
+fail:
+	machine_finish(m);
+	return r;
+}
+
+static bool cpu_has_virtualisation(void)
+{
+	char line[4096];
+	bool found = false;
+
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	while (f && !found && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "flags", 5) == 0)
+			found = strstr(line, " vmx") || strstr(line, " svm");
+	}
+	if (f)
+		(void)fclose(f); /* it was only read */
+	return found;
+}
+
+/* A handler only so that system calls are interrupted; the work is done where they return. */
+static void kicked(int signal)
+{
+	(void)signal;
+}
+
+static int start(struct machine *m)
+{
+	const struct sigaction kick = { .sa_handler = kicked };
+	struct boot_entry entry;
+
+	if (sigaction(VCPU_KICK_SIGNAL, &kick, NULL) < 0)
+		return log_err(-errno, "signal handler");
+	pci_bus_reset(&m->pci);
+	int r = load_guest(m, &entry);
+	if (r < 0)
+		return r;
+	if (entry.linux_guest && !cpu_has_virtualisation())
+		log_warn(
+			"kvm: this host's KVM is software (its CPU has neither vmx nor svm) and "
+			"does not carry Linux through its boot; trying all the same. "
+			"guest-images/demo boots it in an emulated host");
+	r = start_vcpus(m, &entry);
+	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
+		r = vcpu_start(&m->vcpus[i]);
+	if (r >= 0)
+		r = start_timer(m);
+	if (r >= 0)
+		r = console_connect(&m->console, &m->serial);
+	return r;
+}
+
+int machine_run(struct machine *m)
+{
+	int r = start(m);
+
+	if (r < 0)
+		return r == -EINVAL || r == -E2BIG ? STATUS_USAGE : STATUS_FAILED;
+	vcpus_resume(&m->gate);
+	event_loop_run(&m->loop);
+	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	if (log_enabled(LOG_DEBUG))
+		print_state(m);
+	return m->status;
+}
+
+void machine_finish(struct machine *m)
+{
+	if (!m->initialised)
+		return;
+	if (m->nr_vcpus > 0)
+		vcpus_quit(m->vcpus, m->nr_vcpus, &m->gate);
+	for (unsigned int i = m->nr_vcpus; i-- > 0;)
+		vcpu_finish(&m->vcpus[i]);
+	for (unsigned int i = m->nr_devices; i-- > 0;)
+		vfio_pci_detach(m->devices[i].pci);
+	serial_finish(&m->serial);
+	power_finish(&m->power);
+	rtc_finish(&m->rtc);
+	pci_bus_remove(&m->host_bridge);
+	pci_bus_finish(&m->pci);
+	console_finish(&m->console);
+	memory_map_remove(&m->map, &m->high);
+	memory_map_remove(&m->map, &m->low);
+	ram_finish(&m->ram);
+	kvm_slots_finish(&m->slots);
+	inhibitor_lower(&m->reclaim, &m->mmu_inhibitor);
+	kvm_wires_finish(&m->wires);
+	free(m->ioapic);
+	fd_close(&m->vm_fd);
+	free(m->cpuid);
+	fd_close(&m->kvm_fd);
+	fd_close(&m->timer.fd);
+	fd_close(&m->wake.fd);
+	fd_close(&m->signals.fd);
+	event_loop_finish(&m->loop);
+	boot_close(&m->files);
+	vfio_finish(&m->vfio);
+	io_bus_finish(&m->mmio);
+	io_bus_finish(&m->pio);
+	reclaim_finish(&m->reclaim);
+	memory_map_finish(&m->map);
+	vcpu_gate_finish(&m->gate);
+	pthread_mutex_destroy(&m->lock);
+	*m = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .loop.epoll_fd = -1 };
+}

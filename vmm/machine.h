@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * machine.h - one guest: everything it is made of, wired by hand, in order.
+ *
+ * Lock order: pci_bus.lock > msix.lock > memory_map.change_lock > reclaim.gate >
+ * memory_map.layout_lock > kvm_wires.lock > io_bus.lock; serial.lock > console.lock;
+ * machine.lock and vcpu_gate.lock are taken with none of them held, and hold none of them.
+ *
+ * Threads: machine_init(), machine_run() and machine_finish() on one thread, which becomes the
+ * event loop; one more a vCPU.
+ */
+#ifndef VMM_MACHINE_H
+#define VMM_MACHINE_H
+
+#include "devices/io_bus.h"
+#include "devices/pci.h"
+#include "devices/power.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "memory/map.h"
+#include "memory/ram.h"
+#include "memory/reclaim.h"
+#include "vfio/vfio_pci.h"
+#include "vmm/boot.h"
+#include "vmm/console.h"
+#include "vmm/event_loop.h"
+#include "vmm/kvm_slots.h"
+#include "vmm/kvm_wires.h"
+#include "vmm/layout.h"
+#include "vmm/vcpu.h"
+
+#define MACHINE_MAX_CPUS 16u
+#define MACHINE_MAX_DEVICES 31u
+
+/* How ballast ends; documented in --help. */
+enum exit_status {
+	STATUS_POWER_OFF = 0,
+	STATUS_FAILED = 1,
+	STATUS_USAGE = 2,
+	STATUS_RESET = 32, /* the guest asked for a reset, and --on-reset exit */
+	STATUS_CRASHED = 33,
+	STATUS_TIMEOUT = 124,
+};
+
+enum on_reset { ON_RESET_REBOOT, ON_RESET_EXIT };
+
+/* Plain data, parsed once; every pointer is borrowed and outlives the machine. */
+struct machine_config {
+	const char *kernel;
+	const char *initrd; /* NULL: none */
+	const char *cmdline;
+	unsigned int nr_cpus;
+	uint64_t memory; /* bytes */
+	enum ram_backing backing;
+	const char *devices[MACHINE_MAX_DEVICES];
+	unsigned int nr_devices;
+	struct console_config serial;
+	enum on_reset on_reset;
+	unsigned int timeout; /* seconds; 0: none */
+	bool exit_port;       /* 0xf4: a guest's own exit status */
+};
+
+/* An assigned device and the two fds the event loop watches for it. */
+struct machine_device {
+	struct vfio_pci *pci; /* owned */
+	struct event_source err;
+	struct event_source req;
+	struct machine *machine;
+};
+
+struct machine {
+	struct machine_config config;
+	struct boot_files files;
+	struct layout layout;
+	struct event_loop loop;
+	struct event_source signals; /* fd owned */
+	struct event_source timer;   /* fd owned */
+	struct event_source wake;    /* fd owned: a vCPU has a request */
+	int kvm_fd;
+	int vm_fd;
+	struct kvm_cpuid2 *cpuid;   /* owned; what KVM supports */
+	struct kvm_irqchip *ioapic; /* owned; at power-on */
+	struct ram ram;
+	struct memory_map map;
+	struct memory_region low;
+	struct memory_region high;
+	struct reclaim reclaim;
+	struct kvm_slots slots;
+	struct kvm_wires wires;
+	struct inhibitor mmu_inhibitor; /* raised if KVM has no KVM_CAP_SYNC_MMU */
+	struct io_bus pio;
+	struct io_bus mmio;
+	struct pci_bus pci;
+	struct pci_device host_bridge;
+	struct console console;
+	struct serial serial;
+	struct rtc rtc;
+	struct power power;
+	struct vfio vfio;
+	struct machine_device devices[MACHINE_MAX_DEVICES];
+	unsigned int nr_devices;
+	struct vcpu_gate gate;
+	struct vcpu_host vcpu_host;
+	struct vcpu vcpus[MACHINE_MAX_CPUS];
+	unsigned int nr_vcpus;
+	pthread_mutex_t lock;
+	bool requested;           /* lock: a request waits for the event loop */
+	enum power_event request; /* lock */
+	int request_status;       /* lock: the exit status that goes with it */
+	bool button_pressed;      /* by a signal, so that the next one stops */
+	int status;               /* what machine_run() returns */
+	bool initialised;         /* there is something for machine_finish() to undo */
+};
+
+/*
+ * Builds the machine and attaches its devices; no vCPU runs yet.
+ * -EINVAL, -ENODEV, -E2BIG: something the user gave is wrong. Others: something failed. One
+ * line has said what. On failure nothing is left behind, and machine_finish() is harmless.
+ */
+must_check int machine_init(struct machine *machine, const struct machine_config *config);
+/* Boots the guest and serves it until it ends. Returns an enum exit_status, or a guest's own. */
+int machine_run(struct machine *machine);
+/* Everything in reverse. Accepts a zeroed object. */
+void machine_finish(struct machine *machine);
+
+#endif /* VMM_MACHINE_H */

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+
+#define MIN_MEMORY (4ull << 20)
+#define MAX_TIMEOUT 31536000ull /* a year */
+
+static const char help[] =
+	"Usage: ballast run --kernel FILE [OPTION]...\n"
+	"Boots a Linux guest under KVM, with real PCI devices assigned to it.\n"
+	"\n"
+	"  --kernel FILE       bzImage (64-bit), or vmlinux ELF with a PVH entry\n"
+	"  --initrd FILE       initial RAM disk\n"
+	"  --cmdline STRING    kernel command line (console=ttyS0)\n"
+	"  --cpus N            1 to 16 (1)\n"
+	"  --memory SIZE[,backing=anon|memfd|hugetlb]\n"
+	"                      guest RAM, as 512M or 4G (512M)\n"
+	"  --device BDF[,BDF]  assign these PCI devices; they must be bound to vfio-pci.\n"
+	"                      0000:01:00.0, 01:00.0 or a path below /sys; may be repeated\n"
+	"  --serial WHERE      the guest's ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
+	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
+	"  --timeout SECONDS   stop the guest after that long\n"
+	"  --exit-port         a byte written to port 0xf4 ends the guest with that status\n"
+	"  -v, --verbose       debug messages; -v trace: every step of the main ways\n"
+	"  -h, --help          this text\n"
+	"      --version       the version\n"
+	"\n"
+	"On a terminal, Ctrl-A x stops the guest, Ctrl-A h lists the other keys.\n"
+	"SIGTERM and SIGINT press the guest's power button, a second one stops it;\n"
+	"SIGUSR1 prints registers and exit counts.\n"
+	"While a device is assigned, no guest memory is given back to the host.\n"
+	"There is no snapshot and no migration.\n"
+	"\n"
+	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
+	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
+	"124 --timeout ran out; with --exit-port the guest's own.\n";
+
+int options_parse_size(const char *text, uint64_t *ret)
+{
+	static const char units[] = "KMGT";
+	uint64_t n = 0;
+	const char *p = text;
+
+	for (; *p >= '0' && *p <= '9'; p++) {
+		if (__builtin_mul_overflow(n, 10u, &n) ||
+		    __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
+			return -ERANGE;
+	}
+	if (p == text)
+		return -EINVAL;
+	const char *unit = *p ? strchr(units, *p) : NULL;
+	unsigned int shift = unit ? 10 * (unsigned int)(unit - units + 1) : 0;
+	if (p[unit != NULL] != '\0')
+		return -EINVAL;
+	if (n > UINT64_MAX >> shift)
+		return -ERANGE;
+	*ret = n << shift;
+	return 0;
+}
+
+static int parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
+			uint64_t *ret)
+{
+	uint64_t n = 0;
+
+	if (options_parse_size(text, &n) < 0 || strpbrk(text, "KMGT") || n < min || n > max)
+		return log_err(-EINVAL, "%s '%s': a number from %llu to %llu, please", option,
+			       text, (unsigned long long)min, (unsigned long long)max);
+	*ret = n;
+	return 0;
+}
+
+/* The next piece before a comma, or NULL; cuts *rest. */
+static char *next_piece(char **rest)
+{
+	return *rest ? strsep(rest, ",") : NULL;
+}
+
+static int parse_backing(const char *text, enum ram_backing *ret)
+{
+	static const char *const names[] = {
+		[RAM_ANONYMOUS] = "anon",
+		[RAM_MEMFD] = "memfd",
+		[RAM_HUGETLB] = "hugetlb",
+	};
+
+	for (unsigned int i = 0; i < nitems(names); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			*ret = (enum ram_backing)i;
+			return 0;
+		}
+	}
+	return log_err(0, "--memory backing '%s': it is one of anon, memfd, hugetlb", text),
+	       -EINVAL;
+}
+
+static int parse_memory(char *text, struct machine_config *config)
+{
+	char *rest = text;
+	char *piece = next_piece(&rest);
+	uint64_t size = 0;
+
+	int r = options_parse_size(piece, &size);
+	if (r < 0)
+		return log_err(0, "--memory '%s': a size such as 512M or 4G, please", piece),
+		       -EINVAL;
+	if (size < MIN_MEMORY || size > 1ull << 46 || size % 4096 != 0)
+		return log_err(0, "--memory '%s': from 4M to 64T in steps of 4K, please",
+			       piece),
+		       -EINVAL;
+	config->memory = size;
+	while ((piece = next_piece(&rest))) {
+		if (strncmp(piece, "backing=", 8) != 0)
+			return log_err(0, "--memory key '%s': the only one is backing=", piece),
+			       -EINVAL;
+		r = parse_backing(piece + 8, &config->backing);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int parse_devices(char *text, struct machine_config *config)
+{
+	char *rest = text;
+	char *piece;
+
+	while ((piece = next_piece(&rest))) {
+		if (*piece == '\0')
+			return log_err(0, "--device: an empty name"), -EINVAL;
+		if (config->nr_devices == MACHINE_MAX_DEVICES)
+			return log_err(0, "--device '%s': at most %u devices fit", piece,
+				       MACHINE_MAX_DEVICES),
+			       -EINVAL;
+		config->devices[config->nr_devices++] = piece;
+	}
+	return 0;
+}
+
+static int parse_serial(const char *text, struct console_config *serial)
+{
+	static const struct {
+		const char *word;
+		enum console_kind kind;
+	} words[] = {
+		{ "stdio", CONSOLE_STDIO },
+		{ "none", CONSOLE_NONE },
+		{ "file=", CONSOLE_FILE },
+		{ "unix=", CONSOLE_UNIX },
+	};
+
+	for (unsigned int i = 0; i < nitems(words); i++) {
+		size_t n = strlen(words[i].word);
+		bool takes_path = words[i].word[n - 1] == '=';
+		if (strncmp(text, words[i].word, n) != 0 || takes_path == (text[n] == '\0'))
+			continue;
+		*serial =
+			(struct console_config){ words[i].kind, takes_path ? text + n : NULL };
+		return 0;
+	}
+	return log_err(0, "--serial '%s': it is one of stdio, none, file=PATH, unix=PATH",
+		       text),
+	       -EINVAL;
+}
+
+static int parse_on_reset(const char *text, enum on_reset *ret)
+{
+	if (strcmp(text, "reboot") == 0)
+		*ret = ON_RESET_REBOOT;
+	else if (strcmp(text, "exit") == 0)
+		*ret = ON_RESET_EXIT;
+	else
+		return log_err(0, "--on-reset '%s': it is reboot or exit", text), -EINVAL;
+	return 0;
+}
+
+enum {
+	OPTION_KERNEL = 256,
+	OPTION_INITRD,
+	OPTION_CMDLINE,
+	OPTION_CPUS,
+	OPTION_MEMORY,
+	OPTION_DEVICE,
+	OPTION_SERIAL,
+	OPTION_ON_RESET,
+	OPTION_TIMEOUT,
+	OPTION_EXIT_PORT,
+};
+
+static const struct option options[] = {
+	{ "kernel", required_argument, NULL, OPTION_KERNEL },
+	{ "initrd", required_argument, NULL, OPTION_INITRD },
+	{ "cmdline", required_argument, NULL, OPTION_CMDLINE },
+	{ "cpus", required_argument, NULL, OPTION_CPUS },
+	{ "memory", required_argument, NULL, OPTION_MEMORY },
+	{ "device", required_argument, NULL, OPTION_DEVICE },
+	{ "serial", required_argument, NULL, OPTION_SERIAL },
+	{ "on-reset", required_argument, NULL, OPTION_ON_RESET },
+	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "exit-port", no_argument, NULL, OPTION_EXIT_PORT },
+	{ "verbose", no_argument, NULL, 'v' },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+
+static int parse_one(int option, char *value, struct machine_config *config)
+{
+	uint64_t n = 0;
+	int r = 0;
+
+	switch (option) {
+	case OPTION_KERNEL: config->kernel = value; break;
+	case OPTION_INITRD: config->initrd = value; break;
+	case OPTION_CMDLINE: config->cmdline = value; break;
+	case OPTION_CPUS:
+		r = parse_number("--cpus", value, 1, MACHINE_MAX_CPUS, &n);
+		config->nr_cpus = (unsigned int)n;
+		break;
+	case OPTION_MEMORY: r = parse_memory(value, config); break;
+	case OPTION_DEVICE: r = parse_devices(value, config); break;
+	case OPTION_SERIAL: r = parse_serial(value, &config->serial); break;
+	case OPTION_ON_RESET: r = parse_on_reset(value, &config->on_reset); break;
+	case OPTION_TIMEOUT:
+		r = parse_number("--timeout", value, 1, MAX_TIMEOUT, &n);
+		config->timeout = (unsigned int)n;
+		break;
+	case OPTION_EXIT_PORT: config->exit_port = true; break;
+	case 'v': log_set_level(LOG_DEBUG); break;
+	default: r = -EINVAL;
+	}
+	return r;
+}
+
+static int parse_run(int argc, char **argv, struct machine_config *config)
+{
+	int option;
+
+	*config = (struct machine_config){
+		.cmdline = "console=ttyS0",
+		.nr_cpus = 1,
+		.memory = 512ull << 20,
+		.serial = { CONSOLE_STDIO, NULL },
+	};
+	opterr = 0; /* the words are ours */
+	optind = 1;
+	while ((option = getopt_long(argc, argv, "+:vh", options, NULL)) != -1) {
+		if (option == 'h') {
+			fputs(help, stdout);
+			return OPTIONS_DONE;
+		}
+		if (option == ':')
+			return log_err(0, "option '%s' needs a value; see ballast --help",
+				       argv[optind - 1]),
+			       -EINVAL;
+		if (option == '?')
+			return log_err(0, "option '%s' is not known; see ballast --help",
+				       argv[optind - 1]),
+			       -EINVAL;
+		int r = parse_one(option, optarg, config);
+		if (r < 0)
+			return r;
+		if (option == 'v' && optind < argc && strcmp(argv[optind], "trace") == 0) {
+			trace_listen(trace_print);
+			optind++;
+		}
+	}
+	if (optind < argc)
+		return log_err(0, "'%s' is no option; see ballast --help", argv[optind]),
+		       -EINVAL;
+	if (!config->kernel)
+		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
+	return OPTIONS_RUN;
+}
+
+int options_parse(int argc, char **argv, struct machine_config *config)
+{
+	const char *command = argc > 1 ? argv[1] : "";
+
+	if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0 ||
+	    strcmp(command, "help") == 0) {
+		fputs(help, stdout);
+		return OPTIONS_DONE;
+	}
+	if (strcmp(command, "--version") == 0) {
+		puts("ballast " BALLAST_VERSION);
+		return OPTIONS_DONE;
+	}
+	if (strcmp(command, "run") != 0)
+		return log_err(0,
+			       "command '%s' is not known; it is: ballast run --kernel FILE; "
+			       "see ballast --help",
+			       command),
+		       -EINVAL;
+	return parse_run(argc - 1, argv + 1, config);
+}
