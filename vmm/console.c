@@ -79,9 +79,7 @@ static void run_escape(struct console *c, uint8_t byte)
 	case 'p': c->command(c->opaque, CONSOLE_POWER_BUTTON); break;
 	case 'a':
 	case CTRL_A: serial_receive(c->serial, &ctrl_a, 1); break;
-	default:
-		log_info(
-			"console: Ctrl-A x stop, p power button, a send Ctrl-A, h this help\r");
+	default: log_info("console: Ctrl-A x stop, p power button, a send Ctrl-A, h this help");
 	}
 }
 
@@ -210,6 +208,7 @@ static int open_stdio(struct console *c)
 		return start_io(c);
 	struct termios raw = c->saved_termios;
 	cfmakeraw(&raw);
+	raw.c_oflag = c->saved_termios.c_oflag; /* our own log goes there too */
 	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0)
 		return log_err(-errno, "console: raw mode");
 	c->raw = true;
