@@ -84,7 +84,8 @@ static int open_file(const char *what, const char *path, int *ret_fd, uint64_t *
 {
 	struct stat st;
 
-	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* Not to wait for a FIFO's other end; regular files do not care. */
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return log_err(-errno, "%s '%s'", what, path), -EINVAL;
 	if (fstat(fd, &st) < 0)
@@ -134,13 +135,14 @@ static int load_bytes(struct memory_map *map, const char *path, int fd, uint64_t
 		return 0;
 	void *to = memory_ptr(map, gpa, size);
 	if (!to)
-		return log_err(-E2BIG,
+		return log_err(0,
 			       "boot: '%s': 0x%" PRIx64 " bytes at 0x%" PRIx64
 			       " do not fit into low RAM; give more --memory",
-			       path, size, gpa);
+			       path, size, gpa),
+		       -E2BIG;
 	int r = fd_read_at(fd, to, size, offset);
 	if (r == -EIO)
-		return log_err(-EINVAL, "boot: '%s' is truncated", path);
+		return log_err(0, "boot: '%s' is truncated", path), -EINVAL;
 	return r < 0 ? log_err(r, "boot: reading '%s'", path) : 0;
 }
 
@@ -158,13 +160,14 @@ static int load_initrd(const struct boot_files *files, struct memory_map *map,
 		limit = last_address + 1;
 	if (files->initrd_size > limit ||
 	    align_down(limit - files->initrd_size, 4096) < kernel_end)
-		return log_err(-E2BIG,
+		return log_err(0,
 			       "boot: initrd '%s' of %" PRIu64 " KiB does not fit: %" PRIu64
 			       " KiB of RAM below 0x%" PRIx64
 			       ", of which the kernel needs %" PRIu64
 			       "; give more --memory or a smaller initrd",
 			       files->initrd_path, files->initrd_size >> 10, limit >> 10, limit,
-			       kernel_end >> 10);
+			       kernel_end >> 10),
+		       -E2BIG;
 	*ret_gpa = align_down(limit - files->initrd_size, 4096);
 	return load_bytes(map, files->initrd_path, files->initrd_fd, 0, *ret_gpa,
 			  files->initrd_size);
@@ -177,8 +180,9 @@ static int write_cmdline(struct memory_map *map, const char *cmdline, size_t max
 	if (max > CMDLINE_MAX)
 		max = CMDLINE_MAX;
 	if (size > max)
-		return log_err(-E2BIG, "boot: --cmdline of %zu bytes; this kernel takes %zu",
-			       size - 1, max - 1);
+		return log_err(0, "boot: --cmdline of %zu bytes; this kernel takes %zu",
+			       size - 1, max - 1),
+		       -E2BIG;
 	return memory_write(map, CMDLINE_BASE, cmdline, size);
 }
 
@@ -237,14 +241,15 @@ static int place_bzimage(const struct boot_files *files, const struct setup_head
 	    is_power_of_2(header->kernel_alignment))
 		at = align_up(LAYOUT_KERNEL_BASE, header->kernel_alignment);
 	if (at < LAYOUT_KERNEL_BASE || !range_valid(at, need))
-		return log_err(-EINVAL, "boot: kernel '%s' has a damaged header",
-			       files->kernel_path);
+		return log_err(0, "boot: kernel '%s' has a damaged header", files->kernel_path),
+		       -EINVAL;
 	if (!range_within(at, need, 0, layout->low_size))
-		return log_err(-E2BIG,
+		return log_err(0,
 			       "boot: kernel '%s' needs %" PRIu64 " MiB of RAM from %" PRIu64
 			       " MiB on, there are %" PRIu64 " MiB; give more --memory",
 			       files->kernel_path, (need >> 20) + 1, at >> 20,
-			       layout->low_size >> 20);
+			       layout->low_size >> 20),
+		       -E2BIG;
 	*ret_gpa = at;
 	return 0;
 }
@@ -305,25 +310,28 @@ static int load_bzimage(const struct boot_files *files, struct memory_map *map,
 	uint64_t initrd = 0;
 
 	if (header->version < BZIMAGE_MIN_VERSION || !(header->xloadflags & XLF_KERNEL_64))
-		return log_err(-EINVAL,
+		return log_err(0,
 			       "boot: kernel '%s' has no 64-bit entry (boot protocol %u.%02u); "
 			       "give a 64-bit kernel of Linux 3.8 or later",
 			       files->kernel_path, (unsigned int)header->version >> 8,
-			       (unsigned int)header->version & 0xff);
+			       (unsigned int)header->version & 0xff),
+		       -EINVAL;
 	/* syssize counts the kernel proper in 16-byte units. */
-	if (whole_size > files->kernel_size + 15)
-		return log_err(-EINVAL,
+	if (setup_size > files->kernel_size || whole_size > files->kernel_size + 15)
+		return log_err(0,
 			       "boot: kernel '%s' is truncated: %" PRIu64 " of %" PRIu64
 			       " bytes",
-			       files->kernel_path, files->kernel_size, whole_size);
+			       files->kernel_path, files->kernel_size, whole_size),
+		       -EINVAL;
 	int r = place_bzimage(files, header, layout, &at);
 	if (r < 0)
 		return r;
 	if (files->kernel_size - setup_size > layout->low_size - at)
-		return log_err(-E2BIG,
+		return log_err(0,
 			       "boot: kernel '%s' of %" PRIu64
 			       " MiB does not fit into RAM; give more --memory",
-			       files->kernel_path, files->kernel_size >> 20);
+			       files->kernel_path, files->kernel_size >> 20),
+		       -E2BIG;
 	r = load_bytes(map, files->kernel_path, files->kernel_fd, setup_size, at,
 		       files->kernel_size - setup_size);
 	if (r >= 0)
@@ -386,7 +394,8 @@ static int read_notes(const struct boot_files *files, const Elf64_Phdr *ph,
 		return log_err(-ENOMEM, "boot: notes of '%s'", files->kernel_path);
 	int r = fd_read_at(files->kernel_fd, notes, ph->p_filesz, ph->p_offset);
 	if (r < 0)
-		return log_err(-EINVAL, "boot: kernel '%s' is truncated", files->kernel_path);
+		return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
+		       -EINVAL;
 	scan_notes(notes, ph->p_filesz, ret);
 	return 0;
 }
@@ -398,16 +407,18 @@ static int load_segment(const struct boot_files *files, struct memory_map *map,
 		return 0;
 	if (ph->p_filesz > ph->p_memsz || !range_valid(ph->p_paddr, ph->p_memsz) ||
 	    ph->p_paddr < LAYOUT_KERNEL_BASE)
-		return log_err(-EINVAL,
+		return log_err(0,
 			       "boot: kernel '%s' has a segment at 0x%" PRIx64
 			       "; they must lie at 1 MiB or above",
-			       files->kernel_path, (uint64_t)ph->p_paddr);
+			       files->kernel_path, (uint64_t)ph->p_paddr),
+		       -EINVAL;
 	if (!range_within(ph->p_paddr, ph->p_memsz, 0, layout->low_size))
-		return log_err(-E2BIG,
+		return log_err(0,
 			       "boot: kernel '%s' needs RAM up to 0x%" PRIx64
 			       ", low RAM ends at 0x%" PRIx64 "; give more --memory",
 			       files->kernel_path, (uint64_t)ph->p_paddr + ph->p_memsz,
-			       layout->low_size);
+			       layout->low_size),
+		       -E2BIG;
 	int r = load_bytes(map, files->kernel_path, files->kernel_fd, ph->p_offset, ph->p_paddr,
 			   ph->p_filesz);
 	if (r < 0)
@@ -455,15 +466,16 @@ static int load_elf(const struct boot_files *files, struct memory_map *map,
 
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64 ||
 	    eh->e_phentsize != sizeof(Elf64_Phdr))
-		return log_err(-EINVAL, "boot: kernel '%s' is ELF, but not for x86-64",
-			       files->kernel_path);
+		return log_err(0, "boot: kernel '%s' is ELF, but not for x86-64",
+			       files->kernel_path),
+		       -EINVAL;
 	for (unsigned int i = 0; i < eh->e_phnum && r >= 0; i++) {
 		Elf64_Phdr ph;
 		uint64_t at = (uint64_t)i * sizeof(ph);
 		if (eh->e_phoff > UINT64_MAX - at ||
 		    fd_read_at(files->kernel_fd, &ph, sizeof(ph), eh->e_phoff + at) < 0)
-			return log_err(-EINVAL, "boot: kernel '%s' is truncated",
-				       files->kernel_path);
+			return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
+			       -EINVAL;
 		if (ph.p_type == PT_LOAD)
 			r = load_segment(files, map, layout, &ph, &end);
 		if (ph.p_type == PT_NOTE)
@@ -472,11 +484,11 @@ static int load_elf(const struct boot_files *files, struct memory_map *map,
 	if (r < 0)
 		return r;
 	if (entry.address == 0)
-		return log_err(
-			-EINVAL,
-			"boot: kernel '%s' is ELF without a PVH entry note; build it with "
-			"CONFIG_PVH=y or give its bzImage",
-			files->kernel_path);
+		return log_err(0,
+			       "boot: kernel '%s' is ELF without a PVH entry note; build it with "
+			       "CONFIG_PVH=y or give its bzImage",
+			       files->kernel_path),
+		       -EINVAL;
 	r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
 	if (r >= 0)
 		r = write_cmdline(map, files->cmdline, CMDLINE_MAX);
@@ -511,8 +523,9 @@ int boot_load(const struct boot_files *files, struct memory_map *map,
 		if (header.boot_flag == 0xaa55 && header.header == BZIMAGE_MAGIC)
 			return load_bzimage(files, map, layout, &header, ret_entry);
 	}
-	return log_err(-EINVAL, "boot: '%s' is neither a bzImage nor an ELF kernel",
-		       files->kernel_path);
+	return log_err(0, "boot: '%s' is neither a bzImage nor an ELF kernel",
+		       files->kernel_path),
+	       -EINVAL;
 }
 
 void boot_set_registers(const struct boot_entry *entry, struct kvm_regs *regs,

@@ -230,16 +230,18 @@ static int open_socket(struct console *c)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	if (strlen(c->config.path) >= sizeof(address.sun_path))
-		return log_err(-ENAMETOOLONG, "console: --serial socket '%s'", c->config.path);
+		return log_err(0,
+			       "console: --serial socket '%s': a path of at most %zu bytes, please",
+			       c->config.path, sizeof(address.sun_path) - 1),
+		       -EINVAL;
 	strcpy(address.sun_path, c->config.path);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return log_err(-errno, "console: socket");
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		int r = log_err(
-			-errno,
-			"console: --serial socket '%s' (if no program uses it, remove it)",
-			c->config.path);
+		int r = log_err(-errno, "console: --serial socket '%s'%s", c->config.path,
+				errno == EADDRINUSE ? " (if no program uses it, remove it)"
+						    : "");
 		(void)close(fd); /* never bound */
 		return r;
 	}
@@ -314,5 +316,8 @@ struct serial_backend console_backend(struct console *c)
 int console_connect(struct console *c, struct serial *serial)
 {
 	c->serial = serial;
+	/* Who is there before the guest starts shall see its first words. */
+	if (c->config.kind == CONSOLE_UNIX)
+		client_ready(&c->clients, EPOLLIN);
 	return c->config.kind == CONSOLE_STDIO ? open_stdio(c) : 0;
 }

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 
 #include "base/fd.h"
+#include "base/trace.h"
 
 /* The result of an ioctl as the house has it: -errno instead of -1. */
 static int call(int fd, unsigned long request, void *arg)
@@ -104,6 +105,7 @@ int kvm_set_irqchip(int vm_fd, struct kvm_irqchip *chip)
 
 int kvm_set_slot(int vm_fd, uint32_t slot, uint64_t gpa, uint64_t size, void *host)
 {
+	TRACE(kvm_set_slot, gpa, size);
 	struct kvm_userspace_memory_region arg = {
 		.slot = slot,
 		.guest_phys_addr = gpa,

@@ -57,7 +57,8 @@ static int wires_msi_route_add(struct wires *wires, struct msi_message message,
 		w->messages[gsi] = message;
 		r = set_routes(w);
 		w->used[gsi] = r >= 0;
-		*ret_gsi = gsi;
+		if (r >= 0)
+			*ret_gsi = gsi;
 		break;
 	}
 	pthread_mutex_unlock(&w->lock);

@@ -147,31 +147,24 @@ static void device_req_ready(struct event_source *source, uint32_t events)
 
 /* Start and reset: all vCPUs parked. */
 
-static int start_vcpus(struct machine *m, const struct boot_entry *entry)
+/* Kernel, initrd and boot data are loaded. The tables name the vCPUs and the PCI windows. */
+static int prepare_boot(struct machine *m)
 {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 
-	int r = vcpu_get_registers(&m->vcpus[0], &regs, &sregs);
+	int r = acpi_write_tables(&m->map, &m->layout, m->nr_vcpus);
+	if (r >= 0)
+		r = vcpu_get_registers(&m->vcpus[0], &regs, &sregs);
 	if (r < 0)
 		return r;
-	boot_set_registers(entry, &regs, &sregs);
+	boot_set_registers(&m->entry, &regs, &sregs);
 	return vcpu_set_registers(&m->vcpus[0], &regs, &sregs);
-}
-
-static int load_guest(struct machine *m, struct boot_entry *ret_entry)
-{
-	int r = boot_load(&m->files, &m->map, &m->layout, ret_entry);
-	if (r < 0)
-		return r;
-	return acpi_write_tables(&m->map, &m->layout, m->nr_vcpus);
 }
 
 /* Devices first: none may be at DMA when the kernel is written over what it reads. */
 static int reset_machine(struct machine *m)
 {
-	struct boot_entry entry;
-
 	pci_bus_reset(&m->pci);
 	serial_reset(&m->serial);
 	power_reset(&m->power);
@@ -179,12 +172,10 @@ static int reset_machine(struct machine *m)
 	int r = kvm_set_irqchip(m->vm_fd, m->ioapic);
 	if (r < 0)
 		return log_err(r, "kvm: reset of the ioapic");
-	r = load_guest(m, &entry);
+	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
 		r = vcpu_reset(&m->vcpus[i]);
-	if (r >= 0)
-		r = start_vcpus(m, &entry);
-	return r;
+	return r < 0 ? r : prepare_boot(m);
 }
 
 static void end(struct machine *m, int status)
@@ -261,6 +252,22 @@ static void init_simple_things(struct machine *m, const struct machine_config *c
 
 static int init_events(struct machine *m)
 {
+	int r = event_loop_init(&m->loop);
+	if (r < 0)
+		return r;
+	r = eventfd_create(&m->wake.fd);
+	if (r >= 0)
+		r = event_loop_add(&m->loop, &m->wake, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+/*
+ * Until here, while pages are pinned for as long as that takes, a signal ends the program as it
+ * always does, and the kernel cleans up. From here on there is a guest to be asked, and a
+ * console to be put back. Blocked before there are threads, so that none of ours gets one.
+ */
+static int catch_signals(struct machine *m)
+{
 	sigset_t handled;
 
 	sigemptyset(&handled);
@@ -268,19 +275,13 @@ static int init_events(struct machine *m)
 	sigaddset(&handled, SIGINT);
 	sigaddset(&handled, SIGHUP);
 	sigaddset(&handled, SIGUSR1);
-	int r = event_loop_init(&m->loop);
-	if (r < 0)
-		return r;
-	/* Blocked before there are threads, so that no thread of ours ever gets one. */
+	/* A reader of the console who goes away is no reason to die. */
+	(void)signal(SIGPIPE, SIG_IGN);
 	(void)pthread_sigmask(SIG_BLOCK, &handled, NULL);
 	m->signals.fd = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->signals.fd < 0)
 		return log_err(-errno, "signalfd");
-	r = eventfd_create(&m->wake.fd);
-	if (r >= 0)
-		r = event_loop_add(&m->loop, &m->signals, EPOLLIN);
-	if (r >= 0)
-		r = event_loop_add(&m->loop, &m->wake, EPOLLIN);
+	int r = event_loop_add(&m->loop, &m->signals, EPOLLIN);
 	return r < 0 ? log_err(r, "event loop") : 0;
 }
 
@@ -308,9 +309,12 @@ static int open_kvm(struct machine *m)
 		return log_err(
 			r, "/dev/kvm (load kvm_intel or kvm_amd, switch virtualisation on "
 			   "in the firmware, or in the hypervisor this machine runs under)");
-	if (r < 0)
-		return log_err(r, "/dev/kvm");
-	return 0;
+	if (r == -EPROTO)
+		return log_err(0,
+			       "/dev/kvm is not KVM, or not version 12 of it; is another file "
+			       "in its place?"),
+		       r;
+	return r < 0 ? log_err(r, "/dev/kvm") : 0;
 }
 
 static int create_vm(struct machine *m)
@@ -358,17 +362,19 @@ static int add_ram(struct machine *m)
 		[RAM_ANONYMOUS] = "",
 		[RAM_MEMFD] = "",
 		[RAM_HUGETLB] =
-			" (hugetlb pages: it must be a multiple of 2M, and as many pages "
-			"free in /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)",
+			(" (hugetlb: a multiple of 2M, please, and as many pages free in "
+			 "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)"),
 	};
 
 	unsigned int bits = cpuid_address_bits(m->cpuid);
 	int r = layout_init(&m->layout, m->config.memory,
 			    bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS);
 	if (r < 0)
-		return log_err(
-			r, "--memory %" PRIu64 "M: more than half of a %u-bit address space",
-			m->config.memory >> 20, bits);
+		return log_err(0,
+			       "--memory %" PRIu64
+			       "M: more than half of a %u-bit address space",
+			       m->config.memory >> 20, bits),
+		       r;
 	r = ram_init(&m->ram, m->config.memory, m->config.backing);
 	if (r < 0)
 		return log_err(r, "--memory %" PRIu64 "M%s", m->config.memory >> 20,
@@ -461,10 +467,11 @@ static int attach_devices(struct machine *m)
 		bits = vfio_address_bits(&m->vfio);
 	r = layout_init(&m->layout, m->config.memory, bits);
 	if (r < 0)
-		return log_err(r,
+		return log_err(0,
 			       "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
 			       "address space",
-			       m->config.memory >> 20, bits);
+			       m->config.memory >> 20, bits),
+		       r;
 	m->pci.windows.mem64 =
 		(struct pci_window){ m->layout.mem64_base, m->layout.mem64_size };
 	return 0;
@@ -520,7 +527,8 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = add_ram(m);
 	if (r < 0)
 		goto fail;
-	r = console_init(&m->console, &m->loop, &config->serial, console_commanded, m);
+	/* Before anything is attached or opened: the kernel may turn out to be none. */
+	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
 	if (r < 0)
 		goto fail;
 	r = add_platform(m);
@@ -530,6 +538,13 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = attach_devices(m);
+	if (r < 0)
+		goto fail;
+	r = catch_signals(m);
+	if (r < 0)
+		goto fail;
+	/* The serial port has its address already, and no vCPU has run to use it. */
+	r = console_init(&m->console, &m->loop, &config->serial, console_commanded, m);
 	if (r < 0)
 		goto fail;
 	return 0;
@@ -562,20 +577,16 @@ static void kicked(int signal)
 static int start(struct machine *m)
 {
 	const struct sigaction kick = { .sa_handler = kicked };
-	struct boot_entry entry;
 
 	if (sigaction(VCPU_KICK_SIGNAL, &kick, NULL) < 0)
 		return log_err(-errno, "signal handler");
 	pci_bus_reset(&m->pci);
-	int r = load_guest(m, &entry);
-	if (r < 0)
-		return r;
-	if (entry.linux_guest && !cpu_has_virtualisation())
+	if (m->entry.linux_guest && !cpu_has_virtualisation())
 		log_warn(
 			"kvm: this host's KVM is software (its CPU has neither vmx nor svm) and "
 			"does not carry Linux through its boot; trying all the same. "
 			"guest-images/demo boots it in an emulated host");
-	r = start_vcpus(m, &entry);
+	int r = prepare_boot(m);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
 		r = vcpu_start(&m->vcpus[i]);
 	if (r >= 0)
@@ -590,7 +601,7 @@ int machine_run(struct machine *m)
 	int r = start(m);
 
 	if (r < 0)
-		return r == -EINVAL || r == -E2BIG ? STATUS_USAGE : STATUS_FAILED;
+		return STATUS_FAILED;
 	vcpus_resume(&m->gate);
 	event_loop_run(&m->loop);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);

@@ -71,6 +71,7 @@ struct machine_device {
 struct machine {
 	struct machine_config config;
 	struct boot_files files;
+	struct boot_entry entry;
 	struct layout layout;
 	struct event_loop loop;
 	struct event_source signals; /* fd owned */

@@ -10,6 +10,7 @@
 #include "base/trace.h"
 
 #define MIN_MEMORY (4ull << 20)
+#define MAX_MEMORY (8ull << 40) /* KVM takes 2^31 - 1 pages a slot */
 #define MAX_TIMEOUT 31536000ull /* a year */
 
 static const char help[] =
@@ -23,11 +24,11 @@ static const char help[] =
 	"  --memory SIZE[,backing=anon|memfd|hugetlb]\n"
 	"                      guest RAM, as 512M or 4G (512M)\n"
 	"  --device BDF[,BDF]  assign these PCI devices; they must be bound to vfio-pci.\n"
-	"                      0000:01:00.0, 01:00.0 or a path below /sys; may be repeated\n"
-	"  --serial WHERE      the guest's ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
+	"                      0000:01:00.0, 01:00.0 or a path below /sys; repeatable\n"
+	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
 	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
 	"  --timeout SECONDS   stop the guest after that long\n"
-	"  --exit-port         a byte written to port 0xf4 ends the guest with that status\n"
+	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
 	"  -v, --verbose       debug messages; -v trace: every step of the main ways\n"
 	"  -h, --help          this text\n"
 	"      --version       the version\n"
@@ -71,8 +72,9 @@ static int parse_number(const char *option, const char *text, uint64_t min, uint
 	uint64_t n = 0;
 
 	if (options_parse_size(text, &n) < 0 || strpbrk(text, "KMGT") || n < min || n > max)
-		return log_err(-EINVAL, "%s '%s': a number from %llu to %llu, please", option,
-			       text, (unsigned long long)min, (unsigned long long)max);
+		return log_err(0, "%s '%s': a number from %llu to %llu, please", option, text,
+			       (unsigned long long)min, (unsigned long long)max),
+		       -EINVAL;
 	*ret = n;
 	return 0;
 }
@@ -111,9 +113,8 @@ static int parse_memory(char *text, struct machine_config *config)
 	if (r < 0)
 		return log_err(0, "--memory '%s': a size such as 512M or 4G, please", piece),
 		       -EINVAL;
-	if (size < MIN_MEMORY || size > 1ull << 46 || size % 4096 != 0)
-		return log_err(0, "--memory '%s': from 4M to 64T in steps of 4K, please",
-			       piece),
+	if (size < MIN_MEMORY || size > MAX_MEMORY || size % 4096 != 0)
+		return log_err(0, "--memory '%s': from 4M to 8T in steps of 4K, please", piece),
 		       -EINVAL;
 	config->memory = size;
 	while ((piece = next_piece(&rest))) {
@@ -259,10 +260,14 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 			return log_err(0, "option '%s' needs a value; see ballast --help",
 				       argv[optind - 1]),
 			       -EINVAL;
-		if (option == '?')
+		if (option == '?') {
+			/* optind stays where it is within a word of several letters. */
+			const char letter[] = { '-', (char)optopt, '\0' };
+			bool is_letter = optopt > 0 && optopt < OPTION_KERNEL;
 			return log_err(0, "option '%s' is not known; see ballast --help",
-				       argv[optind - 1]),
+				       is_letter ? letter : argv[optind - 1]),
 			       -EINVAL;
+		}
 		int r = parse_one(option, optarg, config);
 		if (r < 0)
 			return r;

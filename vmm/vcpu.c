@@ -42,12 +42,16 @@ struct vcpu_state {
 };
 
 /* One at a time: KVM stops at the first it refuses, and a refusal is no error here. */
+union one_msr {
+	struct kvm_msrs head;
+	uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
 static int set_msr(int fd, struct kvm_msr_entry entry)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} arg = { .head = { .nmsrs = 1 }, .entry = entry };
+	union one_msr arg = { .head.nmsrs = 1 };
+
+	arg.head.entries[0] = entry;
 	return kvm_set_msrs(fd, &arg.head);
 }
 
@@ -72,23 +76,21 @@ static bool msr_survives(uint32_t index)
 static int remember_msrs(struct vcpu *vcpu, int kvm_fd)
 {
 	struct vcpu_state *s = vcpu->power_on;
-	struct {
+	union {
 		struct kvm_msr_list head;
-		uint32_t indices[MAX_MSRS];
+		uint8_t room[sizeof(struct kvm_msr_list) + MAX_MSRS * sizeof(uint32_t)];
 	} list = { 0 };
 
 	int r = kvm_msr_list(kvm_fd, &list.head, MAX_MSRS);
 	if (r < 0)
 		return log_err(r, "kvm: list of msrs");
 	for (uint32_t i = 0; i < list.head.nmsrs; i++) {
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entry;
-		} arg = { .head = { .nmsrs = 1 }, .entry = { .index = list.indices[i] } };
-		if (msr_survives(list.indices[i]))
+		union one_msr arg = { .head.nmsrs = 1 };
+		arg.head.entries[0].index = list.head.indices[i];
+		if (msr_survives(list.head.indices[i]))
 			continue;
 		if (kvm_get_msrs(vcpu->fd, &arg.head) == 1)
-			s->msrs[s->nr_msrs++] = arg.entry;
+			s->msrs[s->nr_msrs++] = arg.head.entries[0];
 	}
 	return 0;
 }

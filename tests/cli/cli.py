@@ -1,0 +1,521 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The ballast command as a user meets it: what it says to wrong input, and what it leaves behind.
+
+    cli.py BALLAST FOLDER-OF-GUESTS [TEST...]
+
+A refusal is one line on stderr that starts with "E ", names the value that is wrong and says
+what would be right; exit status 2 if the user gave something wrong, 1 if something of the host
+is missing. No file, no process and no terminal mode is left behind.
+"""
+
+import fcntl
+import os
+import pty
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+USAGE = 2
+FAILED = 1
+TIMEOUT = 20
+NOBODY = 65534
+MIB = 1 << 20
+F_SETPIPE_SZ = 1031
+
+BALLAST = ""
+GUESTS = ""
+
+
+def kvm_missing():
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as e:
+        return f"/dev/kvm: {e.strerror}"
+    return None
+
+
+def guest(name):
+    return os.path.join(GUESTS, name + ".elf")
+
+
+# Kernels, made byte by byte so that each is wrong in one way.
+
+
+def elf(entry=0x100000, note=True, load=None, **changes):
+    """An ELF64 of one page with a PVH note; load: (offset, address, file size, memory size)."""
+    f = {"elf_class": 2, "machine": 62, "phoff": 64, "phentsize": 56, "name": b"Xen\0"}
+    f.update(changes)
+    load = load or (4096, 0x100000, 4096, 4096)
+    head = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", f["elf_class"], 1, 1, 2, f["machine"], 1,
+                       entry, f["phoff"], 0, 0, 64, f["phentsize"], 2 if note else 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 7, load[0], load[1], load[1], load[2], load[3], 4096)
+    notes = struct.pack("<III4sI", 4, 4, 18, f["name"], entry)
+    table = struct.pack("<IIQQQQQQ", 4, 4, 512, 0, 0, f.get("note_size", len(notes)), 0, 4)
+    return (head + segment + table).ljust(512, b"\0") + notes.ljust(4096 - 512, b"\0") + \
+        b"\xf4" * 4096
+
+
+def bzimage(size=16384, **changes):
+    """A bzImage that is all right but for its code; the names are those of boot.rst."""
+    fields = {"setup_sects": (0x1f1, "B", 3), "syssize": (0x1f4, "I", (size - 2048) // 16),
+              "boot_flag": (0x1fe, "H", 0xaa55), "header": (0x202, "4s", b"HdrS"),
+              "version": (0x206, "H", 0x20f), "initrd_addr_max": (0x22c, "I", 0x7fffffff),
+              "kernel_alignment": (0x230, "I", 0x200000), "relocatable": (0x234, "B", 1),
+              "xloadflags": (0x236, "H", 1), "cmdline_size": (0x238, "I", 2047),
+              "pref_address": (0x258, "Q", 0x1000000), "init_size": (0x260, "I", MIB)}
+    image = bytearray(size)
+    for name, (offset, kind, value) in fields.items():
+        struct.pack_into("<" + kind, image, offset, changes.get(name, value))
+    return bytes(image)
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="ballast-cli-")
+        self.addCleanup(shutil.rmtree, self.folder)
+        os.chmod(self.folder, 0o755)
+        master, slave = pty.openpty()
+        self.master, self.terminal = master, slave
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+
+    def path(self, name, content=None):
+        path = os.path.join(self.folder, name)
+        if content is not None:
+            with open(path, "wb") as f:
+                f.write(content)
+        return path
+
+    def start(self, args, wrapper=(), **kwargs):
+        """ballast on our terminal, in a session of its own."""
+        streams = {"stdin": self.terminal, "stdout": self.terminal, "stderr": subprocess.PIPE}
+        streams.update(kwargs)
+        process = subprocess.Popen([*wrapper, BALLAST, *args], cwd=self.folder,
+                                   start_new_session=True, **streams)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(self.kill, process)
+        return process
+
+    def kill(self, process):
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+    def output_on_terminal(self):
+        ready, _, _ = select.select([self.master], [], [], 0)
+        return os.read(self.master, 65536) if ready else b""
+
+    def finish(self, process):
+        """Waits for it; what it printed on stderr. None of its session is left."""
+        _, err = process.communicate(timeout=TIMEOUT)
+        with self.assertRaises(ProcessLookupError, msg="a process is left behind"):
+            os.killpg(process.pid, 0)
+        return err.decode()
+
+    def refused(self, status, args, *words, wrapper=()):
+        """Runs `ballast ARGS`, which must be refused in one line that has all the words."""
+        files = sorted(os.listdir(self.folder))
+        mode = termios.tcgetattr(self.terminal)
+        process = self.start(args, wrapper)
+        err = self.finish(process)
+        with self.subTest(args=[a[:60] for a in args], stderr=err):
+            self.assertEqual(process.returncode, status)
+            self.assertEqual(err.count("\n"), 1, "one line, please")
+            self.assertTrue(err.startswith("E "), "an error starts with E")
+            for word in words:
+                self.assertIn(word, err)
+            self.assertEqual(self.output_on_terminal(), b"")
+            self.assertEqual(termios.tcgetattr(self.terminal), mode, "the terminal's mode")
+            self.assertEqual(sorted(os.listdir(self.folder)), files, "files are left behind")
+
+    def kernel_refused(self, content, *words, args=()):
+        kernel = self.path("kernel", content)
+        self.refused(USAGE, ["run", "--kernel", kernel, *args], kernel, *words)
+
+
+class Options(CliTest):
+    def test_commands(self):
+        self.refused(USAGE, [], "command", "ballast run", "--help")
+        self.refused(USAGE, ["start"], "'start'", "ballast run", "--help")
+        self.refused(USAGE, ["run"], "--kernel", "--help")
+        self.refused(USAGE, ["run", "--kernel"], "--kernel", "value", "--help")
+        self.refused(USAGE, ["run", "--kernel", "k", "--bogus"], "--bogus", "--help")
+        self.refused(USAGE, ["run", "--kernel", "k", "--bogus=1"], "--bogus", "--help")
+        self.refused(USAGE, ["run", "--kernel", "k", "-x"], "-x", "--help")
+        self.refused(USAGE, ["run", "--kernel", "k", "more"], "'more'", "--help")
+
+    def test_missing_values(self):
+        for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--serial",
+                       "--on-reset", "--timeout"):
+            self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
+
+    def test_values(self):
+        wrong = {
+            "--memory": ["", "0", "-1", "M", "12Q", "1.5G", "64 M", "0x100000", "1M", "5000000",
+                         "9T", "16384T", "99999999999999999999", "18446744073709551615",
+                         "17592186044416M"],
+            "--cpus": ["", "0", "17", "-1", "two", "1K", "4294967297", "99999999999999999999"],
+            "--timeout": ["", "0", "-5", "soon", "1s", "31536001", "18446744073709551616"],
+            "--serial": ["", "tty", "file", "file=", "unix", "unix=", "stdio=x"],
+            "--on-reset": ["", "stop", "reboot,exit"],
+        }
+        right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
+                 "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
+                 "--on-reset": ("reboot", "exit")}
+        for option, values in wrong.items():
+            for value in values:
+                self.refused(USAGE, ["run", "--kernel", "k", option, value], option,
+                             f"'{value}'", *right[option])
+
+    def test_memory_keys(self):
+        run = ["run", "--kernel", "k", "--memory"]
+        self.refused(USAGE, run + ["1G,backing=floppy"], "'floppy'", "anon", "memfd", "hugetlb")
+        self.refused(USAGE, run + ["1G,backing="], "--memory", "anon", "memfd", "hugetlb")
+        self.refused(USAGE, run + ["1G,colour=red"], "'colour=red'", "backing=")
+
+    def test_devices(self):
+        run = ["run", "--kernel", "k"]
+        self.refused(USAGE, run + ["--device", ""], "--device")
+        self.refused(USAGE, run + ["--device", "0000:01:00.0,,"], "--device")
+        many = ",".join(f"0000:01:{i:02x}.0" for i in range(32))
+        self.refused(USAGE, run + ["--device", many], "--device", "'0000:01:1f.0'", "31")
+
+    def test_help_fits_one_screen(self):
+        for args in (["--help"], ["-h"], ["help"], ["run", "--help"]):
+            r = subprocess.run([BALLAST, *args], capture_output=True, timeout=TIMEOUT, text=True)
+            self.assertEqual((r.returncode, r.stderr), (0, ""))
+            lines = r.stdout.splitlines()
+            self.assertLessEqual(len(lines), 40)
+            for line in lines:
+                self.assertLessEqual(len(line.expandtabs()), 80, line)
+            for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
+                           "--serial", "--on-reset", "--timeout", "--exit-port", "--version"):
+                self.assertIn(option, r.stdout)
+
+    def test_version(self):
+        r = subprocess.run([BALLAST, "--version"], capture_output=True, timeout=TIMEOUT, text=True)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        self.assertRegex(r.stdout, r"^ballast \d+\.\d+\.\d+\n$")
+
+
+class Files(CliTest):
+    """What can be told without /dev/kvm."""
+
+    def test_kernel_and_initrd(self):
+        empty = self.path("empty", b"")
+        good = self.path("good", elf())
+        missing = self.path("missing")
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        for option, rest in (("--kernel", []), ("--initrd", ["--kernel", good])):
+            what = option[2:]
+            self.refused(USAGE, ["run", *rest, option, missing], what, f"'{missing}'", "No such file")
+            self.refused(USAGE, ["run", *rest, option, ""], what, "''")
+            self.refused(USAGE, ["run", *rest, option, empty], what, f"'{empty}'", "empty")
+            for odd in (self.folder, fifo, "/dev/zero"):
+                self.refused(USAGE, ["run", *rest, option, odd], what, f"'{odd}'", "regular file")
+
+    @unittest.skipIf(os.getuid() != 0, "needs root, to become somebody else")
+    def test_unreadable_kernel(self):
+        kernel = self.path("kernel", elf())
+        os.chmod(kernel, 0o600)
+        self.refused(USAGE, ["run", "--kernel", kernel], f"'{kernel}'", "Permission denied",
+                     wrapper=somebody_else(self))
+
+
+def somebody_else(test):
+    """A wrapper that runs ballast as nobody, from a place that nobody can reach."""
+    copy = test.path("ballast")
+    shutil.copy(BALLAST, copy)
+    # The copy is named by $0, what was to be run is dropped.
+    return ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "sh", "-c",
+            'shift; exec "$0" "$@"', copy)
+
+
+@unittest.skipIf(kvm_missing(), kvm_missing())
+class Kernels(CliTest):
+    """Kernels are looked into only once there is a machine to put them in."""
+
+    def test_no_kernel_at_all(self):
+        self.kernel_refused(b"x", "neither a bzImage nor an ELF")
+        self.kernel_refused(bytes(range(256)) * 64, "neither a bzImage nor an ELF")
+        self.kernel_refused(b"\x7fELF", "neither a bzImage nor an ELF")
+        self.kernel_refused(bzimage(header=b"hdrS"), "neither a bzImage nor an ELF")
+        self.kernel_refused(bzimage(boot_flag=0x55aa), "neither a bzImage nor an ELF")
+
+    def test_damaged_elf(self):
+        self.kernel_refused(elf(note=False), "PVH", "CONFIG_PVH=y", "bzImage")
+        self.kernel_refused(elf(name=b"Zen\0"), "PVH", "CONFIG_PVH=y", "bzImage")
+        self.kernel_refused(elf(note_size=8), "PVH", "CONFIG_PVH=y", "bzImage")
+        self.kernel_refused(elf(note_size=1 << 40), "PVH", "CONFIG_PVH=y", "bzImage")
+        self.kernel_refused(elf(elf_class=1), "x86-64")
+        self.kernel_refused(elf(machine=3), "x86-64")
+        self.kernel_refused(elf(phentsize=32), "x86-64")
+        self.kernel_refused(elf()[:100], "truncated")
+        self.kernel_refused(elf()[:6000], "truncated")
+        self.kernel_refused(elf(phoff=1 << 20), "truncated")
+        self.kernel_refused(elf(phoff=(1 << 64) - 8), "truncated")
+
+    def test_elf_segments_out_of_place(self):
+        self.kernel_refused(elf(load=(4096, 0x1000, 4096, 4096)), "0x1000", "1 MiB")
+        self.kernel_refused(elf(load=(4096, 1 << 20, 4096, 100)), "0x100000")
+        self.kernel_refused(elf(load=(4096, (1 << 64) - 4096, 4096, 8192)), "1 MiB")
+        self.kernel_refused(elf(load=(4096, 1 << 20, 4096, 1 << 62)), "--memory")
+        self.kernel_refused(elf(load=(4096, 600 * MIB, 4096, 4096)), "--memory")
+        self.kernel_refused(elf(load=(4096, (1 << 32) + MIB, 4096, 4096)), "--memory",
+                            args=["--memory", "5G"])
+
+    def test_damaged_bzimage(self):
+        self.kernel_refused(bzimage(version=0x204), "2.04", "64-bit")
+        self.kernel_refused(bzimage(xloadflags=0), "64-bit")
+        self.kernel_refused(bzimage()[:8192], "truncated", "8192", "16384")
+        self.kernel_refused(bzimage(syssize=0xffffffff), "truncated")
+        self.kernel_refused(bzimage(setup_sects=200), "truncated")
+        self.kernel_refused(bzimage(init_size=0), "damaged")
+        self.kernel_refused(bzimage(pref_address=0, relocatable=0), "damaged")
+        self.kernel_refused(bzimage(pref_address=(1 << 64) - 4096, relocatable=0), "damaged")
+        self.kernel_refused(bzimage(init_size=0x7ffff000), "--memory")
+        self.kernel_refused(bzimage(pref_address=1 << 40, relocatable=0), "--memory")
+        self.kernel_refused(bzimage(pref_address=1 << 40, kernel_alignment=0), "--memory")
+        self.refused(USAGE, ["run", "--kernel", self.path("kernel", bzimage(cmdline_size=4))],
+                     "--cmdline", "4")
+
+    def test_too_large(self):
+        kernel = self.path("kernel", elf())
+        initrd = self.path("initrd", b"")
+        os.truncate(initrd, 100 * MIB)
+        self.refused(USAGE, ["run", "--kernel", kernel, "--initrd", initrd, "--memory", "64M"],
+                     f"'{initrd}'", "102400 KiB", "--memory")
+        image = self.path("bzimage", bzimage(initrd_addr_max=0))
+        self.refused(USAGE, ["run", "--kernel", image, "--initrd", initrd], f"'{initrd}'")
+        self.refused(USAGE, ["run", "--kernel", kernel, "--cmdline", "x" * 70000], "--cmdline", "70000")
+
+    def test_sparse_kernel_larger_than_memory(self):
+        kernel = self.path("kernel", bzimage())
+        os.truncate(kernel, 1 << 32)
+        self.refused(USAGE, ["run", "--kernel", kernel, "--memory", "128M"], f"'{kernel}'", "--memory")
+
+
+@unittest.skipIf(kvm_missing(), kvm_missing())
+class Host(CliTest):
+    """Things that this machine has or has not."""
+
+    def run_args(self, *more):
+        return ["run", "--kernel", self.path("kernel", elf()), *more]
+
+    def test_memory_that_no_host_has(self):
+        self.refused(FAILED, self.run_args("--memory", "7T,backing=hugetlb"), "--memory",
+                     "nr_hugepages")
+
+    def test_hugetlb_of_odd_size(self):
+        self.refused(USAGE, self.run_args("--memory", "5M,backing=hugetlb"), "--memory", "2M")
+
+    def test_unknown_devices(self):
+        self.refused(USAGE, self.run_args("--device", "0000:ff:1f.7"), "0000:ff:1f.7", "lspci")
+        self.refused(USAGE, self.run_args("--device", "ff:1f.7"), "ff:1f.7", "lspci")
+        for name in ("eth0", "0000:01:00", "01:00.8", "0000:01:20.0", "../../etc", "0000:01:00.0x",
+                     "/sys/bus/pci/devices", "10000:01:00.00", "gggg:01:00.0"):
+            self.refused(USAGE, self.run_args("--device", name), name, "0000:01:00.0")
+
+    def test_socket_is_taken_back(self):
+        self.refused(USAGE, self.run_args("--serial", "unix=" + self.path("serial"), "--device",
+                                          "0000:ff:1f.7"), "0000:ff:1f.7")
+        self.refused(USAGE, ["run", "--kernel", self.path("k", b"x"), "--serial",
+                             "unix=" + self.path("serial")], "neither")
+
+    def pci_devices(self):
+        folder = "/sys/bus/pci/devices"
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+    def driver(self, bdf):
+        link = f"/sys/bus/pci/devices/{bdf}/driver"
+        return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+    def test_device_with_a_driver(self):
+        """Nothing is done to the device: it is refused before its group is looked for."""
+        found = [d for d in self.pci_devices() if self.driver(d) not in (None, "vfio-pci")]
+        if not found:
+            self.skipTest("no PCI device with a driver on this machine")
+        bdf, driver = found[0], self.driver(found[0])
+        self.refused(FAILED, self.run_args("--device", bdf), bdf, driver, "vfio-pci", "unbind")
+        self.refused(FAILED, self.run_args("--device", bdf[5:]), bdf, driver)
+        self.refused(FAILED, self.run_args("--device", "/sys/bus/pci/devices/" + bdf), bdf, driver)
+        self.assertEqual(self.driver(bdf), driver)
+
+    def test_device_without_a_driver(self):
+        found = [d for d in self.pci_devices() if self.driver(d) is None]
+        if not found:
+            self.skipTest("no PCI device without a driver on this machine")
+        self.refused(FAILED, self.run_args("--device", found[0]), found[0], "no driver",
+                     "driver_override")
+
+    def test_device_without_iommu_group(self):
+        found = [d for d in self.pci_devices() if self.driver(d) == "vfio-pci" and
+                 not os.path.exists(f"/sys/bus/pci/devices/{d}/iommu_group")]
+        if not found:
+            self.skipTest("no PCI device of this machine is bound to vfio-pci without a group")
+        self.refused(FAILED, self.run_args("--device", found[0]), found[0], "IOMMU")
+
+    def test_serial_paths(self):
+        long = self.path("x" * 200)
+        self.refused(USAGE, self.run_args("--serial", "unix=" + long), long, "107")
+        nowhere = self.path("no/such/folder")
+        self.refused(FAILED, self.run_args("--serial", "unix=" + nowhere), f"'{nowhere}'", "No such file")
+        self.refused(FAILED, self.run_args("--serial", "file=" + nowhere), f"'{nowhere}'", "No such file")
+        self.refused(FAILED, self.run_args("--serial", "file=" + self.folder), f"'{self.folder}'",
+                     "directory")
+
+    def test_serial_socket_in_use(self):
+        path = self.path("serial")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+            self.refused(FAILED, self.run_args("--serial", "unix=" + path), f"'{path}'", "in use",
+                         "remove it")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)  # it is still the other program's
+        plain = self.path("notes", b"dear diary")
+        self.refused(FAILED, self.run_args("--serial", "unix=" + plain), f"'{plain}'")
+        with open(plain, "rb") as f:
+            self.assertEqual(f.read(), b"dear diary")
+
+
+@unittest.skipIf(os.getuid() != 0, "needs root, to hide /dev/kvm and to become somebody else")
+class NoKvm(CliTest):
+    def test_no_dev_kvm(self):
+        hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh")
+        if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode != 0:
+            self.skipTest("mounts are not allowed here")
+        self.refused(FAILED, ["run", "--kernel", self.path("kernel", elf())], "/dev/kvm", "kvm_intel",
+                     "kvm_amd", "firmware", wrapper=hide)
+
+    @unittest.skipIf(kvm_missing(), kvm_missing())
+    def test_no_permission(self):
+        if os.stat("/dev/kvm").st_mode & 0o006 == 0o006:
+            self.skipTest("/dev/kvm is open to everybody here")
+        self.refused(FAILED, ["run", "--kernel", self.path("kernel", elf())], "/dev/kvm",
+                     "Permission denied", "usermod -aG", wrapper=somebody_else(self))
+
+
+@unittest.skipIf(kvm_missing(), kvm_missing())
+class Running(CliTest):
+    """A guest is there: the terminal, the signals, and what is left when it ends."""
+
+    HANG = ("--cmdline", "end=4")
+
+    def run_guest(self, name, *args, **kwargs):
+        return self.start(["run", "--kernel", guest(name), "--memory", "64M", "--exit-port", *args],
+                          **kwargs)
+
+    def wait_for(self, what, condition):
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            self.assertLess(time.monotonic(), end, what)
+            time.sleep(0.01)
+
+    def is_raw(self):
+        return not termios.tcgetattr(self.terminal)[3] & termios.ICANON
+
+    def test_exit_status_is_the_guests(self):
+        mode = termios.tcgetattr(self.terminal)
+        process = self.run_guest("power", "--cmdline", "end=0 status=42")
+        self.assertEqual(self.finish(process), "")
+        self.assertEqual(process.returncode, 42)
+        self.assertEqual(termios.tcgetattr(self.terminal), mode)
+
+    def test_escape_key_stops_and_gives_the_terminal_back(self):
+        mode = termios.tcgetattr(self.terminal)
+        process = self.run_guest("power", *self.HANG)
+        self.wait_for("raw mode", self.is_raw)
+        os.write(self.master, b"\x01h")
+        self.assertIn(b"Ctrl-A x", process.stderr.readline())
+        os.write(self.master, b"\x01x")
+        self.assertIn(b"power button", process.stderr.readline())
+        self.assertIsNone(process.poll())
+        os.write(self.master, b"\x01x")
+        self.assertIn("stopping", self.finish(process))
+        self.assertEqual(process.returncode, FAILED)
+        self.assertEqual(termios.tcgetattr(self.terminal), mode)
+
+    def test_second_signal_stops(self):
+        path = self.path("serial")
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            process = self.run_guest("power", *self.HANG, "--serial", "unix=" + path)
+            self.wait_for("the socket", lambda: os.path.exists(path))
+            process.send_signal(sign)
+            self.assertIn(b"power button", process.stderr.readline())
+            self.assertIsNone(process.poll())
+            process.send_signal(sign)
+            self.assertIn("stopping", self.finish(process))
+            self.assertEqual(process.returncode, FAILED)
+            self.assertFalse(os.path.exists(path), "the socket is left behind")
+
+    def test_output_waits_for_a_slow_reader(self):
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
+        process = self.run_guest("serial", "--cmdline", "serial=2", stdin=subprocess.DEVNULL,
+                                 stdout=writer)
+        os.close(writer)
+        with self.assertRaises(subprocess.TimeoutExpired, msg="it did not wait"):
+            process.wait(0.5)
+        with os.fdopen(reader, "rb") as f:
+            output = f.read()
+        self.assertEqual(output, b"nobody hears this\n" * 400)
+        self.assertEqual(self.finish(process), "")
+        self.assertEqual(process.returncode, 0)
+
+    def test_reader_goes_away(self):
+        """`ballast run ... | head`: the guest goes on to its end."""
+        reader, writer = os.pipe()
+        process = self.run_guest("serial", "--cmdline", "serial=2", stdin=subprocess.DEVNULL,
+                                 stdout=writer)
+        os.close(writer)
+        os.read(reader, 10)
+        os.close(reader)
+        self.finish(process)
+        self.assertEqual(process.returncode, 0)
+
+    def test_crash_prints_registers(self):
+        process = self.run_guest("crash", "--cmdline", "crash=0")
+        err = self.finish(process)
+        self.assertEqual(process.returncode, 33)
+        self.assertIn("E cpu 0: triple fault", err)
+        self.assertIn("rip 0x", err)
+
+    def test_initrd_is_handed_over(self):
+        initrd = self.path("initrd", b"ramdisk" * 1000)
+        process = self.run_guest("power", "--initrd", initrd, "--cmdline", "end=0 status=7")
+        self.finish(process)
+        self.assertEqual(process.returncode, 7)
+
+
+class Result(unittest.TextTestResult):
+    """Names what was skipped and why, on stdout, where the test command looks."""
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        print(f"{test}: skipped: {reason}")
+
+
+def main():
+    global BALLAST, GUESTS
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    BALLAST, GUESTS = (os.path.abspath(p) for p in sys.argv[1:3])
+    # The session's signals as ballast is to find them, whoever started this.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]],
+                  testRunner=unittest.TextTestRunner(resultclass=Result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/guest/cases.h"
+
+#include <stdio.h>
+
+#include <sys/socket.h>
+
+#include "tests/guest/contract.h"
+
+#define GIB (1ull << 30)
+
+/* What comes instead, the guest's complaint perhaps, goes to stderr, which is the log. */
+static bool receive_exactly(int fd, const uint8_t *want, size_t size)
+{
+	uint8_t byte = 0;
+	size_t i = 0;
+
+	while (i < size && recv(fd, &byte, 1, 0) == 1 && byte == want[i])
+		i++;
+	if (i == size)
+		return true;
+	fprintf(stderr, "serial socket: %zu of %zu bytes came, then: ", i, size);
+	do
+		fputc(byte, stderr);
+	while (recv(fd, &byte, 1, 0) == 1);
+	return false;
+}
+
+/* Says hello, waits for "ready", sends more than any FIFO holds, wants it back inverted. */
+static bool echo_peer(int fd)
+{
+	static const uint8_t ready[] = "ready\n";
+	uint8_t bytes[SERIAL_INPUT_SIZE];
+
+	for (unsigned int i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(i * 7);
+	if (send(fd, "h", 1, MSG_NOSIGNAL) != 1 ||
+	    !receive_exactly(fd, ready, sizeof(ready) - 1) ||
+	    send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL) != (ssize_t)sizeof(bytes))
+		return false;
+	for (unsigned int i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)~bytes[i];
+	return receive_exactly(fd, bytes, sizeof(bytes));
+}
+
+const struct test_case cases[] = {
+	{ .name = "ports", .guest = "ports" },
+	{ .name = "mmio", .guest = "mmio" },
+	{ .name = "config", .guest = "config" },
+	{ .name = "bars", .guest = "bars" },
+	{ .name = "msix", .guest = "msix", .cpus = 2 },
+	{ .name = "intx", .guest = "intx", .options = "exact=0" },
+	{ .name = "intx-exact", .guest = "intx", .options = "exact=1", .hardware = true },
+	{ .name = "smp-1", .guest = "smp" },
+	{ .name = "smp-2", .guest = "smp", .cpus = 2 },
+	{ .name = "smp-4", .guest = "smp", .cpus = 4 },
+	{ .name = "smp-16", .guest = "smp", .cpus = 16 },
+	{ .name = "reset",
+	  .guest = "reset",
+	  .options = "resets=9",
+	  .cpus = 2,
+	  .logs = { "I guest resets" } },
+	/* Most processors were never started. */
+	{ .name = "reset-16", .guest = "reset", .options = "resets=2", .cpus = 16 },
+	{ .name = "reset-exit",
+	  .guest = "power",
+	  .options = "end=2",
+	  .on_reset = ON_RESET_EXIT,
+	  .status = STATUS_RESET,
+	  .output = "now\n" },
+	{ .name = "power-off",
+	  .guest = "power",
+	  .options = "end=1",
+	  .status = STATUS_POWER_OFF,
+	  .output = "now\n",
+	  .logs = { "I guest switched itself off" } },
+	{ .name = "power-button", .guest = "power", .options = "end=3" },
+	{ .name = "timeout",
+	  .guest = "power",
+	  .options = "end=4",
+	  .timeout = 1,
+	  .status = STATUS_TIMEOUT,
+	  .logs = { "--timeout of 1 s ran out" } },
+	{ .name = "exit-42", .guest = "power", .options = "end=0 status=42", .status = 42 },
+	{ .name = "exit-255", .guest = "power", .options = "end=0 status=255", .status = 255 },
+	{ .name = "triple-fault",
+	  .guest = "crash",
+	  .options = "crash=0",
+	  .status = STATUS_CRASHED,
+	  .logs = { "E cpu 0: triple fault", "I cpu 0: rip 0x10", "rax 0xdeadbeef",
+		    "I cpu 0: cr0 0x" } },
+	{ .name = "triple-fault-of-ap",
+	  .guest = "crash",
+	  .options = "crash=1",
+	  .cpus = 2,
+	  .status = STATUS_CRASHED,
+	  .logs = { "E cpu 1: triple fault", "I cpu 1: rip 0x10" } },
+	{ .name = "internal-error",
+	  .guest = "crash",
+	  .options = "crash=2",
+	  .status = STATUS_CRASHED,
+	  .logs = { "E cpu 0: kvm internal error", "I cpu 0: rip 0xc3000000" } },
+	{ .name = "serial-file",
+	  .guest = "serial",
+	  .options = "serial=0",
+	  .output = "abcde\nthe end\n" },
+	{ .name = "serial-socket",
+	  .guest = "serial",
+	  .options = "serial=1",
+	  .serial = CONSOLE_UNIX,
+	  .peer = echo_peer },
+	{ .name = "serial-nobody",
+	  .guest = "serial",
+	  .options = "serial=2",
+	  .serial = CONSOLE_UNIX },
+	{ .name = "rtc", .guest = "rtc" },
+	{ .name = "acpi-1", .guest = "acpi" },
+	{ .name = "acpi-16", .guest = "acpi", .cpus = 16, .memory = 5 * GIB },
+	{ .name = "ram-64m", .guest = "ram" },
+	{ .name = "ram-2g", .guest = "ram", .memory = 2 * GIB },
+	{ .name = "ram-5g", .guest = "ram", .memory = 5 * GIB },
+	{ .name = "ram-memfd-64m", .guest = "ram", .backing = RAM_MEMFD },
+	{ .name = "ram-memfd-5g", .guest = "ram", .backing = RAM_MEMFD, .memory = 5 * GIB },
+	{ .name = "ram-hugetlb-64m", .guest = "ram", .backing = RAM_HUGETLB },
+};
+
+const unsigned int nr_cases = nitems(cases);

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * runner.c - runs one test case: a bare-metal guest on /dev/kvm, in a machine built as
+ * `ballast run` would, with two test devices on its PCI bus and the host port.
+ *
+ *	runner FOLDER-OF-GUESTS CASE
+ *	runner --complete CASE...     all cases of the table are named
+ *
+ * A case passes if the guest ends with its status, the serial port and the log say what they
+ * are to say, and the process has no more fds than before. Exit status: 0 passed, 1 failed,
+ * 77 skipped.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "tests/guest/cases.h"
+#include "tests/guest/contract.h"
+#include "tests/guest/test_device.h"
+#include "vmm/machine.h"
+
+#define EXIT_SKIPPED 77
+#define MIB (1ull << 20)
+#define DEFAULT_MEMORY (64 * MIB)
+#define DEFAULT_TIMEOUT 20u
+
+struct run {
+	const struct test_case *test;
+	char folder[64];
+	char serial_path[96];
+	char cmdline[160];
+	struct machine machine;
+	struct test_device devices[2];
+	struct io_region host_port;
+	int peer_fd;
+	bool peer_ok;
+	FILE *log;
+	int real_stderr;
+};
+
+static int failed(const char *test, const char *what)
+{
+	fprintf(stderr, "%s: %s\n", test, what);
+	return -1;
+}
+
+/* The host port */
+
+static uint64_t host_port_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	struct timespec now;
+
+	(void)opaque;
+	if (offset != HOST_CLOCK - HOST_PORT || size != 4)
+		return io_ones(size);
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void host_port_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct run *run = opaque;
+
+	(void)value;
+	if (offset == HOST_PRESS - HOST_PORT && size == 4)
+		power_press_button(&run->machine.power);
+}
+
+static const struct io_ops host_port_ops = { .read = host_port_read, .write = host_port_write };
+
+/* The other end of a serial socket */
+
+static void *run_peer(void *opaque)
+{
+	struct run *run = opaque;
+
+	run->peer_ok = run->test->peer(run->peer_fd);
+	return NULL;
+}
+
+static int connect_peer(struct run *run)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", run->serial_path);
+	run->peer_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (run->peer_fd < 0 ||
+	    connect(run->peer_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return failed(run->test->name, "cannot connect to the serial socket");
+	return 0;
+}
+
+/* Running a case */
+
+static int capture_log(struct run *run)
+{
+	run->log = tmpfile();
+	run->real_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	if (!run->log || run->real_stderr < 0 || dup2(fileno(run->log), STDERR_FILENO) < 0)
+		return failed(run->test->name, "cannot capture the log");
+	return 0;
+}
+
+static char *read_whole(FILE *f)
+{
+	static const size_t max = 1 << 20;
+	char *text = calloc(1, max);
+
+	rewind(f);
+	if (text)
+		text[fread(text, 1, max - 1, f)] = '\0';
+	return text;
+}
+
+static int add_devices(struct run *run)
+{
+	static const unsigned int slots[] = { TEST_SLOT_A, TEST_SLOT_B };
+	struct machine *m = &run->machine;
+	int r = 0;
+
+	for (unsigned int i = 0; i < nitems(slots) && r >= 0; i++)
+		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
+				     slots[i]);
+	run->host_port = (struct io_region){
+		.base = HOST_PORT,
+		.size = HOST_PORT_SIZE,
+		.ops = &host_port_ops,
+		.opaque = run,
+		.name = "host port",
+	};
+	if (r >= 0)
+		r = io_bus_add(&m->pio, &run->host_port);
+	return r;
+}
+
+/* The machine from start to end; the status, or < 0. */
+static int run_machine(struct run *run, const struct machine_config *config)
+{
+	pthread_t peer;
+	bool has_peer = false;
+	int status = -1;
+
+	int r = machine_init(&run->machine, config);
+	if (r >= 0)
+		r = add_devices(run);
+	if (r >= 0 && run->test->peer) {
+		r = connect_peer(run);
+		has_peer = r >= 0 && pthread_create(&peer, NULL, run_peer, run) == 0;
+	}
+	if (r >= 0)
+		status = machine_run(&run->machine);
+	if (r >= 0)
+		io_bus_remove(&run->machine.pio, &run->host_port);
+	for (unsigned int i = 0; i < nitems(run->devices); i++)
+		test_device_finish(&run->devices[i]);
+	machine_finish(&run->machine);
+	if (has_peer)
+		(void)pthread_join(peer, NULL);
+	if (run->peer_fd >= 0)
+		(void)close(run->peer_fd);
+	return status;
+}
+
+static int check_output(const struct run *run, const char *output)
+{
+	if (!run->test->output || strcmp(output, run->test->output) == 0)
+		return 0;
+	fprintf(stderr, "%s: serial port: got '%s', want '%s'\n", run->test->name, output,
+		run->test->output);
+	return -1;
+}
+
+static int check_log(const struct run *run, const char *log)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < MAX_LOGS && run->test->logs[i]; i++) {
+		if (strstr(log, run->test->logs[i]))
+			continue;
+		fprintf(stderr, "%s: the log lacks '%s'\n", run->test->name,
+			run->test->logs[i]);
+		r = -1;
+	}
+	return r;
+}
+
+static unsigned int count_fds(void)
+{
+	unsigned int count = 0;
+	DIR *folder = opendir("/proc/self/fd");
+
+	while (folder && readdir(folder))
+		count++;
+	if (folder)
+		(void)closedir(folder);
+	return count;
+}
+
+static int judge(struct run *run, int status, bool fds_left)
+{
+	const struct test_case *test = run->test;
+	FILE *serial = fopen(run->serial_path, "re");
+	autofree char *output = serial ? read_whole(serial) : calloc(1, 1);
+	autofree char *log = read_whole(run->log);
+	int r = 0;
+
+	if (serial)
+		(void)fclose(serial);
+	if (!output || !log)
+		return failed(test->name, "no memory");
+	if (status != test->status) {
+		fprintf(stderr, "%s: ended with %d, not %d\n", test->name, status,
+			test->status);
+		r = -1;
+	}
+	if (check_output(run, output) < 0 || check_log(run, log) < 0)
+		r = -1;
+	if (test->peer && !run->peer_ok)
+		r = failed(test->name, "the serial socket's other end got something else");
+	if (fds_left)
+		r = failed(test->name, "file descriptors are left open");
+	if (test->serial == CONSOLE_UNIX && access(run->serial_path, F_OK) == 0)
+		r = failed(test->name, "the socket is left behind");
+	if (r < 0)
+		fprintf(stderr, "--- serial port\n%s\n--- log\n%s", output, log);
+	return r;
+}
+
+static int run_case(const struct test_case *test, const char *guests)
+{
+	static struct run run;
+	char kernel[512];
+	struct machine_config config = {
+		.kernel = kernel,
+		.cmdline = run.cmdline,
+		.nr_cpus = test->cpus ? test->cpus : 1,
+		.memory = test->memory ? test->memory : DEFAULT_MEMORY,
+		.backing = test->backing,
+		.serial = { test->serial == CONSOLE_NONE ? CONSOLE_FILE : test->serial,
+			    run.serial_path },
+		.on_reset = test->on_reset,
+		.timeout = test->timeout ? test->timeout : DEFAULT_TIMEOUT,
+		.exit_port = true,
+	};
+
+	run = (struct run){ .test = test,
+			    .peer_fd = -1,
+			    .folder = "/tmp/ballast-guest-XXXXXX" };
+	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
+	snprintf(run.cmdline, sizeof(run.cmdline), "cpus=%u memory=%" PRIu64 " now=%lld %s",
+		 config.nr_cpus, config.memory, (long long)time(NULL),
+		 test->options ? test->options : "");
+	if (!mkdtemp(run.folder) || capture_log(&run) < 0)
+		return failed(test->name, "cannot make a folder for its files");
+	snprintf(run.serial_path, sizeof(run.serial_path), "%s/serial", run.folder);
+	unsigned int fds = count_fds();
+	int status = run_machine(&run, &config);
+	bool fds_left = count_fds() != fds;
+	(void)fflush(stderr);
+	(void)dup2(run.real_stderr, STDERR_FILENO);
+	(void)close(run.real_stderr);
+	int r = judge(&run, status, fds_left);
+	(void)fclose(run.log);
+	(void)unlink(run.serial_path); /* a socket is gone already */
+	(void)rmdir(run.folder);
+	return r;
+}
+
+/* What a case needs of this host */
+
+static int skipped(const char *test, const char *why)
+{
+	printf("%s: skipped: %s\n", test, why);
+	return EXIT_SKIPPED;
+}
+
+static int kvm_missing(const char *test)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	char why[96];
+
+	if (fd >= 0) {
+		(void)close(fd);
+		return 0;
+	}
+	snprintf(why, sizeof(why), "/dev/kvm: %s", strerror(errno));
+	return skipped(test, why);
+}
+
+/* The processor's own virtualisation, which is what KVM without software's help needs. */
+static bool has_hardware_kvm(void)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char line[4096];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strncmp(line, "flags", 5) == 0 &&
+			(strstr(line, " vmx") || strstr(line, " svm"));
+	if (f)
+		(void)fclose(f);
+	return found;
+}
+
+#define HUGE_PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+static long read_number(const char *path)
+{
+	long n = -1;
+	FILE *f = fopen(path, "re");
+
+	if (f && fscanf(f, "%ld", &n) != 1)
+		n = -1;
+	if (f)
+		(void)fclose(f);
+	return n;
+}
+
+static bool write_number(const char *path, long n)
+{
+	FILE *f = fopen(path, "we");
+	bool ok = f && fprintf(f, "%ld\n", n) > 0;
+
+	return f && fclose(f) == 0 && ok;
+}
+
+/* Runs with enough hugetlb pages, made if need be and given back. */
+static int run_with_huge_pages(const struct test_case *test, const char *guests)
+{
+	long wanted = (long)((test->memory ? test->memory : DEFAULT_MEMORY) >> 21);
+	long before = read_number(HUGE_PAGES "nr_hugepages");
+	long free_before = read_number(HUGE_PAGES "free_hugepages");
+
+	if (before < 0)
+		return skipped(test->name, "this kernel has no 2 MiB hugetlb pages");
+	if (free_before < wanted)
+		(void)write_number(HUGE_PAGES "nr_hugepages", before + wanted - free_before);
+	int r = EXIT_SKIPPED;
+	if (read_number(HUGE_PAGES "free_hugepages") >= wanted)
+		r = run_case(test, guests) < 0;
+	else
+		(void)skipped(test->name, "too few hugetlb pages, and none can be made");
+	if (free_before < wanted)
+		(void)write_number(HUGE_PAGES "nr_hugepages", before);
+	return r;
+}
+
+static const struct test_case *find_case(const char *name)
+{
+	for (unsigned int i = 0; i < nr_cases; i++) {
+		if (strcmp(cases[i].name, name) == 0)
+			return &cases[i];
+	}
+	return NULL;
+}
+
+static int check_complete(char **names, unsigned int count)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < nr_cases; i++) {
+		bool found = false;
+		for (unsigned int j = 0; j < count; j++)
+			found |= strcmp(cases[i].name, names[j]) == 0;
+		if (!found)
+			r = failed(cases[i].name, "is no test of meson.build");
+	}
+	return r < 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "--complete") == 0)
+		return check_complete(argv + 2, (unsigned int)argc - 2);
+	const struct test_case *test = argc == 3 ? find_case(argv[2]) : NULL;
+	if (!test) {
+		fprintf(stderr, "usage: runner FOLDER-OF-GUESTS CASE\n");
+		return 1;
+	}
+	int r = kvm_missing(test->name);
+	if (r != 0)
+		return r;
+	if (test->hardware && !has_hardware_kvm())
+		return skipped(test->name,
+			       "this host's KVM is software (no vmx, no svm) and "
+			       "delivers a level-triggered interrupt more than once");
+	if (test->backing == RAM_HUGETLB)
+		return run_with_huge_pages(test, argv[1]);
+	return run_case(test, argv[1]) < 0;
+}
