@@ -33,12 +33,9 @@ struct vcpu_state {
 	struct kvm_xcrs xcrs;
 	bool has_xsave;
 	bool has_xcrs;
-	union {
-		struct kvm_xsave area;
-		uint8_t bytes[4096];
-	} xsave;
 	uint32_t nr_msrs;
 	struct kvm_msr_entry msrs[MAX_MSRS];
+	struct kvm_xsave xsave; /* last: in newer headers it ends in an array of any size */
 };
 
 /* One at a time: KVM stops at the first it refuses, and a refusal is no error here. */
@@ -112,9 +109,9 @@ static int remember_power_on(struct vcpu *vcpu, int kvm_fd)
 		r = kvm_get_debugregs(vcpu->fd, &s->debugregs);
 	if (r < 0)
 		return log_err(r, "kvm: power-on state of cpu %u", vcpu->index);
-	/* A host without XSAVE has neither. */
-	s->has_xsave = kvm_get_xsave(vcpu->fd, &s->xsave.area) >= 0;
-	s->has_xcrs = kvm_get_xcrs(vcpu->fd, &s->xcrs) >= 0;
+	/* A host without XSAVE has no XCRs, which it says in a successful answer. */
+	s->has_xsave = kvm_get_xsave(vcpu->fd, &s->xsave) >= 0;
+	s->has_xcrs = kvm_get_xcrs(vcpu->fd, &s->xcrs) >= 0 && s->xcrs.nr_xcrs > 0;
 	return remember_msrs(vcpu, kvm_fd);
 }
 
@@ -129,7 +126,7 @@ int vcpu_reset(struct vcpu *vcpu)
 	if (r >= 0 && s->has_xcrs)
 		r = kvm_set_xcrs(vcpu->fd, &s->xcrs);
 	if (r >= 0 && s->has_xsave)
-		r = kvm_set_xsave(vcpu->fd, &s->xsave.area);
+		r = kvm_set_xsave(vcpu->fd, &s->xsave);
 	for (uint32_t i = 0; i < s->nr_msrs && r >= 0; i++)
 		(void)set_msr(vcpu->fd, s->msrs[i]); /* read-only ones are refused */
 	if (r >= 0)
