@@ -17,10 +17,11 @@
 
 /* Output */
 
+/* Or broken, of which only a write says how. */
 static bool writable_now(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLOUT };
-	return poll(&p, 1, 0) == 1 && (p.revents & POLLOUT);
+	return poll(&p, 1, 0) == 1;
 }
 
 /* After poll(2) said yes, a few bytes do not block, whatever the file's mode. */
@@ -128,10 +129,11 @@ static void input_ready(struct event_source *source, uint32_t events)
 	uint8_t bytes[SERIAL_FIFO_SIZE];
 	size_t room = serial_room(c->serial);
 
-	(void)events;
 	/* An escape command must get through a port whose guest does not read. */
 	if (room == 0 && c->raw)
 		room = 1;
+	if (room == 0 && !(events & EPOLLIN))
+		return; /* a hang-up while we wait for the guest; arming again would repeat it */
 	if (room == 0) {
 		/* The guest's next read of the port starts it again; look once more, it may
 		 * have read in between. */
