@@ -9,7 +9,10 @@
 int irq_init(struct irq *irq, struct wires *wires)
 {
 	*irq = (struct irq){ .wires = wires, .fd = -1, .resample_fd = -1 };
-	return eventfd_create(&irq->fd);
+	int r = eventfd_create(&irq->fd);
+	if (r < 0)
+		irq_finish(irq);
+	return r;
 }
 
 void irq_finish(struct irq *irq)

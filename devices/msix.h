@@ -24,7 +24,7 @@ struct msix;
 struct msix_ops {
 	/*
 	 * The set of vectors in use grew, or MSI-X was just enabled (perhaps with none in use):
-	 * vectors[i].irq.fd >= 0 says that i is in use. An assigned device binds the new eventfds
+	 * vectors[i].irq.wires is not NULL if i is in use. An assigned device binds the new eventfds
 	 * to the hardware here, before they are connected. < 0: logged by the callee; the
 	 * vectors stay silent. Under msix->lock.
 	 */

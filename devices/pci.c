@@ -200,16 +200,19 @@ static void map_wanted(struct pci_device *dev)
 	}
 }
 
-void pci_update_bars(struct pci_device *dev)
+/* A BAR that left may have uncovered another's, hence every device's turn. */
+static void map_all_wanted(struct pci_bus *bus)
 {
-	struct pci_bus *bus = dev->bus;
-
-	/* A BAR that leaves may uncover another's, hence every device's turn. */
-	unmap_moved(dev);
 	for (unsigned int i = 0; i < PCI_NR_DEVFNS; i++) {
 		if (bus->devices[i])
 			map_wanted(bus->devices[i]);
 	}
+}
+
+void pci_update_bars(struct pci_device *dev)
+{
+	unmap_moved(dev);
+	map_all_wanted(dev->bus);
 }
 
 uint32_t pci_config_read(struct pci_device *dev, unsigned int offset, unsigned int size)
@@ -441,6 +444,7 @@ void pci_bus_remove(struct pci_device *dev)
 		unmap_bar(dev, i);
 	bus->devices[dev->devfn] = NULL;
 	dev->bus = NULL;
+	map_all_wanted(bus);
 	pthread_mutex_unlock(&bus->lock);
 }
 
@@ -469,6 +473,7 @@ void pci_device_reset(struct pci_device *dev)
 
 	pthread_mutex_lock(&bus->lock);
 	reset_device(dev);
+	map_all_wanted(bus);
 	pthread_mutex_unlock(&bus->lock);
 }
 

@@ -183,6 +183,12 @@ static void write_register(struct serial *s, uint64_t offset, uint8_t value)
 	}
 }
 
+/* In loopback nothing comes in from outside. */
+static size_t room(const struct serial *s)
+{
+	return s->mcr & UART_MCR_LOOP ? 0 : SERIAL_FIFO_SIZE - s->rx_count;
+}
+
 /* A wide access is that many byte accesses, as the ISA bridge would split it. */
 static uint64_t serial_read(void *opaque, uint64_t offset, unsigned int size)
 {
@@ -191,10 +197,10 @@ static uint64_t serial_read(void *opaque, uint64_t offset, unsigned int size)
 
 	TRACE(serial_read, offset, size);
 	pthread_mutex_lock(&s->lock);
-	unsigned int room = SERIAL_FIFO_SIZE - s->rx_count;
+	size_t room_before = room(s);
 	for (unsigned int i = 0; i < size; i++)
 		value |= (uint64_t)read_register(s, offset + i) << (8 * i);
-	bool more_room = SERIAL_FIFO_SIZE - s->rx_count > room;
+	bool more_room = room(s) > room_before;
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);
 	if (more_room)
@@ -208,10 +214,14 @@ static void serial_write(void *opaque, uint64_t offset, unsigned int size, uint6
 
 	TRACE(serial_write, offset, value);
 	pthread_mutex_lock(&s->lock);
+	size_t room_before = room(s);
 	for (unsigned int i = 0; i < size; i++)
 		write_register(s, offset + i, (uint8_t)(value >> (8 * i)));
+	bool more_room = room(s) > room_before;
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);
+	if (more_room)
+		s->backend.receive_ready(s->backend.opaque);
 }
 
 static const struct io_ops serial_ops = { .read = serial_read, .write = serial_write };
@@ -268,16 +278,20 @@ void serial_reset(struct serial *s)
 {
 	pthread_mutex_lock(&s->lock);
 	flush_tx(s);
+	size_t room_before = room(s);
 	set_power_on_state(s);
+	bool more_room = room(s) > room_before;
 	pthread_mutex_unlock(&s->lock);
+	if (more_room)
+		s->backend.receive_ready(s->backend.opaque);
 }
 
 size_t serial_room(struct serial *s)
 {
 	pthread_mutex_lock(&s->lock);
-	size_t room = s->mcr & UART_MCR_LOOP ? 0 : SERIAL_FIFO_SIZE - s->rx_count;
+	size_t size = room(s);
 	pthread_mutex_unlock(&s->lock);
-	return room;
+	return size;
 }
 
 void serial_receive(struct serial *s, const uint8_t *bytes, size_t size)

@@ -12,8 +12,14 @@
 
 void reclaim_init(struct reclaim *reclaim, struct memory_map *map)
 {
+	pthread_rwlockattr_t attr;
+
 	*reclaim = (struct reclaim){ .map = map };
-	pthread_rwlock_init(&reclaim->gate, NULL);
+	/* By default discards that overlap without end would keep whoever raises out for ever. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&reclaim->gate, &attr);
+	pthread_rwlockattr_destroy(&attr);
 	list_init(&reclaim->inhibitors);
 }
 

@@ -130,7 +130,7 @@ static unsigned int list_spans(const struct vfio_region *region, struct span *sp
 	return nr;
 }
 
-/* Cuts the pages of [offset, offset + size) out of each span; returns how many there are now. */
+/* Cuts the pages of [offset, offset + size) out of each span; returns how many are left. */
 static unsigned int cut(struct span *spans, unsigned int nr, uint64_t offset, uint64_t size)
 {
 	uint64_t start = align_down(offset, PAGE_SIZE);

@@ -340,8 +340,9 @@ static bool park(struct vcpu *vcpu)
 		pthread_cond_wait(&gate->changed, &gate->lock);
 	gate->parked--;
 	bool go_on = !gate->quit;
-	pthread_mutex_unlock(&gate->lock);
+	/* Before the gate can be closed again: the kick that follows must not be wiped out. */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&gate->lock);
 	return go_on;
 }
 

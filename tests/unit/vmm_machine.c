@@ -1,0 +1,719 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/machine.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fd.h"
+
+#include "memory/access.h"
+#include "tests/fakes/kvm.h"
+#include "tests/fakes/process.h"
+
+#define MIB (1ull << 20)
+#define ENTRY 0x1000000u
+#define DATA_OFFSET 4096u /* of port data in a vCPU's shared area */
+
+static struct machine machine;
+static struct machine_config config;
+static char kernel_path[64];
+static char serial_path[64];
+static unsigned int fds_before;
+
+/* The smallest kernel with a PVH entry. */
+static void write_kernel(void)
+{
+	struct {
+		Elf64_Ehdr eh;
+		Elf64_Phdr load;
+		Elf64_Phdr notes;
+		Elf64_Nhdr note;
+		char name[4];
+		uint32_t entry;
+		uint8_t text[16];
+	} image = {
+		.eh = { .e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64 },
+			.e_machine = EM_X86_64,
+			.e_phoff = sizeof(Elf64_Ehdr),
+			.e_phentsize = sizeof(Elf64_Phdr),
+			.e_phnum = 2 },
+		.load = { .p_type = PT_LOAD, .p_paddr = ENTRY, .p_filesz = 16, .p_memsz = 16 },
+		.notes = { .p_type = PT_NOTE, .p_filesz = 20 },
+		.note = { 4, 4, 18 },
+		.name = "Xen",
+		.entry = ENTRY,
+		.text = "kernel",
+	};
+
+	image.load.p_offset = (uint64_t)((char *)image.text - (char *)&image);
+	image.notes.p_offset = (uint64_t)((char *)&image.note - (char *)&image);
+	(void)strcpy(kernel_path, "/tmp/ballast-machine-XXXXXX");
+	int fd = mkstemp(kernel_path);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(fd_write_at(fd, &image, sizeof(image), 0), 0);
+	close(fd);
+	(void)snprintf(serial_path, sizeof(serial_path), "%s.serial", kernel_path);
+}
+
+static void setup(void)
+{
+	process_keep_log();
+	fake_kvm_init();
+	write_kernel();
+	config = (struct machine_config){
+		.kernel = kernel_path,
+		.cmdline = "",
+		.nr_cpus = 2,
+		.memory = 64 * MIB,
+		.backing = RAM_MEMFD, /* which can be told from other mappings */
+	};
+	fds_before = process_nr_fds();
+}
+
+static void expect_nothing_left(void)
+{
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+	ck_assert_uint_eq(process_nr_mappings("ballast-ram"), 0);
+	ck_assert_uint_eq(process_nr_mappings(FAKE_KVM_MAP_NAME), 0);
+}
+
+static void teardown(void)
+{
+	machine_finish(&machine);
+	machine_finish(&machine);
+	expect_nothing_left();
+	(void)unlink(kernel_path);
+	(void)unlink(serial_path);
+}
+
+static void init(void)
+{
+	int r = machine_init(&machine, &config);
+
+	ck_assert_msg(r == 0, "%d %s", r, process_log());
+}
+
+static int run(void)
+{
+	init();
+	return machine_run(&machine);
+}
+
+static void expect_refusal(int error, const char *part)
+{
+	ck_assert_int_eq(machine_init(&machine, &config), error);
+	process_expect_log(part);
+	expect_nothing_left();
+}
+
+/* What the guest does. */
+
+static int access_port(struct kvm_run *run, uint8_t direction, uint16_t port, uint8_t size,
+		       uint32_t count)
+{
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.direction = direction;
+	run->io.port = port;
+	run->io.size = size;
+	run->io.count = count;
+	run->io.data_offset = DATA_OFFSET;
+	return 0;
+}
+
+static uint8_t *port_data(struct kvm_run *run)
+{
+	return (uint8_t *)run + DATA_OFFSET;
+}
+
+static int write_port(struct kvm_run *run, uint16_t port, uint8_t value)
+{
+	*port_data(run) = value;
+	return access_port(run, KVM_EXIT_IO_OUT, port, 1, 1);
+}
+
+static int powers_off(struct kvm_run *run)
+{
+	return write_port(run, LAYOUT_POWER_PORT, POWER_SLEEP_TYPE_S5 << 2 | 0x20);
+}
+
+static int resets(struct kvm_run *run)
+{
+	return write_port(run, LAYOUT_POWER_PORT + 2, POWER_RESET_VALUE);
+}
+
+static int exits_with_42(struct kvm_run *run)
+{
+	return write_port(run, LAYOUT_EXIT_PORT, 42);
+}
+
+static int faults_three_times(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_SHUTDOWN;
+	return 0;
+}
+
+static int fails_to_enter(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_FAIL_ENTRY;
+	run->fail_entry.hardware_entry_failure_reason = 0x80000021;
+	return 0;
+}
+
+static int cannot_be_emulated(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+	run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+	run->internal.ndata = 0;
+	return 0;
+}
+
+static int exits_in_a_new_way(struct kvm_run *run)
+{
+	run->exit_reason = 63;
+	return 0;
+}
+
+static int exits_beyond_all_reasons(struct kvm_run *run)
+{
+	run->exit_reason = 0xffffffff;
+	return 0;
+}
+
+static int is_an_error(struct kvm_run *run)
+{
+	(void)run;
+	return -EFAULT;
+}
+
+static int is_interrupted(struct kvm_run *run)
+{
+	(void)run;
+	return -EINTR;
+}
+
+static int asks_kvm_to_shut_down(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_SYSTEM_EVENT;
+	run->system_event.type = KVM_SYSTEM_EVENT_SHUTDOWN;
+	return 0;
+}
+
+static int asks_kvm_to_reset(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_SYSTEM_EVENT;
+	run->system_event.type = KVM_SYSTEM_EVENT_RESET;
+	return 0;
+}
+
+static int reports_a_crash(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_SYSTEM_EVENT;
+	run->system_event.type = KVM_SYSTEM_EVENT_CRASH;
+	return 0;
+}
+
+/* Building. */
+
+START_TEST(building_and_finishing_leaves_nothing)
+{
+	init();
+	ck_assert_uint_eq(fake_kvm_nr_slots(), 1);
+	ck_assert_uint_eq(fake_kvm.nr_vcpus, 2);
+	ck_assert_uint_eq(process_nr_mappings("ballast-ram"), 1);
+	ck_assert_uint_eq(process_nr_mappings(FAKE_KVM_MAP_NAME), 2);
+	machine_finish(&machine);
+	ck_assert_uint_eq(fake_kvm_nr_slots(), 0);
+	ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+	expect_nothing_left();
+	process_expect_no_log();
+}
+END_TEST
+
+/* What a KVM, or a CPU, may do without. */
+static bool may_be_refused(const char *call)
+{
+	static const char *const names[] = { "kvm_check",	 "kvm_get_msrs", "kvm_set_msrs",
+					     "kvm_get_xsave", "kvm_get_xcrs" };
+
+	for (unsigned int i = 0; i < nitems(names); i++) {
+		if (strcmp(call, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+START_TEST(every_step_of_building_fails_once)
+{
+	unsigned int n = 1;
+	unsigned int nr_borne = 0;
+
+	for (;; n++) {
+		fake_kvm_init();
+		fake_kvm.fail_at = n;
+		int r = machine_init(&machine, &config);
+		const char *failed = fake_kvm.failed;
+		if (r == 0 && failed) {
+			ck_assert_msg(may_be_refused(failed), "call %u: %s", n, failed);
+			nr_borne++;
+			process_expect_no_log();
+		} else if (r < 0) {
+			ck_assert_msg(r == -EIO || r == -EOPNOTSUPP, "%s: %d", failed, r);
+			process_expect_log("E ");
+		}
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		ck_assert_uint_eq(fake_kvm_nr_slots(), 0);
+		ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+		expect_nothing_left();
+		if (!failed)
+			break;
+	}
+	/*
+	 * 2 for KVM and its CPUID, 11 for the VM, 2 for the wires, 1 for how many slots, 1 slot,
+	 * 2 irqfds, 1 timer, and 16 for each of 2 processors.
+	 */
+	ck_assert_uint_eq(n - 1, 52);
+	/* 4 capabilities, and 4 MSRs, XSAVE and XCRs of each processor. */
+	ck_assert_uint_eq(nr_borne, 16);
+}
+END_TEST
+
+START_TEST(every_capability_that_is_needed_is_named)
+{
+	static const struct {
+		int capability;
+		const char *name;
+	} needed[] = {
+		{ KVM_CAP_IRQCHIP, "kvm: KVM_CAP_IRQCHIP" },
+		{ KVM_CAP_IRQ_ROUTING, "kvm: KVM_CAP_IRQ_ROUTING" },
+		{ KVM_CAP_IRQFD, "kvm: KVM_CAP_IRQFD" },
+		{ KVM_CAP_IRQFD_RESAMPLE, "kvm: KVM_CAP_IRQFD_RESAMPLE" },
+		{ KVM_CAP_IMMEDIATE_EXIT, "kvm: KVM_CAP_IMMEDIATE_EXIT" },
+	};
+
+	for (unsigned int i = 0; i < nitems(needed); i++) {
+		fake_kvm.absent = needed[i].capability;
+		expect_refusal(-EOPNOTSUPP, needed[i].name);
+	}
+}
+END_TEST
+
+START_TEST(a_kvm_that_cannot_be_opened_is_told_with_the_remedy)
+{
+	static const struct {
+		int error;
+		const char *part;
+	} cases[] = {
+		{ -EACCES, "usermod -aG kvm" },
+		{ -ENOENT, "load kvm_intel or kvm_amd" },
+		{ -ENXIO, "load kvm_intel or kvm_amd" },
+		{ -EPROTO, "/dev/kvm" },
+		{ -EMFILE, "/dev/kvm: Too many open files" },
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		fake_kvm.open_error = cases[i].error;
+		expect_refusal(cases[i].error, cases[i].part);
+	}
+}
+END_TEST
+
+START_TEST(a_kvm_without_synchronous_mmu_raises_an_inhibitor)
+{
+	fake_kvm.absent = KVM_CAP_SYNC_MMU;
+	init();
+	ck_assert_uint_eq(reclaim_inhibitors(&machine.reclaim), 1);
+	ck_assert_str_eq(machine.mmu_inhibitor.owner, "kvm without synchronous mmu");
+	machine_finish(&machine);
+	fake_kvm.absent = -1;
+	init();
+	ck_assert_uint_eq(reclaim_inhibitors(&machine.reclaim), 0);
+}
+END_TEST
+
+START_TEST(ram_beyond_2_gib_is_a_second_slot_of_the_same_block)
+{
+	config.memory = 5ull << 30;
+	init();
+	ck_assert_uint_eq(fake_kvm_nr_slots(), 2);
+	ck_assert_uint_eq(fake_kvm.slots[0].gpa, 0);
+	ck_assert_uint_eq(fake_kvm.slots[0].size, 2ull << 30);
+	ck_assert_uint_eq(fake_kvm.slots[1].gpa, 4ull << 30);
+	ck_assert_uint_eq(fake_kvm.slots[1].size, 3ull << 30);
+	ck_assert_ptr_eq(fake_kvm.slots[1].host,
+			 (char *)fake_kvm.slots[0].host + (2ull << 30));
+}
+END_TEST
+
+START_TEST(what_the_user_gave_wrong_is_told_and_leaves_nothing)
+{
+	config.memory = 1ull << 39; /* the processor has 39 bits */
+	expect_refusal(-E2BIG, "more than half of a 39-bit address space");
+	config.memory = 64 * MIB;
+	config.kernel = "/nonexistent";
+	expect_refusal(-EINVAL, "kernel '/nonexistent'");
+	config.kernel = kernel_path;
+	config.initrd = "/nonexistent";
+	expect_refusal(-EINVAL, "initrd '/nonexistent'");
+	config.initrd = NULL;
+	config.memory = 8 * MIB; /* the kernel goes to 16 MiB */
+	expect_refusal(-E2BIG, "give more --memory");
+	config.memory = 64 * MIB;
+	config.devices[0] = "0000:ff:1f.7";
+	config.nr_devices = 1;
+	expect_refusal(-ENODEV, "0000:ff:1f.7");
+	config.nr_devices = 0;
+	config.serial = (struct console_config){ CONSOLE_FILE, "/nonexistent/file" };
+	expect_refusal(-ENOENT, "--serial file '/nonexistent/file'");
+}
+END_TEST
+
+START_TEST(the_kernel_starts_on_the_first_processor_only)
+{
+	fake_kvm.steps[0] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].regs.rip, ENTRY);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].regs.rip, 0);
+	ck_assert_str_eq(memory_ptr(&machine.map, ENTRY, 7), "kernel");
+	ck_assert_mem_eq(memory_ptr(&machine.map, LAYOUT_ACPI_BASE, 8), "RSD PTR ", 8);
+}
+END_TEST
+
+START_TEST(every_step_of_starting_fails_once)
+{
+	unsigned int n = 1;
+
+	for (;; n++) {
+		fake_kvm_init();
+		fake_kvm.steps[0] = powers_off;
+		init();
+		fake_kvm.nr_calls = 0;
+		fake_kvm.fail_at = n;
+		int status = machine_run(&machine);
+		const char *failed = fake_kvm.failed;
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		expect_nothing_left();
+		if (!failed)
+			break;
+		ck_assert_int_eq(status, STATUS_FAILED);
+		process_expect_log("kvm: registers of cpu 0: Input/output error");
+	}
+	ck_assert_uint_eq(n - 1, 4); /* two sets of registers, read and written */
+}
+END_TEST
+
+/* Ending. */
+
+START_TEST(a_guest_that_switches_itself_off_ends_with_0)
+{
+	fake_kvm.steps[0] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	process_expect_log("guest switched itself off");
+}
+END_TEST
+
+START_TEST(the_exit_port_ends_with_the_guests_own_status)
+{
+	config.exit_port = true;
+	fake_kvm.steps[0] = exits_with_42;
+	ck_assert_int_eq(run(), 42);
+}
+END_TEST
+
+START_TEST(without_an_exit_port_a_write_there_is_nothing)
+{
+	fake_kvm.steps[0] = exits_with_42;
+	fake_kvm.steps[1] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+}
+END_TEST
+
+START_TEST(a_reset_may_end_it)
+{
+	config.on_reset = ON_RESET_EXIT;
+	fake_kvm.steps[0] = resets;
+	ck_assert_int_eq(run(), STATUS_RESET);
+}
+END_TEST
+
+START_TEST(kvms_own_system_events_are_heard)
+{
+	fake_kvm.steps[0] = asks_kvm_to_reset;
+	fake_kvm.steps[1] = asks_kvm_to_shut_down;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.nr_ioapics_set, 1);
+}
+END_TEST
+
+START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
+{
+	static const struct {
+		fake_step *step;
+		const char *part;
+	} cases[] = {
+		{ faults_three_times, "E cpu 0: triple fault\n" },
+		{ fails_to_enter, "refuses to enter the guest, reason 0x80000021\n" },
+		{ cannot_be_emulated, "kvm internal error 1 (an instruction it cannot emulate)" },
+		{ exits_in_a_new_way, "exit reason 63, which nobody here knows\n" },
+		{ exits_beyond_all_reasons, "exit reason 4294967295, which nobody" },
+		{ is_an_error, "E kvm: running cpu 0: Bad address\n" },
+		{ reports_a_crash, "E cpu 0: the guest reports a crash\n" },
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		fake_kvm_init();
+		fake_kvm.steps[0] = cases[i].step;
+		ck_assert_int_eq(run(), STATUS_CRASHED);
+		const char *text = process_log();
+		ck_assert_msg(strstr(text, cases[i].part) != NULL, "%s", text);
+		ck_assert_ptr_nonnull(strstr(text, "I cpu 0: rip 0x1000000"));
+		machine_finish(&machine);
+		expect_nothing_left();
+	}
+}
+END_TEST
+
+START_TEST(being_interrupted_is_nothing)
+{
+	fake_kvm.steps[0] = is_interrupted;
+	fake_kvm.steps[1] = is_interrupted;
+	fake_kvm.steps[2] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+}
+END_TEST
+
+START_TEST(a_timeout_ends_a_guest_that_does_not)
+{
+	config.timeout = 1;
+	ck_assert_int_eq(run(), STATUS_TIMEOUT);
+	process_expect_log("--timeout of 1 s ran out");
+}
+END_TEST
+
+/* A signal comes while the guest runs; it answers the button, or does not. */
+
+static int gets_sigterm(struct kvm_run *run)
+{
+	kill(getpid(), SIGTERM);
+	return is_interrupted(run);
+}
+
+static int waits_for_the_button(struct kvm_run *run)
+{
+	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	return powers_off(run);
+}
+
+static int gets_sigterm_again_after_the_button(struct kvm_run *run)
+{
+	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	return gets_sigterm(run);
+}
+
+START_TEST(a_signal_presses_the_power_button)
+{
+	fake_kvm.steps[0] = gets_sigterm;
+	fake_kvm.steps[1] = waits_for_the_button;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_ptr_nonnull(strstr(process_log(), "SIGTERM: pressing the power button"));
+}
+END_TEST
+
+START_TEST(a_second_signal_stops)
+{
+	fake_kvm.steps[0] = gets_sigterm;
+	fake_kvm.steps[1] = gets_sigterm_again_after_the_button;
+	ck_assert_int_eq(run(), STATUS_FAILED);
+	ck_assert_ptr_nonnull(strstr(process_log(), "SIGTERM: stopping"));
+}
+END_TEST
+
+/* Reset. */
+
+static int spoils_its_kernel_and_resets(struct kvm_run *run)
+{
+	memset(memory_ptr(&machine.map, ENTRY, 7), 0, 7);
+	return resets(run);
+}
+
+START_TEST(a_reset_starts_the_guest_anew)
+{
+	fake_kvm.steps[0] = spoils_its_kernel_and_resets;
+	fake_kvm.steps[1] = resets;
+	fake_kvm.steps[2] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_str_eq(memory_ptr(&machine.map, ENTRY, 7), "kernel");
+	ck_assert_uint_eq(fake_kvm.nr_ioapics_set, 2);
+	for (unsigned int i = 0; i < 2; i++)
+		ck_assert_uint_eq(fake_kvm.vcpus[i].nr_mp_states, 2);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].regs.rip, ENTRY);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].regs.rip, 0);
+}
+END_TEST
+
+static unsigned int reset_fails_at;
+
+static int resets_and_a_step_of_it_fails(struct kvm_run *run)
+{
+	fake_kvm.nr_calls = 0;
+	fake_kvm.fail_at = reset_fails_at;
+	return resets(run);
+}
+
+START_TEST(every_step_of_a_reset_fails_once)
+{
+	unsigned int n = 1;
+	unsigned int nr_borne = 0;
+
+	for (;; n++) {
+		fake_kvm_init();
+		reset_fails_at = n;
+		fake_kvm.steps[0] = resets_and_a_step_of_it_fails;
+		fake_kvm.steps[1] = powers_off;
+		int status = run();
+		const char *failed = fake_kvm.failed;
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		expect_nothing_left();
+		if (!failed)
+			break;
+		if (may_be_refused(failed))
+			nr_borne++;
+		ck_assert_int_eq(status,
+				 may_be_refused(failed) ? STATUS_POWER_OFF : STATUS_FAILED);
+		ck_assert(may_be_refused(failed) ==
+			  (strstr(process_log(), "E kvm: re") == NULL));
+	}
+	ck_assert_uint_eq(n - 1, 25); /* the IOAPIC, 10 for each processor, 4 to start */
+	ck_assert_uint_eq(nr_borne, 4); /* 2 MSRs of each processor */
+}
+END_TEST
+
+/* Exits. */
+
+static int reads_the_host_bridge(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = LAYOUT_ECAM_BASE;
+	run->mmio.len = 4;
+	run->mmio.is_write = 0;
+	return 0;
+}
+
+static int has_read_the_host_bridge(struct kvm_run *run)
+{
+	static const uint8_t ids[] = { 0x36, 0x1b, 0x08, 0x00 };
+
+	return memcmp(run->mmio.data, ids, sizeof(ids)) == 0 ? powers_off(run)
+							       : is_an_error(run);
+}
+
+START_TEST(an_mmio_read_reaches_its_device_and_its_answer_the_guest)
+{
+	fake_kvm.steps[0] = reads_the_host_bridge;
+	fake_kvm.steps[1] = has_read_the_host_bridge;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+}
+END_TEST
+
+static int reads_nothing_from_mmio(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = LAYOUT_MEM32_BASE;
+	run->mmio.len = 7; /* in pieces of 1, 2 and 4 */
+	run->mmio.is_write = 0;
+	return 0;
+}
+
+static int has_read_ones(struct kvm_run *run)
+{
+	static const uint8_t ones[] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0 };
+
+	return memcmp(run->mmio.data, ones, sizeof(ones)) == 0 ? powers_off(run)
+								: is_an_error(run);
+}
+
+START_TEST(an_mmio_access_of_odd_length_is_done_in_pieces)
+{
+	fake_kvm.steps[0] = reads_nothing_from_mmio;
+	fake_kvm.steps[1] = has_read_ones;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+}
+END_TEST
+
+static int reads_the_line_status(struct kvm_run *run)
+{
+	return access_port(run, KVM_EXIT_IO_IN, LAYOUT_SERIAL_PORT + 5, 1, 1);
+}
+
+static int has_read_the_line_status(struct kvm_run *run)
+{
+	return *port_data(run) == 0x60 ? powers_off(run) : is_an_error(run);
+}
+
+START_TEST(a_port_read_reaches_its_device_and_its_answer_the_guest)
+{
+	fake_kvm.steps[0] = reads_the_line_status;
+	fake_kvm.steps[1] = has_read_the_line_status;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+}
+END_TEST
+
+static int writes_a_string(struct kvm_run *run)
+{
+	memcpy(port_data(run), "hello", 5);
+	return access_port(run, KVM_EXIT_IO_OUT, LAYOUT_SERIAL_PORT, 1, 5);
+}
+
+START_TEST(a_string_of_port_writes_is_done_byte_by_byte)
+{
+	char text[8] = "";
+
+	config.serial = (struct console_config){ CONSOLE_FILE, serial_path };
+	fake_kvm.steps[0] = writes_a_string;
+	fake_kvm.steps[1] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	autoclose int fd = open(serial_path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(read(fd, text, sizeof(text)), 5);
+	ck_assert_str_eq(text, "hello");
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		building_and_finishing_leaves_nothing,
+		every_step_of_building_fails_once,
+		every_capability_that_is_needed_is_named,
+		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
+		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
+		ram_beyond_2_gib_is_a_second_slot_of_the_same_block,
+		what_the_user_gave_wrong_is_told_and_leaves_nothing,
+		the_kernel_starts_on_the_first_processor_only,
+		every_step_of_starting_fails_once,
+		a_guest_that_switches_itself_off_ends_with_0,
+		the_exit_port_ends_with_the_guests_own_status,
+		without_an_exit_port_a_write_there_is_nothing,
+		a_reset_may_end_it,
+		kvms_own_system_events_are_heard,
+		a_crash_is_told_with_registers_and_has_a_status_of_its_own,
+		being_interrupted_is_nothing,
+		a_timeout_ends_a_guest_that_does_not,
+		a_signal_presses_the_power_button,
+		a_second_signal_stops,
+		a_reset_starts_the_guest_anew,
+		every_step_of_a_reset_fails_once,
+		an_mmio_read_reaches_its_device_and_its_answer_the_guest,
+		an_mmio_access_of_odd_length_is_done_in_pieces,
+		a_port_read_reaches_its_device_and_its_answer_the_guest,
+		a_string_of_port_writes_is_done_byte_by_byte,
+	};
+	return run_tests("vmm_machine", setup, teardown, tests, nitems(tests));
+}

@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+
+#include "tests/fakes/process.h"
+
+#define MAX_ARGS 80u
+
+static struct machine_config config;
+static char words[4096];
+static char *printed;
+static size_t printed_size;
+
+static void setup(void)
+{
+	process_keep_log();
+	stdout = open_memstream(&printed, &printed_size);
+}
+
+static const char *printed_text(void)
+{
+	ck_assert_int_eq(fflush(stdout), 0);
+	return printed;
+}
+
+/* Parses a command line whose words are separated by single spaces. */
+static int parse(const char *line)
+{
+	char *argv[MAX_ARGS] = { NULL };
+	int argc = 0;
+	char *rest = words;
+
+	(void)snprintf(words, sizeof(words), "%s", line);
+	while (rest && argc < (int)MAX_ARGS - 1)
+		argv[argc++] = strsep(&rest, " ");
+	return options_parse(argc, argv, &config);
+}
+
+static void parse_well(const char *line)
+{
+	int r = parse(line);
+
+	ck_assert_msg(r == OPTIONS_RUN, "%s: %d %s", line, r, process_log());
+	process_expect_no_log();
+}
+
+static void expect_refusal(const char *line, const char *part)
+{
+	ck_assert_msg(parse(line) == -EINVAL, "%s", line);
+	process_expect_log(part);
+}
+
+START_TEST(a_kernel_is_enough)
+{
+	parse_well("ballast run --kernel vmlinuz");
+	ck_assert_str_eq(config.kernel, "vmlinuz");
+	ck_assert_ptr_null(config.initrd);
+	ck_assert_str_eq(config.cmdline, "console=ttyS0");
+	ck_assert_uint_eq(config.nr_cpus, 1);
+	ck_assert_uint_eq(config.memory, 512ull << 20);
+	ck_assert_int_eq(config.backing, RAM_ANONYMOUS);
+	ck_assert_uint_eq(config.nr_devices, 0);
+	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
+	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
+	ck_assert_uint_eq(config.timeout, 0);
+	ck_assert(!config.exit_port);
+}
+END_TEST
+
+START_TEST(every_option_is_taken)
+{
+	parse_well("ballast run --kernel k --initrd i --cmdline quiet --cpus 4 --memory "
+		   "1G,backing=memfd --device 01:00.0 --serial none --on-reset exit --timeout "
+		   "30 --exit-port -v");
+	ck_assert_str_eq(config.kernel, "k");
+	ck_assert_str_eq(config.initrd, "i");
+	ck_assert_str_eq(config.cmdline, "quiet");
+	ck_assert_uint_eq(config.nr_cpus, 4);
+	ck_assert_uint_eq(config.memory, 1ull << 30);
+	ck_assert_int_eq(config.backing, RAM_MEMFD);
+	ck_assert_uint_eq(config.nr_devices, 1);
+	ck_assert_str_eq(config.devices[0], "01:00.0");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_NONE);
+	ck_assert_int_eq(config.on_reset, ON_RESET_EXIT);
+	ck_assert_uint_eq(config.timeout, 30);
+	ck_assert(config.exit_port);
+	ck_assert(log_enabled(LOG_DEBUG));
+}
+END_TEST
+
+START_TEST(a_value_may_follow_an_equals_sign)
+{
+	parse_well("ballast run --kernel=k --cpus=2 --cmdline=root=/dev/vda");
+	ck_assert_str_eq(config.kernel, "k");
+	ck_assert_uint_eq(config.nr_cpus, 2);
+	ck_assert_str_eq(config.cmdline, "root=/dev/vda");
+}
+END_TEST
+
+START_TEST(the_last_of_two_values_counts)
+{
+	parse_well("ballast run --kernel a --kernel b --cpus 2 --cpus 3");
+	ck_assert_str_eq(config.kernel, "b");
+	ck_assert_uint_eq(config.nr_cpus, 3);
+}
+END_TEST
+
+START_TEST(sizes_are_powers_of_1024)
+{
+	static const struct {
+		const char *text;
+		uint64_t size;
+	} cases[] = {
+		{ "0", 0 },
+		{ "1", 1 },
+		{ "4096", 4096 },
+		{ "1K", 1024 },
+		{ "512M", 512ull << 20 },
+		{ "3G", 3ull << 30 },
+		{ "2T", 2ull << 40 },
+		{ "18446744073709551615", UINT64_MAX },
+		{ "16777215T", 16777215ull << 40 },
+		{ "007", 7 },
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		uint64_t size = 42;
+		ck_assert_int_eq(options_parse_size(cases[i].text, &size), 0);
+		ck_assert_uint_eq(size, cases[i].size);
+	}
+}
+END_TEST
+
+START_TEST(what_is_no_size_is_refused)
+{
+	static const struct {
+		const char *text;
+		int error;
+	} cases[] = {
+		{ "", -EINVAL },
+		{ "M", -EINVAL },
+		{ "-1", -EINVAL },
+		{ "+1", -EINVAL },
+		{ " 1", -EINVAL },
+		{ "1 ", -EINVAL },
+		{ "1m", -EINVAL },
+		{ "1MB", -EINVAL },
+		{ "1KK", -EINVAL },
+		{ "1.5G", -EINVAL },
+		{ "0x10", -EINVAL },
+		{ "1P", -EINVAL },
+		{ "18446744073709551616", -ERANGE },
+		{ "99999999999999999999999", -ERANGE },
+		{ "16777216T", -ERANGE },
+		{ "18446744073709551615K", -ERANGE },
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		uint64_t size = 42;
+		int r = options_parse_size(cases[i].text, &size);
+		ck_assert_msg(r == cases[i].error, "'%s': %d", cases[i].text, r);
+		ck_assert_uint_eq(size, 42);
+	}
+}
+END_TEST
+
+START_TEST(memory_has_a_least_and_a_most)
+{
+	parse_well("ballast run --kernel k --memory 4M");
+	parse_well("ballast run --kernel k --memory 4100K");
+	parse_well("ballast run --kernel k --memory 5G,backing=hugetlb");
+	ck_assert_int_eq(config.backing, RAM_HUGETLB);
+	parse_well("ballast run --kernel k --memory 5G,backing=anon");
+	ck_assert_int_eq(config.backing, RAM_ANONYMOUS);
+	expect_refusal("ballast run --kernel k --memory 4092K", "'4092K': from 4M");
+	expect_refusal("ballast run --kernel k --memory 1024T", "'1024T': from 4M");
+	expect_refusal("ballast run --kernel k --memory 4194305", "in steps of 4K");
+	expect_refusal("ballast run --kernel k --memory 0", "'0': from 4M");
+}
+END_TEST
+
+START_TEST(memory_that_is_no_size_is_refused)
+{
+	expect_refusal("ballast run --kernel k --memory lots", "--memory 'lots': a size such as");
+	expect_refusal("ballast run --kernel k --memory 99999999999999999999G",
+		       "--memory '99999999999999999999G': a size such as");
+	expect_refusal("ballast run --kernel k --memory ,backing=anon", "--memory ''");
+	expect_refusal("ballast run --kernel k --memory=", "--memory ''");
+}
+END_TEST
+
+START_TEST(an_unknown_key_or_backing_is_refused)
+{
+	expect_refusal("ballast run --kernel k --memory 1G,share=on", "--memory key 'share=on'");
+	expect_refusal("ballast run --kernel k --memory 1G,", "--memory key ''");
+	expect_refusal("ballast run --kernel k --memory 1G,backing=disk",
+		       "backing 'disk': it is one of anon, memfd, hugetlb");
+	expect_refusal("ballast run --kernel k --memory 1G,backing=", "backing ''");
+}
+END_TEST
+
+START_TEST(cpus_are_1_to_16)
+{
+	parse_well("ballast run --kernel k --cpus 16");
+	expect_refusal("ballast run --kernel k --cpus 0", "--cpus '0': a number from 1 to 16");
+	expect_refusal("ballast run --kernel k --cpus 17", "--cpus '17'");
+	expect_refusal("ballast run --kernel k --cpus 2K", "--cpus '2K'");
+	expect_refusal("ballast run --kernel k --cpus two", "--cpus 'two'");
+	expect_refusal("ballast run --kernel k --cpus -1", "--cpus '-1'");
+	expect_refusal("ballast run --kernel k --cpus 4294967297", "--cpus '4294967297'");
+}
+END_TEST
+
+START_TEST(a_timeout_is_a_second_to_a_year)
+{
+	parse_well("ballast run --kernel k --timeout 31536000");
+	ck_assert_uint_eq(config.timeout, 31536000);
+	expect_refusal("ballast run --kernel k --timeout 0", "--timeout '0'");
+	expect_refusal("ballast run --kernel k --timeout 31536001", "--timeout '31536001'");
+	expect_refusal("ballast run --kernel k --timeout 1M", "--timeout '1M'");
+}
+END_TEST
+
+START_TEST(devices_may_be_listed_and_repeated)
+{
+	parse_well("ballast run --kernel k --device 01:00.0,0000:02:00.0 --device /sys/x");
+	ck_assert_uint_eq(config.nr_devices, 3);
+	ck_assert_str_eq(config.devices[0], "01:00.0");
+	ck_assert_str_eq(config.devices[1], "0000:02:00.0");
+	ck_assert_str_eq(config.devices[2], "/sys/x");
+}
+END_TEST
+
+START_TEST(an_empty_device_name_is_refused)
+{
+	expect_refusal("ballast run --kernel k --device a,,b", "--device: an empty name");
+	expect_refusal("ballast run --kernel k --device a,", "--device: an empty name");
+	expect_refusal("ballast run --kernel k --device=", "--device: an empty name");
+}
+END_TEST
+
+START_TEST(one_device_more_than_there_are_slots_is_refused)
+{
+	char line[1024] = "ballast run --kernel k --device d0";
+
+	for (unsigned int i = 1; i < MACHINE_MAX_DEVICES; i++)
+		(void)snprintf(line + strlen(line), sizeof(line) - strlen(line), ",d%u", i);
+	parse_well(line);
+	ck_assert_uint_eq(config.nr_devices, MACHINE_MAX_DEVICES);
+	strcat(line, ",dn");
+	expect_refusal(line, "--device 'dn': at most 31 devices fit");
+}
+END_TEST
+
+START_TEST(the_serial_port_goes_to_one_of_four_places)
+{
+	parse_well("ballast run --kernel k --serial stdio");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
+	parse_well("ballast run --kernel k --serial none");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_NONE);
+	parse_well("ballast run --kernel k --serial file=/tmp/a=b,c");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_FILE);
+	ck_assert_str_eq(config.serial.path, "/tmp/a=b,c");
+	parse_well("ballast run --kernel k --serial unix=s");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_UNIX);
+	ck_assert_str_eq(config.serial.path, "s");
+}
+END_TEST
+
+START_TEST(any_other_place_is_refused)
+{
+	expect_refusal("ballast run --kernel k --serial pty", "--serial 'pty': it is one of");
+	expect_refusal("ballast run --kernel k --serial stdiox", "--serial 'stdiox'");
+	expect_refusal("ballast run --kernel k --serial file=", "--serial 'file='");
+	expect_refusal("ballast run --kernel k --serial file", "--serial 'file'");
+	expect_refusal("ballast run --kernel k --serial=", "--serial ''");
+}
+END_TEST
+
+START_TEST(a_reset_reboots_or_ends)
+{
+	parse_well("ballast run --kernel k --on-reset reboot");
+	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
+	expect_refusal("ballast run --kernel k --on-reset halt", "--on-reset 'halt'");
+}
+END_TEST
+
+START_TEST(verbose_and_trace)
+{
+	parse_well("ballast run --verbose --kernel k");
+	ck_assert(log_enabled(LOG_DEBUG));
+	ck_assert_ptr_null(trace_current);
+	parse_well("ballast run -v trace --kernel k");
+	ck_assert(trace_current == trace_print);
+}
+END_TEST
+
+START_TEST(what_is_missing_is_named)
+{
+	expect_refusal("ballast run", "--kernel is missing");
+	expect_refusal("ballast run --kernel", "option '--kernel' needs a value");
+	expect_refusal("ballast run --kernel k --cpus", "option '--cpus' needs a value");
+}
+END_TEST
+
+START_TEST(what_is_unknown_is_named)
+{
+	expect_refusal("ballast run --kernel k --colour", "option '--colour' is not known");
+	expect_refusal("ballast run --kernel k --colour=red", "option '--colour=red'");
+	expect_refusal("ballast run --kernel k --exit-port=5", "'--exit-port=5'");
+	expect_refusal("ballast run --kernel k vmlinuz", "'vmlinuz' is no option");
+	expect_refusal("ballast run vmlinuz --kernel k", "'vmlinuz' is no option");
+	expect_refusal("ballast start", "command 'start' is not known");
+	expect_refusal("ballast", "command '' is not known");
+	expect_refusal("ballast --kernel k", "command '--kernel' is not known");
+}
+END_TEST
+
+/* Once a process: getopt remembers where it stood within the word. */
+START_TEST(an_unknown_letter_is_named)
+{
+	expect_refusal("ballast run --kernel k -vz", "option '-z' is not known");
+}
+END_TEST
+
+START_TEST(an_unknown_letter_before_others_is_named)
+{
+	expect_refusal("ballast run -zv --kernel k", "option '-z' is not known");
+}
+END_TEST
+
+START_TEST(half_an_option_is_refused_if_it_may_be_two)
+{
+	expect_refusal("ballast run --kernel k --c 2", "option '--c'");
+}
+END_TEST
+
+START_TEST(help_is_printed_wherever_it_is_asked_for)
+{
+	static const char *const lines[] = { "ballast --help", "ballast -h", "ballast help",
+					     "ballast run --help", "ballast run --kernel k -h" };
+
+	for (unsigned int i = 0; i < nitems(lines); i++) {
+		ck_assert_int_eq(parse(lines[i]), OPTIONS_DONE);
+		ck_assert_int_eq(strncmp(printed_text(), "Usage: ballast run", 18), 0);
+		rewind(stdout);
+	}
+	process_expect_no_log();
+}
+END_TEST
+
+/* Issue 2: on one screen. */
+START_TEST(help_names_every_option_on_one_screen)
+{
+	static const char *const names[] = { "--kernel",  "--initrd",	"--cmdline", "--cpus",
+					     "--memory",  "--device",	"--serial",  "--on-reset",
+					     "--timeout", "--exit-port", "--verbose", "--version" };
+	unsigned int lines = 0;
+
+	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
+	const char *text = printed_text();
+	for (unsigned int i = 0; i < nitems(names); i++)
+		ck_assert_ptr_nonnull(strstr(text, names[i]));
+	for (const char *p = text; *p; lines++) {
+		const char *end = strchr(p, '\n');
+		ck_assert_ptr_nonnull(end);
+		ck_assert_int_le(end - p, 80);
+		p = end + 1;
+	}
+	ck_assert_uint_le(lines, 40);
+}
+END_TEST
+
+START_TEST(the_version_is_printed)
+{
+	ck_assert_int_eq(parse("ballast --version"), OPTIONS_DONE);
+	ck_assert_int_eq(strncmp(printed_text(), "ballast ", 8), 0);
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		a_kernel_is_enough,
+		every_option_is_taken,
+		a_value_may_follow_an_equals_sign,
+		the_last_of_two_values_counts,
+		sizes_are_powers_of_1024,
+		what_is_no_size_is_refused,
+		memory_has_a_least_and_a_most,
+		memory_that_is_no_size_is_refused,
+		an_unknown_key_or_backing_is_refused,
+		cpus_are_1_to_16,
+		a_timeout_is_a_second_to_a_year,
+		devices_may_be_listed_and_repeated,
+		an_empty_device_name_is_refused,
+		one_device_more_than_there_are_slots_is_refused,
+		the_serial_port_goes_to_one_of_four_places,
+		any_other_place_is_refused,
+		a_reset_reboots_or_ends,
+		verbose_and_trace,
+		what_is_missing_is_named,
+		what_is_unknown_is_named,
+		an_unknown_letter_is_named,
+		an_unknown_letter_before_others_is_named,
+		half_an_option_is_refused_if_it_may_be_two,
+		help_is_printed_wherever_it_is_asked_for,
+		help_names_every_option_on_one_screen,
+		the_version_is_printed,
+	};
+	return run_tests("vmm_options", setup, NULL, tests, nitems(tests));
+}
