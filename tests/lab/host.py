@@ -1,0 +1,192 @@
+"""The lab host's side of a test: devices bound and given back, guests run and listened to, KVM's counters read."""
+
+import glob
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+
+BALLAST = os.environ.get("BALLAST", "build/vmm/ballast")
+IMAGES = os.environ["BALLAST_IMAGES"]
+VMLINUZ = f"{IMAGES}/vmlinuz"
+VMLINUX = f"{IMAGES}/vmlinux"
+INITRD = f"{IMAGES}/guest.cpio"
+EDU, NVME, NET = (os.environ[name] for name in ("LAB_EDU", "LAB_NVME", "LAB_NET"))
+PAIR = os.environ["LAB_PAIR"].split()
+
+PCI = "/sys/bus/pci"
+USER_EXITS = "/sys/kernel/tracing/events/kvm/kvm_userspace_exit"
+
+
+def write(path, text):
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def read(path):
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()
+
+
+# -- devices ------------------------------------------------------------------------------------------------------
+
+
+def driver_of(bdf):
+    link = f"{PCI}/devices/{bdf}/driver"
+    return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+
+def group_of(bdf):
+    return os.path.basename(os.readlink(f"{PCI}/devices/{bdf}/iommu_group"))
+
+
+def bind(bdf, driver):
+    """Gives the device to a driver (None: to no driver at all)."""
+    if driver_of(bdf) == driver:
+        return
+    if driver:
+        subprocess.run(["modprobe", driver], check=True)
+    if driver_of(bdf):
+        write(f"{PCI}/devices/{bdf}/driver/unbind", bdf)
+    write(f"{PCI}/devices/{bdf}/driver_override", (driver or "none") + "\n")
+    write(f"{PCI}/drivers_probe", bdf)
+    if driver_of(bdf) != driver:
+        raise RuntimeError(f"{bdf} did not bind to {driver}")
+
+
+def left_behind(bdf):
+    """What a finished run still holds of the device: a group that is in use cannot be opened a second time."""
+    try:
+        os.close(os.open(f"/dev/vfio/{group_of(bdf)}", os.O_RDWR))
+        return None
+    except OSError as error:
+        return f"group {group_of(bdf)}: {error.strerror}"
+
+
+# -- counters -----------------------------------------------------------------------------------------------------
+
+
+def count_user_exits():
+    """Has the kernel count every return of KVM_RUN to user space, by reason."""
+    for trigger in ("!hist:keys=reason", "hist:keys=reason"):
+        try:
+            write(f"{USER_EXITS}/trigger", trigger + "\n")
+        except OSError:
+            pass
+
+
+class Counters:
+    """KVM's statistics of one VM, and the exits to user space (of all VMs: one runs at a time) at one moment."""
+
+    def __init__(self, pid):
+        self.stats = {}
+        for folder in glob.glob(f"/sys/kernel/debug/kvm/{pid}-*"):
+            for name in os.listdir(folder):
+                if os.path.isfile(f"{folder}/{name}"):
+                    text = read(f"{folder}/{name}").strip()
+                    if text.isdigit():
+                        self.stats[name] = int(text)
+        try:
+            histogram = read(f"{USER_EXITS}/hist")
+        except OSError:
+            histogram = ""
+        hits = re.findall(r"reason: *(\d+) *} hitcount: *(\d+)", histogram)
+        self.user_exits = {int(reason): int(count) for reason, count in hits}
+        self.stats["user_exits"] = sum(self.user_exits.values())
+
+    def since(self, before, name):
+        return self.stats.get(name, 0) - before.stats.get(name, 0)
+
+
+# -- guests -------------------------------------------------------------------------------------------------------
+
+
+class Guest:
+    """One run of Ballast, its serial console on our pipe."""
+
+    def __init__(self, *args, run="tests", kernel=VMLINUZ, cmdline="", cpus=1, memory="256M", wrapper=(), limit=None):
+        words = f"console=ttyS0 quiet loglevel=1 panic=-1 ballast.run={run} {cmdline}".split()
+        command = [*wrapper, BALLAST, "run", "--kernel", kernel, "--initrd", INITRD, "--cmdline", " ".join(words),
+                   "--cpus", str(cpus), "--memory", memory, "--serial", "stdio", *args]
+        self.results = []   # (boot, name, passed, text) in order
+        self.devices = []
+        self.bytes = []     # what nvme-bytes said
+        self.complaints = []
+        self.samples = {}
+        self.lines = []
+        self.boot = 1
+        self.in_dmesg = False
+        self.waiting = queue.Queue()
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        preexec_fn=limit)
+        self.errors = []
+        self.threads = [threading.Thread(target=self._hear, daemon=True),
+                        threading.Thread(target=self._hear_errors, daemon=True)]
+        for thread in self.threads:
+            thread.start()
+
+    def _hear_errors(self):
+        for line in self.process.stderr:
+            self.errors.append(line.decode(errors="replace").rstrip())
+
+    def _hear(self):
+        for line in self.process.stdout:
+            line = line.decode(errors="replace").strip("\r\n")
+            self.lines.append(line)
+            if line.startswith("ballast: "):
+                if not self.in_dmesg:
+                    print(f"  guest: {line[len('ballast: '):]}", flush=True)
+                self._understand(line[len("ballast: "):])
+            elif self.in_dmesg:
+                self.complaints.append(line)
+
+    def _understand(self, line):
+        verb, _, rest = line.partition(" ")
+        name, _, text = rest.partition(" ")
+        if verb in ("ok", "FAIL"):
+            self.results.append((self.boot, name, verb == "ok", text))
+        elif verb == "device":
+            self.devices.append(rest)
+        elif verb == "nvme-bytes":
+            self.bytes.append(rest)
+        elif verb == "sample":
+            self.samples[(self.boot, name)] = Counters(self.process.pid)
+        elif verb == "dmesg":
+            self.in_dmesg = name == "begin"
+        elif verb == "done":
+            self.boot += 1
+        self.waiting.put(line)
+
+    def wait_for(self, start, seconds):
+        """Waits for a "ballast:" line that starts so; False if the guest ends or the time is over before."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if self.waiting.get(timeout=0.5).startswith(start):
+                    return True
+            except queue.Empty:
+                if self.process.poll() is not None and self.waiting.empty():
+                    return False
+        return False
+
+    def press_power_button(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def finish(self, seconds):
+        """Waits for the end; returns the exit status, or None if it had to be killed."""
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            status = None
+        for thread in self.threads:
+            thread.join(10)
+        return status
+
+    def last_words(self):
+        """A line or two for a failure's text."""
+        return " | ".join((self.lines[-2:] + self.errors[-3:])[-4:])
