@@ -509,9 +509,10 @@ static void assign_bar(struct pci_device *dev, unsigned int index, struct pci_wi
 	if (!found && bar->kind != PCI_BAR_IO)
 		found = take_address(&bus->windows.mem32, &used->mem32.size, size, &at);
 	if (!found) {
-		log_warn("pci: %s: no room for bar %u of 0x%" PRIx64
-			 " bytes, leaving it to the guest",
-			 dev->name, index, size);
+		log_guest(&dev->budget,
+			  "pci: %s: no room for bar %u of 0x%" PRIx64
+			  " bytes, leaving it to the guest",
+			  dev->name, index, size);
 		return;
 	}
 	pci_config_store(dev, bar_register(index), 4, (uint32_t)at);

@@ -129,7 +129,7 @@ void pci_set_bar(struct pci_device *dev, unsigned int bar, enum pci_bar_kind kin
 		 void *opaque);
 
 /*
- * Links a capability of `size` bytes at `offset` (0x40 to 0xff, multiple of 4; the caller has
+ * Links a capability at `offset` (0x40 to 0xff, multiple of 4; the caller has
  * found it free) to the head of the standard chain.
  */
 void pci_add_capability(struct pci_device *dev, uint8_t id, unsigned int offset);

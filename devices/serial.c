@@ -269,6 +269,7 @@ void serial_finish(struct serial *s)
 	if (!s->pio)
 		return;
 	io_bus_remove(s->pio, &s->ports);
+	flush_tx(s);
 	irq_finish(&s->irq);
 	pthread_mutex_destroy(&s->lock);
 	*s = (struct serial){ 0 };

@@ -48,7 +48,7 @@ struct serial {
  */
 must_check int serial_init(struct serial *serial, struct io_bus *pio, struct wires *wires,
 			   uint16_t base, uint32_t gsi, const struct serial_backend *backend);
-/* Accepts a zeroed object. */
+/* Waiting output is given to the backend once more, then dropped. Accepts a zeroed object. */
 void serial_finish(struct serial *serial);
 /* Power-on state; waiting output is given to the backend once more, then dropped. */
 void serial_reset(struct serial *serial);

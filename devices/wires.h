@@ -2,9 +2,9 @@
 /*
  * wires.h - the one seam only a hypervisor can fill.
  *
- * Device models know eventfds. What connects an eventfd to the guest's interrupt controller,
- * or a guest's write to an eventfd, is asked for here; vmm/kvm_wires fills it with KVM's GSI
- * routes, irqfds and ioeventfds, the unit tests with a recording.
+ * Device models know eventfds. What connects an eventfd to the guest's interrupt controller is
+ * asked for here; vmm/kvm_wires fills it with KVM's GSI routes and irqfds, the unit tests with
+ * a recording.
  *
  * Concepts
  *  - gsi: a global system interrupt. Below 24: an IOAPIC pin. From 24: an MSI route, allocated

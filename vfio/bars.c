@@ -78,6 +78,11 @@ static void load_rom(struct vfio_bars *bars)
 		log_guest(&bars->pci->budget,
 			  "vfio: %s: read the ROM at 0x%" PRIx64 ": %s: the rest reads as ones",
 			  bars->pci->name, done, strerror(-r));
+	if (r < 0 && done == 0) {
+		/* It may answer the next time. */
+		free(bars->rom);
+		bars->rom = NULL;
+	}
 }
 
 static uint64_t rom_read(void *opaque, uint64_t offset, unsigned int size)
@@ -130,7 +135,7 @@ static unsigned int list_spans(const struct vfio_region *region, struct span *sp
 	return nr;
 }
 
-/* Cuts the pages of [offset, offset + size) out of each span; returns how many are left. */
+/* Cuts the pages of [offset, offset + size) out of each span; returns how many there are now. */
 static unsigned int cut(struct span *spans, unsigned int nr, uint64_t offset, uint64_t size)
 {
 	uint64_t start = align_down(offset, PAGE_SIZE);

@@ -180,6 +180,8 @@ static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned
 	flags |= (uint16_t)(version | PCI_EXP_TYPE_RC_END << 4);
 	pci_set_16(pci, at + PCI_EXP_FLAGS, flags);
 	emulate_16(config, at + PCI_EXP_FLAGS, 0xffff);
+	if (type == PCI_EXP_TYPE_RC_END)
+		return 1; /* it has none */
 	hide_link(config, pci, at + PCI_EXP_LNKCAP);
 	if (version >= 2)
 		hide_link(config, pci, at + PCI_EXP_LNKCAP2);

@@ -9,7 +9,7 @@
  * A group is attached once and shared by all of its devices; it stays as long as one of them
  * is open.
  *
- * Threads: attach and detach are the caller's to serialise (machine.lock).
+ * Threads: attach and detach are for the thread that runs machine_init().
  */
 #ifndef VFIO_GROUP_H
 #define VFIO_GROUP_H

@@ -241,9 +241,7 @@ int vfio_irq_start(struct vfio_irq *irq, int intx_gsi)
 	pthread_mutex_lock(&irq->lock);
 	irq->intx_gsi = irq->nr_intx > 0 ? intx_gsi : VFIO_NO_INTX;
 	irq->started = true;
-	int r = settle(irq);
-	if (r < 0)
-		irq->started = false;
+	int r = settle(irq); /* failed or not: MSI and MSI-X may work where INTx does not */
 	pthread_mutex_unlock(&irq->lock);
 	return r;
 }

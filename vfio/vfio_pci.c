@@ -204,13 +204,14 @@ static int power_up(const struct vfio_pci *vp)
 static int reset_hardware(struct vfio_pci *vp)
 {
 	int r = quiesce(vp);
-	if (r < 0)
-		return r;
-	r = power_up(vp);
+	if (r >= 0)
+		r = power_up(vp);
+	/* Even so: where config space does not answer a reset is what may help. */
+	int reset = vfio_device_reset(&vp->device);
 	if (r < 0)
 		return r;
 	vp->untouched = true;
-	if (vfio_device_reset(&vp->device) < 0)
+	if (reset < 0)
 		log_guest(&vp->pci.budget,
 			  "vfio: %s: no kind of reset works: going on with it as it is",
 			  vp->pci.name);

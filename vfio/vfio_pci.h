@@ -12,7 +12,7 @@
  * before the hardware hears of it, and what is switched on is mapped after, since a mapped
  * BAR that does not answer stops a vCPU for good.
  *
- * Threads: attach and detach are the caller's to serialise (machine.lock), detach with the
+ * Threads: attach and detach are for the thread that runs machine_init(), detach with the
  * vCPUs parked. All else runs from the bus's and the I/O buses' callbacks.
  */
 #ifndef VFIO_VFIO_PCI_H

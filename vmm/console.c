@@ -61,30 +61,51 @@ static void output_ready(struct event_source *source, uint32_t events)
 
 /* Input */
 
+/* On a vCPU's thread: the event loop does the rest. */
 static void console_receive_ready(void *opaque)
 {
 	struct console *c = opaque;
 
-	pthread_mutex_lock(&c->lock);
-	if (c->in_fd >= 0 && c->input.fd >= 0)
-		event_loop_modify(c->loop, &c->input, EPOLLIN);
-	pthread_mutex_unlock(&c->lock);
+	if (__atomic_load_n(&c->queued, __ATOMIC_SEQ_CST) > 0)
+		eventfd_signal(c->room.fd);
+}
+
+/* True if there was room for it in the queue. */
+static bool queue_byte(struct console *c, uint8_t byte)
+{
+	if (c->queued == sizeof(c->queue))
+		return false;
+	c->queue[c->queued] = byte;
+	__atomic_store_n(&c->queued, c->queued + 1, __ATOMIC_SEQ_CST);
+	return true;
+}
+
+/* What the guest has room for; it says when it has more. */
+static void feed_guest(struct console *c)
+{
+	size_t n = serial_room(c->serial);
+
+	if (n > c->queued)
+		n = c->queued;
+	if (n == 0)
+		return;
+	serial_receive(c->serial, c->queue, n);
+	memmove(c->queue, c->queue + n, c->queued - n);
+	__atomic_store_n(&c->queued, c->queued - n, __ATOMIC_SEQ_CST);
 }
 
 static void run_escape(struct console *c, uint8_t byte)
 {
-	const uint8_t ctrl_a = CTRL_A;
-
 	switch (byte) {
 	case 'x': c->command(c->opaque, CONSOLE_STOP); break;
 	case 'p': c->command(c->opaque, CONSOLE_POWER_BUTTON); break;
 	case 'a':
-	case CTRL_A: serial_receive(c->serial, &ctrl_a, 1); break;
+	case CTRL_A: (void)queue_byte(c, CTRL_A); break; /* or it is lost, as any other */
 	default: log_info("console: Ctrl-A x stop, p power button, a send Ctrl-A, h this help");
 	}
 }
 
-static void pass_input(struct console *c, const uint8_t *bytes, size_t size)
+static void take_input(struct console *c, const uint8_t *bytes, size_t size)
 {
 	for (size_t i = 0; i < size; i++) {
 		if (c->escape) {
@@ -93,16 +114,18 @@ static void pass_input(struct console *c, const uint8_t *bytes, size_t size)
 		} else if (c->raw && bytes[i] == CTRL_A) {
 			c->escape = true;
 		} else {
-			serial_receive(c->serial, &bytes[i], 1);
+			(void)queue_byte(c, bytes[i]); /* only a terminal's is ever refused */
 		}
 	}
+	feed_guest(c);
 }
 
 static void stop_input(struct console *c)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->input.fd >= 0)
+	if (c->input.fd >= 0 && !c->input_waits)
 		event_loop_remove(c->loop, &c->input);
+	c->input_waits = false;
 	c->input.fd = -1;
 	c->in_fd = -1;
 	pthread_mutex_unlock(&c->lock);
@@ -126,29 +149,42 @@ static void drop_client(struct console *c)
 static void input_ready(struct event_source *source, uint32_t events)
 {
 	struct console *c = container_of(source, struct console, input);
-	uint8_t bytes[SERIAL_FIFO_SIZE];
-	size_t room = serial_room(c->serial);
+	uint8_t bytes[512];
+	size_t room = sizeof(c->queue) - c->queued;
 
-	/* An escape command must get through a port whose guest does not read. */
-	if (room == 0 && c->raw)
-		room = 1;
-	if (room == 0 && !(events & EPOLLIN))
-		return; /* a hang-up while we wait for the guest; arming again would repeat it */
-	if (room == 0) {
-		/* The guest's next read of the port starts it again; look once more, it may
-		 * have read in between. */
-		event_loop_modify(c->loop, &c->input, EPOLLONESHOT);
-		if (serial_room(c->serial) > 0)
-			event_loop_modify(c->loop, &c->input, EPOLLIN);
+	(void)events;
+	if (room == 0 && !c->raw) {
+		event_loop_remove(c->loop, &c->input);
+		c->input_waits = true;
 		return;
 	}
+	/* An escape command must get through to us even if nothing gets to the guest. */
+	if (room == 0 || room > sizeof(bytes))
+		room = sizeof(bytes);
 	ssize_t n = read(c->in_fd, bytes, room);
 	if (n > 0)
-		pass_input(c, bytes, (size_t)n);
+		take_input(c, bytes, (size_t)n);
 	else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
 		if (c->config.kind == CONSOLE_UNIX)
 			drop_client(c);
 		else
+			stop_input(c);
+	}
+}
+
+/* The guest has read. */
+static void room_ready(struct event_source *source, uint32_t events)
+{
+	struct console *c = container_of(source, struct console, room);
+
+	(void)events;
+	(void)eventfd_take(source->fd);
+	if (!c->serial)
+		return;
+	feed_guest(c);
+	if (c->input_waits && c->queued < sizeof(c->queue)) {
+		c->input_waits = false;
+		if (event_loop_add(c->loop, &c->input, EPOLLIN) < 0)
 			stop_input(c);
 	}
 }
@@ -270,10 +306,18 @@ int console_init(struct console *c, struct event_loop *loop,
 		.input = { .fd = -1, .ready = input_ready },
 		.output = { .fd = -1, .ready = output_ready },
 		.clients = { .fd = -1, .ready = client_ready },
+		.room = { .fd = -1, .ready = room_ready },
 		.command = command,
 		.opaque = opaque,
 	};
 	pthread_mutex_init(&c->lock, NULL);
+	r = eventfd_create(&c->room.fd);
+	if (r >= 0)
+		r = event_loop_add(loop, &c->room, EPOLLIN);
+	if (r < 0) {
+		console_finish(c);
+		return log_err(r, "console: event loop");
+	}
 	switch (config->kind) {
 	case CONSOLE_NONE: break;
 	case CONSOLE_STDIO: break; /* when there is a port to talk to */
@@ -302,6 +346,9 @@ void console_finish(struct console *c)
 		(void)unlink(c->config.path); /* somebody else may have removed it */
 	}
 	fd_close(&c->listen_fd);
+	if (c->room.fd >= 0)
+		event_loop_remove(c->loop, &c->room);
+	fd_close(&c->room.fd);
 	pthread_mutex_destroy(&c->lock);
 	*c = (struct console){ 0 };
 }

@@ -5,7 +5,10 @@
  * A terminal is put into raw mode and back. Ctrl-A then starts a command: x stops (first the
  * power button, then at once), p presses the power button, a sends a Ctrl-A, h lists these.
  * A socket serves one client at a time; without one, output is dropped, as on a port with no
- * cable. Nothing here ever blocks.
+ * cable. Output is written only where poll(2) says that there is room.
+ *
+ * What is typed ahead of the guest waits in a queue of 4 KiB. When that is full a pipe or a
+ * socket waits too, while from a terminal only commands are still heard.
  *
  * Threads: output from any vCPU; the rest on the event loop. Takes console->lock, which is
  * innermost.
@@ -26,6 +29,8 @@ struct console_config {
 	const char *path; /* of the file or socket; borrowed */
 };
 
+#define CONSOLE_QUEUE_SIZE 4096u
+
 enum console_command { CONSOLE_STOP, CONSOLE_POWER_BUTTON };
 
 struct console {
@@ -40,8 +45,12 @@ struct console {
 	struct event_source input;
 	struct event_source output; /* a dup of out_fd, so that epoll can tell them apart */
 	struct event_source clients;
-	bool raw;    /* saved_termios is to be restored */
-	bool escape; /* the last byte was Ctrl-A */
+	struct event_source room; /* fd owned: the guest has read, the queue may go on */
+	uint8_t queue[CONSOLE_QUEUE_SIZE];
+	size_t queued;    /* atomic; written on the event loop */
+	bool input_waits; /* for room in the queue: not in the event loop */
+	bool raw;         /* saved_termios is to be restored */
+	bool escape;      /* the last byte was Ctrl-A */
 	struct termios saved_termios;
 	void (*command)(void *opaque, enum console_command command);
 	void *opaque;

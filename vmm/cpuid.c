@@ -8,9 +8,11 @@
 
 #include "vmm/kvm.h"
 
+#define LEAF_1_ECX_VMX (1u << 5)
 #define LEAF_1_ECX_TSC_DEADLINE (1u << 24)
 #define LEAF_1_ECX_HYPERVISOR (1u << 31)
 #define LEAF_1_EDX_HTT (1u << 28)
+#define LEAF_80000001_ECX_SVM (1u << 2)
 #define LEAF_B_LEVEL_SMT (1u << 8)
 #define LEAF_B_LEVEL_CORE (2u << 8 | 1u)
 
@@ -83,6 +85,8 @@ void cpuid_adapt(struct kvm_cpuid2 *cpuid, unsigned int index, unsigned int nr_c
 		case 0: max_leaf = e->eax; break;
 		case 1:
 			e->ebx = (e->ebx & 0xffff) | nr_cpus << 16 | index << 24;
+			/* Neither is offered: a guest in VMX operation cannot be reset. */
+			e->ecx &= ~LEAF_1_ECX_VMX;
 			e->ecx |= LEAF_1_ECX_HYPERVISOR;
 			if (tsc_deadline)
 				e->ecx |= LEAF_1_ECX_TSC_DEADLINE;
@@ -98,6 +102,7 @@ void cpuid_adapt(struct kvm_cpuid2 *cpuid, unsigned int index, unsigned int nr_c
 					e->eax |= ((1u << core_bits) - 1) << 14;
 			}
 			break;
+		case 0x80000001: e->ecx &= ~LEAF_80000001_ECX_SVM; break;
 		case 0x80000008: e->ecx = core_bits << 12 | (nr_cpus - 1); break;
 		case 0x8000001d:
 			e->eax &= 0x3fff;
@@ -112,6 +117,7 @@ void cpuid_adapt(struct kvm_cpuid2 *cpuid, unsigned int index, unsigned int nr_c
 		default: break;
 		}
 	}
+	remove_leaf(cpuid, 0x8000000a); /* SVM's */
 	remove_leaf(cpuid, 0xb);
 	remove_leaf(cpuid, 0x1f);
 	if (max_leaf >= 0xb) {

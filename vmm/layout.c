@@ -6,7 +6,8 @@
 int layout_init(struct layout *layout, uint64_t ram_size, unsigned int address_bits)
 {
 	uint64_t low = ram_size < LAYOUT_HOLE_BASE ? ram_size : LAYOUT_HOLE_BASE;
-	uint64_t half = 1ull << (address_bits - 1);
+	uint64_t half =
+		address_bits > 32 && address_bits <= 64 ? 1ull << (address_bits - 1) : 0;
 
 	*layout = (struct layout){
 		.ram_size = ram_size,

@@ -24,12 +24,15 @@
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
 
-/* Requests: from any thread to the event loop, the first one wins. */
+/*
+ * Requests: from any thread to the event loop. The first one wins, except that an end wins over
+ * a reset: who asks for it from outside, or a device that failed, asks only once.
+ */
 
 static void request(struct machine *m, enum power_event event, int status)
 {
 	pthread_mutex_lock(&m->lock);
-	if (!m->requested) {
+	if (!m->requested || (m->request == POWER_RESET && event != POWER_RESET)) {
 		m->requested = true;
 		m->request = event;
 		m->request_status = status;
@@ -106,7 +109,9 @@ static void signal_ready(struct event_source *source, uint32_t events)
 	if (info.ssi_signo == SIGUSR1)
 		state_asked(m);
 	else
-		stop_requested(m, info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+		stop_requested(m, info.ssi_signo == SIGINT   ? "SIGINT"
+				  : info.ssi_signo == SIGHUP ? "SIGHUP"
+							     : "SIGTERM");
 }
 
 static void timer_ready(struct event_source *source, uint32_t events)
@@ -165,13 +170,13 @@ static int prepare_boot(struct machine *m)
 /* Devices first: none may be at DMA when the kernel is written over what it reads. */
 static int reset_machine(struct machine *m)
 {
-	pci_bus_reset(&m->pci);
-	serial_reset(&m->serial);
-	power_reset(&m->power);
-	m->button_pressed = false;
+	/* Before devices are switched on again: what they raise then shall not be wiped out. */
 	int r = kvm_set_irqchip(m->vm_fd, m->ioapic);
 	if (r < 0)
 		return log_err(r, "kvm: reset of the ioapic");
+	pci_bus_reset(&m->pci);
+	serial_reset(&m->serial);
+	power_reset(&m->power);
 	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
 		r = vcpu_reset(&m->vcpus[i]);
@@ -186,7 +191,10 @@ static void end(struct machine *m, int status)
 
 static void reboot(struct machine *m)
 {
-	log_info("guest resets");
+	if (m->nr_resets++ < LOG_GUEST_BURST)
+		log_info("guest resets%s", m->nr_resets == LOG_GUEST_BURST
+						   ? "; further resets are not reported"
+						   : "");
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	if (reset_machine(m) < 0) {
 		end(m, STATUS_FAILED);
@@ -356,6 +364,19 @@ static int create_vm(struct machine *m)
 	return kvm_wires_init(&m->wires, m->vm_fd);
 }
 
+static unsigned int address_bits(const struct machine *m)
+{
+	unsigned int bits = cpuid_address_bits(m->cpuid);
+
+	return bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS;
+}
+
+/* An errno that would say that the user is to blame, from where nobody asked the user. */
+static int not_the_users(int r)
+{
+	return r == -EINVAL || r == -ENODEV || r == -E2BIG ? -EIO : r;
+}
+
 static int add_ram(struct machine *m)
 {
 	static const char *const hints[] = {
@@ -366,9 +387,8 @@ static int add_ram(struct machine *m)
 			 "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)"),
 	};
 
-	unsigned int bits = cpuid_address_bits(m->cpuid);
-	int r = layout_init(&m->layout, m->config.memory,
-			    bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS);
+	unsigned int bits = address_bits(m);
+	int r = layout_init(&m->layout, m->config.memory, bits);
 	if (r < 0)
 		return log_err(0,
 			       "--memory %" PRIu64
@@ -395,7 +415,7 @@ static int add_ram(struct machine *m)
 	r = memory_map_add(&m->map, &m->low);
 	if (r >= 0 && m->layout.high_size)
 		r = memory_map_add(&m->map, &m->high);
-	return r;
+	return not_the_users(r);
 }
 
 static const struct pci_device_ops host_bridge_ops = { 0 };
@@ -428,7 +448,7 @@ static int add_platform(struct machine *m)
 	return r < 0 ? log_err(r, "platform devices") : 0;
 }
 
-static int attach_device(struct machine *m, const char *name)
+static int machine_attach_vfio(struct machine *m, const char *name)
 {
 	struct machine_device *d = &m->devices[m->nr_devices];
 
@@ -457,12 +477,10 @@ static int attach_devices(struct machine *m)
 	int r = 0;
 
 	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++)
-		r = attach_device(m, m->config.devices[i]);
+		r = machine_attach_vfio(m, m->config.devices[i]);
 	if (r < 0)
 		return r;
-	unsigned int bits = cpuid_address_bits(m->cpuid);
-	if (bits > MAX_ADDRESS_BITS)
-		bits = MAX_ADDRESS_BITS;
+	unsigned int bits = address_bits(m);
 	if (bits > vfio_address_bits(&m->vfio))
 		bits = vfio_address_bits(&m->vfio);
 	r = layout_init(&m->layout, m->config.memory, bits);
@@ -509,19 +527,19 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	int r = boot_open(&m->files, config->kernel, config->initrd, config->cmdline);
 	if (r < 0)
 		goto fail;
-	r = init_events(m);
+	r = not_the_users(init_events(m));
 	if (r < 0)
 		goto fail;
-	r = open_kvm(m);
+	r = not_the_users(open_kvm(m));
 	if (r < 0)
 		goto fail;
-	r = cpuid_supported(m->kvm_fd, &m->cpuid);
+	r = not_the_users(cpuid_supported(m->kvm_fd, &m->cpuid));
 	if (r < 0)
 		goto fail;
-	r = create_vm(m);
+	r = not_the_users(create_vm(m));
 	if (r < 0)
 		goto fail;
-	r = kvm_slots_init(&m->slots, &m->map, m->vm_fd);
+	r = not_the_users(kvm_slots_init(&m->slots, &m->map, m->vm_fd));
 	if (r < 0)
 		goto fail;
 	r = add_ram(m);
@@ -531,16 +549,16 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
 	if (r < 0)
 		goto fail;
-	r = add_platform(m);
+	r = not_the_users(add_platform(m));
 	if (r < 0)
 		goto fail;
-	r = add_vcpus(m);
+	r = not_the_users(add_vcpus(m));
 	if (r < 0)
 		goto fail;
 	r = attach_devices(m);
 	if (r < 0)
 		goto fail;
-	r = catch_signals(m);
+	r = not_the_users(catch_signals(m));
 	if (r < 0)
 		goto fail;
 	/* The serial port has its address already, and no vCPU has run to use it. */
@@ -577,9 +595,14 @@ static void kicked(int signal)
 static int start(struct machine *m)
 {
 	const struct sigaction kick = { .sa_handler = kicked };
+	sigset_t kicks;
 
 	if (sigaction(VCPU_KICK_SIGNAL, &kick, NULL) < 0)
 		return log_err(-errno, "signal handler");
+	/* Whoever started us may have had it blocked. */
+	sigemptyset(&kicks);
+	sigaddset(&kicks, VCPU_KICK_SIGNAL);
+	(void)pthread_sigmask(SIG_UNBLOCK, &kicks, NULL);
 	pci_bus_reset(&m->pci);
 	if (m->entry.linux_guest && !cpu_has_virtualisation())
 		log_warn(

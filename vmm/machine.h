@@ -2,9 +2,10 @@
 /*
  * machine.h - one guest: everything it is made of, wired by hand, in order.
  *
- * Lock order: pci_bus.lock > msix.lock > memory_map.change_lock > reclaim.gate >
- * memory_map.layout_lock > kvm_wires.lock > io_bus.lock; serial.lock > console.lock;
- * machine.lock and vcpu_gate.lock are taken with none of them held, and hold none of them.
+ * Lock order: pci_bus.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
+ * vfio_container.lock > reclaim.gate > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
+ * serial.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
+ * vfio_bars.rom_lock.
  *
  * Threads: machine_init(), machine_run() and machine_finish() on one thread, which becomes the
  * event loop; one more a vCPU.
@@ -109,8 +110,9 @@ struct machine {
 	enum power_event request; /* lock */
 	int request_status;       /* lock: the exit status that goes with it */
 	bool button_pressed;      /* by a signal, so that the next one stops */
-	int status;               /* what machine_run() returns */
-	bool initialised;         /* there is something for machine_finish() to undo */
+	unsigned int nr_resets;
+	int status;       /* what machine_run() returns */
+	bool initialised; /* there is something for machine_finish() to undo */
 };
 
 /*

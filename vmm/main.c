@@ -1,8 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 
+#include <sys/resource.h>
+
 #include "vmm/machine.h"
 #include "vmm/options.h"
+
+/* Each vector of an assigned device takes an eventfd; the usual limit is for those who select(2). */
+static void raise_fd_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit); /* if refused: with what there is */
+}
 
 int main(int argc, char **argv)
 {
@@ -14,6 +27,7 @@ int main(int argc, char **argv)
 		return 0;
 	if (r < 0)
 		return STATUS_USAGE;
+	raise_fd_limit();
 	r = machine_init(&machine, &config);
 	if (r < 0)
 		return r == -EINVAL || r == -ENODEV || r == -E2BIG ? STATUS_USAGE

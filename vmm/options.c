@@ -34,7 +34,7 @@ static const char help[] =
 	"      --version       the version\n"
 	"\n"
 	"On a terminal, Ctrl-A x stops the guest, Ctrl-A h lists the other keys.\n"
-	"SIGTERM and SIGINT press the guest's power button, a second one stops it;\n"
+	"SIGTERM, SIGINT, SIGHUP press the guest's power button, a second one stops it;\n"
 	"SIGUSR1 prints registers and exit counts.\n"
 	"While a device is assigned, no guest memory is given back to the host.\n"
 	"There is no snapshot and no migration.\n"
@@ -208,6 +208,7 @@ static const struct option options[] = {
 	{ "exit-port", no_argument, NULL, OPTION_EXIT_PORT },
 	{ "verbose", no_argument, NULL, 'v' },
 	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
 	{ 0 },
 };
 
@@ -254,6 +255,10 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 	while ((option = getopt_long(argc, argv, "+:vh", options, NULL)) != -1) {
 		if (option == 'h') {
 			fputs(help, stdout);
+			return OPTIONS_DONE;
+		}
+		if (option == 'V') {
+			puts("ballast " BALLAST_VERSION);
 			return OPTIONS_DONE;
 		}
 		if (option == ':')

@@ -16,11 +16,12 @@
 
 #define MSR_IA32_TSC 0x10u
 #define MSR_IA32_TSC_ADJUST 0x3bu
-#define MSR_IA32_TSC_DEADLINE 0x6e0u
 #define MSR_IA32_MISC_ENABLE 0x1a0u
 #define MISC_ENABLE_FAST_STRINGS 1u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
-#define MTRR_ENABLED_WRITE_BACK 0xc06u /* MTRRs and fixed ranges on, default write-back */
+#define MSR_MTRR_FIRST_VARIABLE 0x200u
+#define NR_MTRR_VARIABLES 16u          /* eight ranges, base and mask each */
+#define MTRR_ENABLED_WRITE_BACK 0x806u /* on, fixed ranges off, all memory write-back */
 #define MAX_MSRS 512u
 
 struct vcpu_state {
@@ -58,6 +59,10 @@ static int set_msr(int fd, struct kvm_msr_entry entry)
  */
 static void set_firmware_msrs(int fd)
 {
+	/* Not in KVM's list of MSRs, so that a reset has to come by here too. */
+	for (uint32_t i = 0; i < NR_MTRR_VARIABLES; i++)
+		(void)set_msr(fd,
+			      (struct kvm_msr_entry){ .index = MSR_MTRR_FIRST_VARIABLE + i });
 	(void)set_msr(fd, (struct kvm_msr_entry){ .index = MSR_MTRR_DEF_TYPE,
 						  .data = MTRR_ENABLED_WRITE_BACK });
 	(void)set_msr(fd, (struct kvm_msr_entry){ .index = MSR_IA32_MISC_ENABLE,
@@ -129,6 +134,8 @@ int vcpu_reset(struct vcpu *vcpu)
 		r = kvm_set_xsave(vcpu->fd, &s->xsave);
 	for (uint32_t i = 0; i < s->nr_msrs && r >= 0; i++)
 		(void)set_msr(vcpu->fd, s->msrs[i]); /* read-only ones are refused */
+	if (r >= 0)
+		set_firmware_msrs(vcpu->fd);
 	if (r >= 0)
 		r = kvm_set_debugregs(vcpu->fd, &s->debugregs);
 	if (r >= 0)
@@ -304,7 +311,7 @@ static void handle_exit(struct vcpu *vcpu)
 {
 	uint32_t reason = vcpu->run->exit_reason;
 
-	TRACE(vcpu_exit, vcpu->index, reason);
+	TRACE(handle_exit, vcpu->index, reason);
 	if (reason >= VCPU_NR_EXIT_REASONS || !exits[reason].handle) {
 		(void)log_err(0, "cpu %u: exit reason %u, which nobody here knows", vcpu->index,
 			      reason);
@@ -315,14 +322,22 @@ static void handle_exit(struct vcpu *vcpu)
 	exits[reason].handle(vcpu);
 }
 
-/* The result of a port or MMIO read reaches the registers only on the next entry. */
+static bool at_io(const struct vcpu *vcpu)
+{
+	return vcpu->run->exit_reason == KVM_EXIT_IO || vcpu->run->exit_reason == KVM_EXIT_MMIO;
+}
+
+/*
+ * The result of a port or MMIO read reaches the registers only on the next entry, and an access
+ * of several pieces (a string instruction) comes back for each: answer them all, so that a reset
+ * finds nothing half done. KVM ends it, with -EINTR, at the instruction's end.
+ */
 static void complete_io(struct vcpu *vcpu)
 {
-	if (vcpu->run->exit_reason != KVM_EXIT_IO && vcpu->run->exit_reason != KVM_EXIT_MMIO)
+	if (!at_io(vcpu))
 		return;
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	/* A MMIO access of several pieces comes back for the next: answer them all. */
-	for (unsigned int i = 0; i < 64 && kvm_enter(vcpu->fd) == 0; i++)
+	while (at_io(vcpu) && kvm_enter(vcpu->fd) == 0)
 		handle_exit(vcpu);
 	vcpu->run->exit_reason = KVM_EXIT_INTR;
 }

@@ -73,7 +73,7 @@ void vcpu_gate_init(struct vcpu_gate *gate);
 void vcpu_gate_finish(struct vcpu_gate *gate);
 
 /*
- * Creates vCPU `index` of `nr_cpus` and remembers its power-on state.
+ * Creates vCPU `index` and remembers its power-on state.
  * The errno of the ioctl that failed, or of an allocation; logged.
  */
 must_check int vcpu_init(struct vcpu *vcpu, int kvm_fd, int vm_fd, unsigned int index,
