@@ -66,7 +66,8 @@ static irqreturn_t edu_interrupt(int irq, void *context)
 		return IRQ_NONE;
 	}
 	writel(status, edu->bar + EDU_IRQ_ACK);
-	readl(edu->bar + EDU_IRQ_STATUS); /* the line is down before the controller hears of the end of interrupt */
+	readl(edu->bar +
+	      EDU_IRQ_STATUS); /* the line is down before the controller hears of the end of interrupt */
 	edu->last_status = status;
 	smp_store_release(&edu->counted, edu->counted + 1);
 	return IRQ_HANDLED;
@@ -91,7 +92,8 @@ static int edu_set_irq_mode(struct edu *edu, bool msi)
 
 	if (err < 0)
 		return err;
-	err = request_irq(pci_irq_vector(edu->pci, 0), edu_interrupt, msi ? 0 : IRQF_SHARED, "edu", edu);
+	err = request_irq(pci_irq_vector(edu->pci, 0), edu_interrupt, msi ? 0 : IRQF_SHARED,
+			  "edu", edu);
 	if (err) {
 		pci_free_irq_vectors(edu->pci);
 		return err;
@@ -114,7 +116,8 @@ static ssize_t identity_show(struct device *dev, struct device_attribute *attr, 
 }
 static DEVICE_ATTR_RO(identity);
 
-static ssize_t liveness_store(struct device *dev, struct device_attribute *attr, const char *text, size_t count)
+static ssize_t liveness_store(struct device *dev, struct device_attribute *attr,
+			      const char *text, size_t count)
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	u32 value;
@@ -134,7 +137,8 @@ static ssize_t liveness_show(struct device *dev, struct device_attribute *attr, 
 }
 static DEVICE_ATTR_RW(liveness);
 
-static ssize_t factorial_store(struct device *dev, struct device_attribute *attr, const char *text, size_t count)
+static ssize_t factorial_store(struct device *dev, struct device_attribute *attr,
+			       const char *text, size_t count)
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	unsigned long deadline = jiffies + msecs_to_jiffies(PATIENCE_MS);
@@ -160,7 +164,8 @@ static ssize_t factorial_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RW(factorial);
 
-static ssize_t irq_mode_store(struct device *dev, struct device_attribute *attr, const char *text, size_t count)
+static ssize_t irq_mode_store(struct device *dev, struct device_attribute *attr,
+			      const char *text, size_t count)
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	int err;
@@ -180,12 +185,14 @@ static ssize_t irq_mode_show(struct device *dev, struct device_attribute *attr, 
 {
 	struct edu *edu = dev_get_drvdata(dev);
 
-	return sysfs_emit(text, "%s irq=%d\n", edu->msi ? "msi" : "intx", pci_irq_vector(edu->pci, 0));
+	return sysfs_emit(text, "%s irq=%d\n", edu->msi ? "msi" : "intx",
+			  pci_irq_vector(edu->pci, 0));
 }
 static DEVICE_ATTR_RW(irq_mode);
 
 /* Raises interrupts one after the other, each with a status of its own, and waits for each. */
-static ssize_t fire_store(struct device *dev, struct device_attribute *attr, const char *text, size_t count)
+static ssize_t fire_store(struct device *dev, struct device_attribute *attr, const char *text,
+			  size_t count)
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	u32 wanted, raised, wrong = 0;
@@ -207,9 +214,13 @@ static ssize_t fire_store(struct device *dev, struct device_attribute *attr, con
 		wrong += edu->last_status != status;
 	}
 	msleep(50); /* for those that come twice */
-	snprintf(edu->fired, sizeof(edu->fired), "%s raised=%u counted=%u spurious=%u wrong=%u ns_each=%llu",
-		 raised == wanted && edu->counted == wanted && wrong == 0 && edu->spurious == 0 ? "ok" : "FAIL",
-		 raised, edu->counted, edu->spurious, wrong, (ktime_get_ns() - began) / max(raised, 1U));
+	snprintf(edu->fired, sizeof(edu->fired),
+		 "%s raised=%u counted=%u spurious=%u wrong=%u ns_each=%llu",
+		 raised == wanted && edu->counted == wanted && wrong == 0 && edu->spurious == 0
+			 ? "ok"
+			 : "FAIL",
+		 raised, edu->counted, edu->spurious, wrong,
+		 (ktime_get_ns() - began) / max(raised, 1U));
 	mutex_unlock(&edu->lock);
 	return count;
 }
@@ -268,7 +279,8 @@ static const char *edu_round_trip(struct edu *edu, struct page *from, struct pag
 	return verdict;
 }
 
-static ssize_t dma_store(struct device *dev, struct device_attribute *attr, const char *text, size_t count)
+static ssize_t dma_store(struct device *dev, struct device_attribute *attr, const char *text,
+			 size_t count)
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	bool high = sysfs_streq(text, "high");
@@ -292,8 +304,9 @@ static ssize_t dma_store(struct device *dev, struct device_attribute *attr, cons
 			verdict = "FAIL bytes differ";
 		if (!strcmp(verdict, "ok") && got[EDU_DMA_BYTES] != 0xa5)
 			verdict = "FAIL a byte behind the transfer was written";
-		snprintf(edu->dma, sizeof(edu->dma), "%s bytes=%u from=0x%llx to=0x%llx", verdict, EDU_DMA_BYTES,
-			 (u64)page_to_phys(from), (u64)page_to_phys(to));
+		snprintf(edu->dma, sizeof(edu->dma), "%s bytes=%u from=0x%llx to=0x%llx",
+			 verdict, EDU_DMA_BYTES, (u64)page_to_phys(from),
+			 (u64)page_to_phys(to));
 	}
 	mutex_unlock(&edu->lock);
 	if (from)
@@ -312,8 +325,12 @@ static ssize_t dma_show(struct device *dev, struct device_attribute *attr, char 
 static DEVICE_ATTR_RW(dma);
 
 static struct attribute *edu_attrs[] = {
-	&dev_attr_identity.attr, &dev_attr_liveness.attr, &dev_attr_factorial.attr,
-	&dev_attr_irq_mode.attr, &dev_attr_fire.attr,	  &dev_attr_dma.attr,
+	&dev_attr_identity.attr,
+	&dev_attr_liveness.attr,
+	&dev_attr_factorial.attr,
+	&dev_attr_irq_mode.attr,
+	&dev_attr_fire.attr,
+	&dev_attr_dma.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(edu);

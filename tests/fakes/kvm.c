@@ -177,8 +177,7 @@ int kvm_set_routes(int vm_fd, struct kvm_irq_routing *routing)
 {
 	assert(vm_fd >= 0 && routing->nr <= FAKE_KVM_MAX_ROUTES);
 	MAY_FAIL();
-	memcpy(fake_kvm.routes, routing->entries,
-	       routing->nr * sizeof(routing->entries[0]));
+	memcpy(fake_kvm.routes, routing->entries, routing->nr * sizeof(routing->entries[0]));
 	fake_kvm.nr_routes = routing->nr;
 	fake_kvm.nr_times_routed++;
 	return 0;
@@ -309,13 +308,13 @@ int kvm_get_xcrs(int vcpu_fd, struct kvm_xcrs *state)
 }
 
 /* State that nobody here looks at. */
-#define DEFINE_STATE_CALL(name, type)          \
-	int name(int vcpu_fd, type *state)     \
-	{                                      \
-		assert(vcpu_at(vcpu_fd));      \
-		(void)state;                   \
-		MAY_FAIL();                    \
-		return 0;                      \
+#define DEFINE_STATE_CALL(name, type)      \
+	int name(int vcpu_fd, type *state) \
+	{                                  \
+		assert(vcpu_at(vcpu_fd));  \
+		(void)state;               \
+		MAY_FAIL();                \
+		return 0;                  \
 	}
 
 DEFINE_STATE_CALL(kvm_get_xsave, struct kvm_xsave)

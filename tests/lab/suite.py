@@ -22,6 +22,7 @@ NOT_OURS = [
     (r"ballast_edu: (loading out-of-tree module|module verification failed)", "our test driver is no part of Debian's kernel"),
     (r"Unstable clock detected, switching default tracing clock|If you want to keep using the local clock|"
      r"^\s*\"trace_clock=local\"|on the kernel command line", "the lab's emulated CPU has no invariant TSC"),
+    (r"hrtimer: interrupt took \d+ ns", "the lab is slow, and shares the machine's processors"),
 ]
 
 # What the guest's tests report for each boot, by test; a guest that dies early so fails by name.

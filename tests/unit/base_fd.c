@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "base/fd.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+
+#include "base/fd.h"
 
 #include "tests/fakes/process.h"
 

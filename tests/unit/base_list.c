@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "base/list.h"
-
 #include <string.h>
+
+#include "base/list.h"
 
 #include "tests/fakes/process.h"
 

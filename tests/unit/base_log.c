@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "base/log.h"
-
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+
+#include "base/log.h"
 
 #include "tests/fakes/process.h"
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/io_bus.h"
-
 #include <errno.h>
 
+#include "devices/io_bus.h"
 #include "tests/fakes/process.h"
 
 struct device {

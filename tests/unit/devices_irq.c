@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/irq.h"
-
 #include <errno.h>
 
 #include "base/fd.h"
 
+#include "devices/irq.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
 

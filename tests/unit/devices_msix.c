@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/msix.h"
-
 #include <errno.h>
 
 #include <linux/pci_regs.h>
 
+#include "devices/msix.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
 
@@ -177,14 +176,14 @@ START_TEST(an_impossible_geometry_is_refused_and_leaves_nothing)
 	static const struct msix_config wrong[] = {
 		{ CAP, 0, BAR, TABLE, BAR, PBA },
 		{ CAP, 2049, BAR, 0, BAR, 0x9000 },
-		{ CAP, NR, 0, TABLE, BAR, PBA },                /* no such BAR */
-		{ CAP, NR, BAR, TABLE, 7, PBA },                /* nor can it be */
-		{ CAP, NR, 2, TABLE, BAR, PBA },                /* a BAR of ports */
-		{ CAP, NR, BAR, TABLE + 4, BAR, PBA },          /* misaligned */
-		{ CAP, NR, BAR, TABLE, BAR, PBA + 4 },          /* misaligned */
+		{ CAP, NR, 0, TABLE, BAR, PBA },                    /* no such BAR */
+		{ CAP, NR, BAR, TABLE, 7, PBA },                    /* nor can it be */
+		{ CAP, NR, 2, TABLE, BAR, PBA },                    /* a BAR of ports */
+		{ CAP, NR, BAR, TABLE + 4, BAR, PBA },              /* misaligned */
+		{ CAP, NR, BAR, TABLE, BAR, PBA + 4 },              /* misaligned */
 		{ CAP, NR, BAR, BAR_SIZE - 16 * NR + 8, BAR, PBA }, /* sticks out */
 		{ CAP, NR, BAR, BAR_SIZE, BAR, PBA },
-		{ CAP, NR, BAR, TABLE, BAR, BAR_SIZE - 8 },     /* two qwords of bits */
+		{ CAP, NR, BAR, TABLE, BAR, BAR_SIZE - 8 }, /* two qwords of bits */
 		{ CAP, NR, BAR, 0xfffffff8, BAR, PBA },
 		{ CAP, NR, BAR, TABLE, BAR, TABLE + 16 * NR - 8 }, /* overlap */
 		{ CAP, NR, BAR, TABLE, BAR, TABLE - 8 },           /* overlap */

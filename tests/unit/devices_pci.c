@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/pci.h"
-
 #include <errno.h>
 
 #include <linux/pci_regs.h>
 
+#include "devices/pci.h"
 #include "tests/fakes/process.h"
 
 #define ECAM 0xb0000000u
@@ -495,8 +494,9 @@ START_TEST(a_bar_tells_its_size)
 			ck_assert_uint_eq(get(&a, reg + 4, 4), cases[i].high);
 		}
 		set(&a, reg, 4, 0);
-		ck_assert_uint_eq(get(&a, reg, 4), cases[i].low & 0xf &
-							   (cases[i].kind == PCI_BAR_IO ? 3u : 0xfu));
+		ck_assert_uint_eq(get(&a, reg, 4),
+				  cases[i].low & 0xf &
+					  (cases[i].kind == PCI_BAR_IO ? 3u : 0xfu));
 		pci_bus_remove(&a.pci);
 	}
 }
@@ -576,10 +576,10 @@ END_TEST
 START_TEST(a_bar_outside_of_the_windows_is_not_decoded)
 {
 	static const uint32_t wrong[] = {
-		0,          /* RAM */
-		0x00100000, /* RAM */
+		0,                                                          /* RAM */
+		0x00100000,                                                 /* RAM */
 		ECAM,       MEM32 - 0x1000, MEM32 + MEM32_SIZE, 0xfec00000, /* IOAPIC */
-		0xfee00000, /* local APICs */
+		0xfee00000,                                                 /* local APICs */
 		0xfffff000,
 	};
 
@@ -752,7 +752,8 @@ START_TEST(a_guest_that_overlaps_for_ever_is_cut_off_in_the_log)
 
 	add_overlapping();
 	for (unsigned int i = 0; i < 100; i++)
-		decode(&b, i % 2 ? PCI_COMMAND_MEMORY : PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+		decode(&b,
+		       i % 2 ? PCI_COMMAND_MEMORY : PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	for (const char *p = process_log(); *p; p++)
 		lines += *p == '\n';
 	ck_assert_uint_le(lines, LOG_GUEST_BURST + 1);
@@ -975,8 +976,8 @@ static void check_decoding(struct card *const *cards, unsigned int nr_cards)
 START_TEST(a_guest_may_write_anything_anywhere)
 {
 	struct card *const cards[] = { &a, &b };
-	static const uint32_t addresses[] = { MEM32, MEM32 + 0x10000, MEM32 + 0xf0000, 0x10,
-					      0x1001, 0x2001 };
+	static const uint32_t addresses[] = { MEM32, MEM32 + 0x10000, MEM32 + 0xf0000,
+					      0x10,  0x1001,          0x2001 };
 	static const unsigned int offsets[] = { 0x04, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x30 };
 
 	for (unsigned int i = 0; i < nitems(cards); i++) {

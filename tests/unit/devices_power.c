@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/power.h"
-
 #include <errno.h>
 
+#include "devices/power.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
 

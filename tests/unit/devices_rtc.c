@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/rtc.h"
-
 #include <errno.h>
 #include <time.h>
 
+#include "devices/rtc.h"
 #include "tests/fakes/process.h"
 
 static struct io_bus pio;

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "devices/serial.h"
-
 #include <errno.h>
 #include <string.h>
 
 #include <linux/serial_reg.h>
 
+#include "devices/serial.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
 
@@ -224,8 +223,7 @@ START_TEST(below_the_fifo_level_data_waits_for_the_timeout)
 
 	set(UART_IER, UART_IER_RDI);
 	for (unsigned int i = 0; i < nitems(cases); i++) {
-		set(UART_FCR,
-		    UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR | cases[i].trigger);
+		set(UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR | cases[i].trigger);
 		for (unsigned int n = 1; n < cases[i].level; n++) {
 			receive("x");
 			ck_assert_uint_eq(get(UART_IIR), 0xc0 | UART_IIR_RX_TIMEOUT);

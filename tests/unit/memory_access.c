@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "memory/access.h"
-
 #include <errno.h>
 
+#include "memory/access.h"
 #include "memory/map.h"
 #include "tests/fakes/process.h"
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "memory/map.h"
-
 #include <errno.h>
 #include <semaphore.h>
 #include <string.h>
 
+#include "memory/map.h"
 #include "tests/fakes/process.h"
 
 #define NR_LISTENERS 4u

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "memory/ram.h"
-
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +11,7 @@
 
 #include "base/range.h"
 
+#include "memory/ram.h"
 #include "tests/fakes/process.h"
 
 #define PAGE 4096ull
@@ -119,6 +118,24 @@ START_TEST(every_byte_of_the_block_and_none_around_it_can_be_touched)
 		ck_assert(process_faults(bytes() + SIZE + PAGE - 1));
 		ram_finish(&ram);
 	}
+}
+END_TEST
+
+/* Wherever the kernel puts them, aligned or not. */
+START_TEST(the_guard_pages_are_the_blocks_own)
+{
+	struct ram rams[32];
+
+	for (unsigned int i = 0; i < nitems(rams); i++) {
+		uint64_t size = i % 2 ? (i + 1) * HUGE_PAGE : (i + 1) * PAGE;
+		ck_assert_int_eq(ram_init(&rams[i], size, backings[i / 2 % 2]), 0);
+		const char *start = rams[i].reservation;
+		const char *host = rams[i].host;
+		ck_assert(host >= start + PAGE);
+		ck_assert(host + size + PAGE <= start + rams[i].reserved);
+	}
+	for (unsigned int i = 0; i < nitems(rams); i++)
+		ram_finish(&rams[i]);
 }
 END_TEST
 
@@ -365,9 +382,14 @@ START_TEST(no_address_space_leaves_nothing_behind)
 }
 END_TEST
 
+/* Where ThreadSanitizer is at work, a mapping needs memory of its own besides. */
+extern void __tsan_init(void) __attribute__((weak));
+
 /* The reservation is there already when the block itself is refused. */
 START_TEST(no_memory_for_the_block_gives_the_reservation_back)
 {
+	if (__tsan_init)
+		return;
 	expect_failure(RAM_ANONYMOUS, RLIMIT_DATA, PAGE, -ENOMEM);
 }
 END_TEST
@@ -432,6 +454,7 @@ int main(void)
 		a_block_knows_what_it_is,
 		a_block_is_aligned_to_2_mib_whatever_its_size,
 		every_byte_of_the_block_and_none_around_it_can_be_touched,
+		the_guard_pages_are_the_blocks_own,
 		touching_a_guard_page_kills,
 		a_child_does_not_inherit_the_block,
 		the_block_stays_out_of_core_dumps,

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "memory/reclaim.h"
-
 #include <errno.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -11,6 +9,7 @@
 
 #include "memory/map.h"
 #include "memory/ram.h"
+#include "memory/reclaim.h"
 #include "tests/fakes/process.h"
 
 #define SIZE (2ull << 20)
@@ -233,7 +232,8 @@ START_TEST(after_raising_no_discard_starts_until_it_is_lowered)
 
 	for (unsigned int i = 0; i < nitems(gpas); i++) {
 		pages[i] = (uint8_t *)ram.host + (gpas[i] == HIGH_GPA ? SIZE : gpas[i]);
-		ck_assert_int_eq(pthread_create(&threads[i], NULL, discard_for_ever, &gpas[i]), 0);
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, discard_for_ever, &gpas[i]),
+				 0);
 	}
 	for (unsigned int round = 0; round < 25; round++) {
 		uint64_t before = __atomic_load_n(&nr_discarded, __ATOMIC_SEQ_CST);

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/acpi.h"
-
 #include <errno.h>
 #include <string.h>
 
 #include "devices/power.h"
 #include "memory/map.h"
 #include "tests/fakes/process.h"
+#include "vmm/acpi.h"
 
 #define RAM_SIZE LAYOUT_KERNEL_BASE
 

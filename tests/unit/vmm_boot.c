@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/boot.h"
-
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +16,7 @@
 #include "memory/map.h"
 #include "memory/ram.h"
 #include "tests/fakes/process.h"
+#include "vmm/boot.h"
 
 #define MIB (1ull << 20)
 #define RAM_SIZE (64 * MIB)
@@ -546,18 +545,26 @@ static Elf64_Phdr *segment(unsigned int i)
 
 static size_t notes_size;
 
+/* Padded to a multiple of 4. */
+static void append_note_bytes(const void *bytes, size_t size)
+{
+	size_t at = NOTES_OFFSET + notes_size;
+
+	ck_assert_uint_lt(at + size, TEXT_OFFSET);
+	if (size > 0)
+		memcpy(image + at, bytes, size);
+	notes_size += (size + 3) & ~(size_t)3;
+}
+
 /* Appends a note; sizes as given, whatever the strings are. */
 static void add_note(uint32_t type, const char *name, uint32_t name_size, const void *desc,
 		     uint32_t desc_size)
 {
 	const Elf64_Nhdr n = { name_size, desc_size, type };
-	uint8_t *at = image + NOTES_OFFSET + notes_size;
-	size_t padded = (name_size + 3) & ~3u;
 
-	memcpy(at, &n, sizeof(n));
-	memcpy(at + sizeof(n), name, name_size);
-	memcpy(at + sizeof(n) + padded, desc, desc_size);
-	notes_size += sizeof(n) + padded + ((desc_size + 3) & ~3u);
+	append_note_bytes(&n, sizeof(n));
+	append_note_bytes(name, name_size);
+	append_note_bytes(desc, desc_size);
 	segment(1)->p_filesz = notes_size;
 }
 
@@ -609,8 +616,8 @@ END_TEST
 START_TEST(segments_are_loaded_and_the_rest_of_them_is_zeroed)
 {
 	build_good_elf();
-	ck_assert_ptr_nonnull(memset(memory_ptr(&map, KERNEL_AT, 3 * TEXT_SIZE), 0x11,
-				     3 * TEXT_SIZE));
+	ck_assert_ptr_nonnull(
+		memset(memory_ptr(&map, KERNEL_AT, 3 * TEXT_SIZE), 0x11, 3 * TEXT_SIZE));
 	ck_assert_int_eq(load(), 0);
 	const uint8_t *bytes = guest(KERNEL_AT, 3 * TEXT_SIZE);
 	ck_assert_uint_eq(bytes[0], 0xcc);
@@ -672,12 +679,8 @@ END_TEST
 START_TEST(damaged_notes_end_the_search_and_harm_nobody)
 {
 	static const Elf64_Nhdr damaged[] = {
-		{ 0xffffffff, 4, 18 },
-		{ 4, 0xffffffff, 18 },
-		{ 0xffffffff, 0xffffffff, 18 },
-		{ 0xfffffffd, 8, 18 },
-		{ 4, 1000, 18 },
-		{ 1000, 4, 18 },
+		{ 0xffffffff, 4, 18 }, { 4, 0xffffffff, 18 }, { 0xffffffff, 0xffffffff, 18 },
+		{ 0xfffffffd, 8, 18 }, { 4, 1000, 18 },       { 1000, 4, 18 },
 	};
 
 	for (unsigned int i = 0; i < nitems(damaged); i++) {

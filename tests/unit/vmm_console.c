@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/console.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -8,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -18,6 +17,7 @@
 
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
+#include "vmm/console.h"
 
 #define BASE 0x3f8u
 #define CTRL_A "\x01"
@@ -469,7 +469,8 @@ START_TEST(a_socket_path_that_is_taken_is_named)
 	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	close(fd);
 	ck_assert_int_eq(init(CONSOLE_UNIX), -EADDRINUSE);
-	process_expect_log("console' (if no program uses it, remove it): Address already in use");
+	process_expect_log(
+		"console' (if no program uses it, remove it): Address already in use");
 	struct stat st;
 	ck_assert_int_eq(stat(path, &st), 0); /* it is not ours to remove */
 }
@@ -569,7 +570,8 @@ START_TEST(dev_null_and_regular_files_give_no_input_and_take_output)
 	guest_writes("out");
 	ck_assert_int_eq(pread(reader, text, sizeof(text), 0), 3);
 	ck_assert_str_eq(text, "out");
-	ck_assert_uint_eq(process_nr_fds(), fds_before + 1); /* the serial port's eventfd */
+	ck_assert_uint_eq(process_nr_fds(),
+			  fds_before + 2); /* the serial port's eventfd, and ours */
 }
 END_TEST
 
@@ -615,9 +617,22 @@ static struct termios mode(void)
 	return t;
 }
 
+/* Between the two ends of a terminal a thread of the kernel's carries the bytes. */
+static void await_bytes(int fd, size_t size)
+{
+	int available = 0;
+
+	for (unsigned int i = 0; i < 5000 && available < (int)size; i++) {
+		ck_assert_int_eq(ioctl(fd, FIONREAD, &available), 0);
+		usleep(1000);
+	}
+	ck_assert_int_eq(available, size);
+}
+
 static void type(const char *text)
 {
 	write_all(terminal, text);
+	await_bytes(STDIN_FILENO, strlen(text));
 	settle();
 }
 
@@ -646,6 +661,7 @@ START_TEST(what_is_typed_reaches_the_guest_byte_by_byte)
 	type("ls\r\x03\x04");
 	ck_assert_str_eq(guest_reads(), "ls\r\x03\x04");
 	guest_writes("file");
+	await_bytes(terminal, 4);
 	ck_assert_str_eq(read_all(terminal), "file");
 }
 END_TEST
@@ -699,6 +715,37 @@ START_TEST(an_escape_gets_through_a_port_that_the_guest_does_not_read)
 }
 END_TEST
 
+START_TEST(what_is_pasted_before_the_guest_reads_waits_for_it)
+{
+	start_terminal();
+	start(CONSOLE_STDIO);
+	type("0123456789abcdefGHIJKLMNOPQRSTUVwxyz");
+	ck_assert_str_eq(guest_reads(), "0123456789abcdef");
+	settle();
+	ck_assert_str_eq(guest_reads(), "GHIJKLMNOPQRSTUV");
+	type("!");
+	ck_assert_str_eq(guest_reads(), "wxyz!");
+}
+END_TEST
+
+START_TEST(an_escape_gets_through_a_queue_that_is_full)
+{
+	static char much[CONSOLE_QUEUE_SIZE];
+
+	start_terminal();
+	start(CONSOLE_STDIO);
+	memset(much, 'x', sizeof(much) - 1);
+	for (unsigned int i = 0; i < 8; i++) {
+		much[sizeof(much) / 8] = '\0'; /* a terminal takes no more at once */
+		type(much);
+	}
+	type("xxxxxxxxxxxxxxxxxxxx");
+	ck_assert_uint_eq(console.queued, CONSOLE_QUEUE_SIZE);
+	type(CTRL_A "x");
+	ck_assert_uint_eq(nr_stops, 1);
+}
+END_TEST
+
 START_TEST(a_terminal_that_hangs_up_holds_nobody_up)
 {
 	start_terminal();
@@ -747,6 +794,8 @@ int main(void)
 		control_a_itself_is_sent_by_doubling_it_or_a,
 		control_a_and_any_other_key_prints_the_keys,
 		an_escape_gets_through_a_port_that_the_guest_does_not_read,
+		what_is_pasted_before_the_guest_reads_waits_for_it,
+		an_escape_gets_through_a_queue_that_is_full,
 		a_terminal_that_hangs_up_holds_nobody_up,
 	};
 	return run_tests("vmm_console", setup, teardown, tests, nitems(tests));

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/cpuid.h"
-
 #include <errno.h>
 #include <string.h>
 
 #include "tests/fakes/kvm.h"
 #include "tests/fakes/process.h"
+#include "vmm/cpuid.h"
 
 /* What a host might support; adapted from a copy. */
 static const struct kvm_cpuid_entry2 host[] = {

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/event_loop.h"
-
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,6 +8,7 @@
 #include "base/fd.h"
 
 #include "tests/fakes/process.h"
+#include "vmm/event_loop.h"
 
 struct counter {
 	struct event_source source;

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/kvm_slots.h"
-
 #include <errno.h>
 
 #include "tests/fakes/kvm.h"
 #include "tests/fakes/process.h"
+#include "vmm/kvm_slots.h"
 
 #define VM_FD 3
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/layout.h"
-
 #include <errno.h>
 
 #include "base/range.h"
 
 #include "tests/fakes/process.h"
+#include "vmm/layout.h"
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)

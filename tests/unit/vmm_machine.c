@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/machine.h"
-
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +11,7 @@
 #include "memory/access.h"
 #include "tests/fakes/kvm.h"
 #include "tests/fakes/process.h"
+#include "vmm/machine.h"
 
 #define MIB (1ull << 20)
 #define ENTRY 0x1000000u
@@ -236,7 +235,7 @@ END_TEST
 /* What a KVM, or a CPU, may do without. */
 static bool may_be_refused(const char *call)
 {
-	static const char *const names[] = { "kvm_check",	 "kvm_get_msrs", "kvm_set_msrs",
+	static const char *const names[] = { "kvm_check", "kvm_get_msrs", "kvm_set_msrs",
 					     "kvm_get_xsave", "kvm_get_xcrs" };
 
 	for (unsigned int i = 0; i < nitems(names); i++) {
@@ -274,11 +273,11 @@ START_TEST(every_step_of_building_fails_once)
 	}
 	/*
 	 * 2 for KVM and its CPUID, 11 for the VM, 2 for the wires, 1 for how many slots, 1 slot,
-	 * 2 irqfds, 1 timer, and 16 for each of 2 processors.
+	 * 2 irqfds, 1 timer, and 32 for each of 2 processors.
 	 */
-	ck_assert_uint_eq(n - 1, 52);
-	/* 4 capabilities, and 4 MSRs, XSAVE and XCRs of each processor. */
-	ck_assert_uint_eq(nr_borne, 16);
+	ck_assert_uint_eq(n - 1, 84);
+	/* 4 capabilities, and 20 MSRs, XSAVE and XCRs of each processor. */
+	ck_assert_uint_eq(nr_borne, 48);
 }
 END_TEST
 
@@ -344,8 +343,7 @@ START_TEST(ram_beyond_2_gib_is_a_second_slot_of_the_same_block)
 	ck_assert_uint_eq(fake_kvm.slots[0].size, 2ull << 30);
 	ck_assert_uint_eq(fake_kvm.slots[1].gpa, 4ull << 30);
 	ck_assert_uint_eq(fake_kvm.slots[1].size, 3ull << 30);
-	ck_assert_ptr_eq(fake_kvm.slots[1].host,
-			 (char *)fake_kvm.slots[0].host + (2ull << 30));
+	ck_assert_ptr_eq(fake_kvm.slots[1].host, (char *)fake_kvm.slots[0].host + (2ull << 30));
 }
 END_TEST
 
@@ -458,7 +456,8 @@ START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
 	} cases[] = {
 		{ faults_three_times, "E cpu 0: triple fault\n" },
 		{ fails_to_enter, "refuses to enter the guest, reason 0x80000021\n" },
-		{ cannot_be_emulated, "kvm internal error 1 (an instruction it cannot emulate)" },
+		{ cannot_be_emulated,
+		  "kvm internal error 1 (an instruction it cannot emulate)" },
 		{ exits_in_a_new_way, "exit reason 63, which nobody here knows\n" },
 		{ exits_beyond_all_reasons, "exit reason 4294967295, which nobody" },
 		{ is_an_error, "E kvm: running cpu 0: Bad address\n" },
@@ -558,6 +557,44 @@ START_TEST(a_reset_starts_the_guest_anew)
 }
 END_TEST
 
+/* For ever; the first time, and some time later, somebody wants it to end. */
+
+static unsigned int nr_loops;
+
+static int resets_again_and_again(struct kvm_run *run)
+{
+	fake_kvm.vcpus[0].next_step = 0;
+	return resets(run);
+}
+
+static int resets_and_gets_sigterm_twice(struct kvm_run *run)
+{
+	if (nr_loops == 0 || nr_loops == 100)
+		kill(getpid(), SIGTERM);
+	nr_loops++;
+	return resets_again_and_again(run);
+}
+
+START_TEST(a_guest_that_resets_for_ever_is_stopped_by_a_second_signal)
+{
+	nr_loops = 0;
+	fake_kvm.steps[0] = resets_and_gets_sigterm_twice;
+	ck_assert_int_eq(run(), STATUS_FAILED);
+	const char *text = process_log();
+	ck_assert_ptr_nonnull(strstr(text, "SIGTERM: stopping"));
+	ck_assert_ptr_nonnull(strstr(text, "further resets are not reported"));
+	ck_assert_uint_lt(strlen(text), 2000);
+}
+END_TEST
+
+START_TEST(a_guest_that_resets_for_ever_is_ended_by_its_timeout)
+{
+	config.timeout = 1;
+	fake_kvm.steps[0] = resets_again_and_again;
+	ck_assert_int_eq(run(), STATUS_TIMEOUT);
+}
+END_TEST
+
 static unsigned int reset_fails_at;
 
 static int resets_and_a_step_of_it_fails(struct kvm_run *run)
@@ -591,8 +628,8 @@ START_TEST(every_step_of_a_reset_fails_once)
 		ck_assert(may_be_refused(failed) ==
 			  (strstr(process_log(), "E kvm: re") == NULL));
 	}
-	ck_assert_uint_eq(n - 1, 25); /* the IOAPIC, 10 for each processor, 4 to start */
-	ck_assert_uint_eq(nr_borne, 4); /* 2 MSRs of each processor */
+	ck_assert_uint_eq(n - 1, 61);    /* the IOAPIC, 28 for each processor, 4 to start */
+	ck_assert_uint_eq(nr_borne, 40); /* 20 MSRs of each processor */
 }
 END_TEST
 
@@ -612,7 +649,7 @@ static int has_read_the_host_bridge(struct kvm_run *run)
 	static const uint8_t ids[] = { 0x36, 0x1b, 0x08, 0x00 };
 
 	return memcmp(run->mmio.data, ids, sizeof(ids)) == 0 ? powers_off(run)
-							       : is_an_error(run);
+							     : is_an_error(run);
 }
 
 START_TEST(an_mmio_read_reaches_its_device_and_its_answer_the_guest)
@@ -637,7 +674,7 @@ static int has_read_ones(struct kvm_run *run)
 	static const uint8_t ones[] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0 };
 
 	return memcmp(run->mmio.data, ones, sizeof(ones)) == 0 ? powers_off(run)
-								: is_an_error(run);
+							       : is_an_error(run);
 }
 
 START_TEST(an_mmio_access_of_odd_length_is_done_in_pieces)
@@ -709,6 +746,8 @@ int main(void)
 		a_signal_presses_the_power_button,
 		a_second_signal_stops,
 		a_reset_starts_the_guest_anew,
+		a_guest_that_resets_for_ever_is_stopped_by_a_second_signal,
+		a_guest_that_resets_for_ever_is_ended_by_its_timeout,
 		every_step_of_a_reset_fails_once,
 		an_mmio_read_reaches_its_device_and_its_answer_the_guest,
 		an_mmio_access_of_odd_length_is_done_in_pieces,

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include "vmm/options.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +7,7 @@
 #include "base/trace.h"
 
 #include "tests/fakes/process.h"
+#include "vmm/options.h"
 
 #define MAX_ARGS 80u
 
@@ -187,7 +186,8 @@ END_TEST
 
 START_TEST(memory_that_is_no_size_is_refused)
 {
-	expect_refusal("ballast run --kernel k --memory lots", "--memory 'lots': a size such as");
+	expect_refusal("ballast run --kernel k --memory lots",
+		       "--memory 'lots': a size such as");
 	expect_refusal("ballast run --kernel k --memory 99999999999999999999G",
 		       "--memory '99999999999999999999G': a size such as");
 	expect_refusal("ballast run --kernel k --memory ,backing=anon", "--memory ''");
@@ -197,7 +197,8 @@ END_TEST
 
 START_TEST(an_unknown_key_or_backing_is_refused)
 {
-	expect_refusal("ballast run --kernel k --memory 1G,share=on", "--memory key 'share=on'");
+	expect_refusal("ballast run --kernel k --memory 1G,share=on",
+		       "--memory key 'share=on'");
 	expect_refusal("ballast run --kernel k --memory 1G,", "--memory key ''");
 	expect_refusal("ballast run --kernel k --memory 1G,backing=disk",
 		       "backing 'disk': it is one of anon, memfd, hugetlb");
@@ -344,7 +345,8 @@ END_TEST
 START_TEST(help_is_printed_wherever_it_is_asked_for)
 {
 	static const char *const lines[] = { "ballast --help", "ballast -h", "ballast help",
-					     "ballast run --help", "ballast run --kernel k -h" };
+					     "ballast run --help",
+					     "ballast run --kernel k -h" };
 
 	for (unsigned int i = 0; i < nitems(lines); i++) {
 		ck_assert_int_eq(parse(lines[i]), OPTIONS_DONE);
@@ -358,9 +360,10 @@ END_TEST
 /* Issue 2: on one screen. */
 START_TEST(help_names_every_option_on_one_screen)
 {
-	static const char *const names[] = { "--kernel",  "--initrd",	"--cmdline", "--cpus",
-					     "--memory",  "--device",	"--serial",  "--on-reset",
-					     "--timeout", "--exit-port", "--verbose", "--version" };
+	static const char *const names[] = { "--kernel",    "--initrd",   "--cmdline",
+					     "--cpus",      "--memory",   "--device",
+					     "--serial",    "--on-reset", "--timeout",
+					     "--exit-port", "--verbose",  "--version" };
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
