@@ -40,8 +40,10 @@ int irq_connect_message(struct irq *irq, struct msi_message message)
 	} else if (irq->message.address != message.address ||
 		   irq->message.data != message.data) {
 		r = wires->ops->msi_route_update(wires, irq->gsi, message);
-		if (r < 0)
+		if (r < 0) {
+			irq_disconnect(irq); /* rather silent than where it no longer belongs */
 			return r;
+		}
 	}
 	irq->message = message;
 	if (irq->connected)

@@ -33,7 +33,7 @@ must_check int irq_init(struct irq *irq, struct wires *wires);
 /* Disconnects, frees route and eventfds. Accepts a zeroed object and a finished one. */
 void irq_finish(struct irq *irq);
 
-/* Connects to a message, or changes the message while connected. -ENOSPC and the like. */
+/* Connects to a message, or changes it while connected. -ENOSPC and the like: not connected. */
 must_check int irq_connect_message(struct irq *irq, struct msi_message message);
 /* Connects to an edge-triggered interrupt line. */
 must_check int irq_connect_edge(struct irq *irq, uint32_t gsi);
