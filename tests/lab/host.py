@@ -172,6 +172,15 @@ class Guest:
                     return False
         return False
 
+    def wait_for_error(self, part, seconds):
+        """Waits for a line of Ballast's log with this in it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if any(part in line for line in self.errors):
+                return True
+            time.sleep(0.2)
+        return False
+
     def press_power_button(self):
         self.process.send_signal(signal.SIGTERM)
 

@@ -7,6 +7,7 @@ Prints PASS, FAIL, SKIP and FIGURE lines. What only the machine outside can chec
 import os
 import re
 import resource
+import signal
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,24 @@ def endings():
     check_power_off("power-button", guest, 60)
 
 
+def host_asks():
+    """The host wants its device back while the guest runs; and somebody wants to know what the guest is at."""
+    bind(EDU, "vfio-pci")
+    guest = Guest("--device", EDU, run="wait", kernel=VMLINUX)
+    check("host-asks/boots", guest.wait_for("waiting", GUEST_SECONDS), guest.last_words())
+    guest.process.send_signal(signal.SIGUSR1)
+    check("host-asks/registers", guest.wait_for_error("cpu 0: rip", 30), guest.last_words())
+    with subprocess.Popen(["sh", "-c", f"echo {EDU} >/sys/bus/pci/drivers/vfio-pci/unbind"]) as unbinding:
+        check("host-asks/heard", guest.wait_for_error(f"the host asks for {EDU} back", 60), guest.last_words())
+        time.sleep(12)  # the kernel asks again after ten seconds
+        asked = sum("asks for" in line for line in guest.errors)
+        check("host-asks/said-once", asked == 1, f"{asked} times")
+        check("host-asks/guest-goes-on", guest.process.poll() is None, guest.last_words())
+        guest.press_power_button()
+        check_power_off("host-asks", guest, 60)
+        check("host-asks/given-back", unbinding.wait(60) == 0, "the unbinding failed")
+
+
 # -- errors of the user -------------------------------------------------------------------------------------------
 
 
@@ -244,7 +263,7 @@ def refusals():
     bind(EDU, "vfio-pci")
 
 
-CHAPTERS = [all_devices, small_pvh, hugetlb, one_group, endings, refusals]
+CHAPTERS = [all_devices, small_pvh, hugetlb, one_group, endings, host_asks, refusals]
 
 
 def main():
