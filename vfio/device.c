@@ -165,11 +165,14 @@ static bool in_use(const struct vfio_device *dev, const struct vfio_group *group
 	return other && other != dev;
 }
 
+/* Whom a reset of a bus or slot may hit besides the device itself. */
+enum reach { UNUSED_ONLY, ALL_OF_OURS };
+
 /*
  * Names the groups whose functions the reset would hit, each once. -EPERM: one of them is not
- * ours. -EBUSY: another device in use is among them.
+ * ours. -EBUSY: another device in use is among them, which it may not hit.
  */
-static int collect_groups(const struct vfio_device *dev,
+static int collect_groups(const struct vfio_device *dev, enum reach reach,
 			  const struct vfio_pci_dependent_device *functions, unsigned int nr,
 			  int32_t *fds, unsigned int max)
 {
@@ -180,7 +183,7 @@ static int collect_groups(const struct vfio_device *dev,
 			vfio_group_find(dev->group->vfio, functions[i].group_id);
 		if (!group)
 			return -EPERM;
-		if (in_use(dev, group, &functions[i]))
+		if (reach == UNUSED_ONLY && in_use(dev, group, &functions[i]))
 			return -EBUSY;
 		unsigned int at = 0;
 		while (at < n && fds[at] != group->fd)
@@ -194,8 +197,8 @@ static int collect_groups(const struct vfio_device *dev,
 	return (int)n;
 }
 
-/* A reset of the bus or slot, provided that nobody else is hit by it. */
-static int reset_bus(const struct vfio_device *dev)
+/* A reset of the bus or slot, provided that it hits no further than it may. */
+static int reset_bus(const struct vfio_device *dev, enum reach reach)
 {
 	autofree struct vfio_pci_dependent_device *functions = NULL;
 	int32_t fds[MAX_RESET_GROUPS];
@@ -204,7 +207,7 @@ static int reset_bus(const struct vfio_device *dev)
 	int r = vfio_device_get_hot_reset(dev->fd, &functions, &nr);
 	if (r < 0)
 		return r;
-	r = collect_groups(dev, functions, nr, fds, MAX_RESET_GROUPS);
+	r = collect_groups(dev, reach, functions, nr, fds, MAX_RESET_GROUPS);
 	if (r < 0)
 		return r;
 	return vfio_device_hot_reset(dev->fd, fds, (unsigned int)r);
@@ -218,9 +221,10 @@ int vfio_device_reset(struct vfio_device *dev)
 	bool prefer_bus = dev->has_pm_reset && !dev->has_flr;
 	if (resets && !prefer_bus && vfio_device_reset_function(dev->fd) >= 0)
 		return 0;
-	if (reset_bus(dev) >= 0)
+	if (reset_bus(dev, UNUSED_ONLY) >= 0)
 		return 0;
 	if (resets && prefer_bus && vfio_device_reset_function(dev->fd) >= 0)
 		return 0;
-	return -EOPNOTSUPP;
+	/* The others' config space is saved and restored by the kernel, interrupts included. */
+	return reset_bus(dev, ALL_OF_OURS) >= 0 ? 0 : -EOPNOTSUPP;
 }

@@ -60,9 +60,10 @@ must_check int vfio_device_write(const struct vfio_device *dev, unsigned int reg
 				 uint64_t offset, const void *buffer, size_t size);
 
 /*
- * Resets the function, by what reaches no other device of ours: a function reset, a reset of
- * a bus or slot all of whose functions are unused, a round trip through D3. Interrupts are
- * off and command is clear. -EOPNOTSUPP: none of them works. Not logged.
+ * Resets the function by what reaches least: a function reset, a reset of a bus or slot all of
+ * whose other functions are unused, a round trip through D3, a bus or slot reset that other
+ * devices of ours go through too. Interrupts are off and command is clear, and with the vCPUs
+ * parked nobody is using those others. -EOPNOTSUPP: none of them works. Not logged.
  */
 must_check int vfio_device_reset(struct vfio_device *dev);
 

@@ -169,6 +169,9 @@ def one_group():
     guest = Guest("--device", ",".join(PAIR), memory="256M", cmdline="ballast.tests=edu ballast.interrupts=1000")
     check_power_off("one-group", guest)
     check_guest_tests("one-group", guest, 1, list(expected_results(["edu"], 1, 2, False)))
+    # Neither has a reset of its own: only the bus that both are on has.
+    unreset = [line for line in guest.errors if "reset works" in line]
+    check("one-group/reset-by-bus", not unreset, " | ".join(unreset))
     for bdf in PAIR:
         left = left_behind(bdf)
         check(f"one-group/given-back/{bdf}", left is None, left)

@@ -517,7 +517,7 @@ START_TEST(a_bus_reset_does_where_no_function_reset_is)
 }
 END_TEST
 
-START_TEST(a_bus_reset_that_hits_a_device_in_use_is_not_done)
+START_TEST(a_bus_reset_that_hits_another_of_ours_is_the_last_resort)
 {
 	struct vfio_pci *other;
 
@@ -527,6 +527,11 @@ START_TEST(a_bus_reset_that_hits_a_device_in_use_is_not_done)
 	dev->can_hot_reset = true;
 	affect(7, 1, 0);
 	affect(7, 1, 1);
+	fake_forget_record();
+	attach_again();
+	ck_assert_uint_eq(fake_count("hot_reset " NAME " with 1 groups"), 1);
+	dev->no_reset = false;
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("hot_reset"), 0);
 	vfio_pci_detach(other);
@@ -616,7 +621,7 @@ int main(void)
 	tcase_add_test(tests, many_resets_leave_nothing_behind);
 	tcase_add_test(tests, a_device_that_cannot_be_reset_is_told_of_and_used);
 	tcase_add_test(tests, a_bus_reset_does_where_no_function_reset_is);
-	tcase_add_test(tests, a_bus_reset_that_hits_a_device_in_use_is_not_done);
+	tcase_add_test(tests, a_bus_reset_that_hits_another_of_ours_is_the_last_resort);
 	tcase_add_test(tests, a_bus_reset_that_hits_a_strangers_function_is_not_done);
 	tcase_add_test(tests, without_flr_a_bus_reset_goes_before_d3);
 	tcase_add_test(tests, a_conventional_device_has_256_bytes);
