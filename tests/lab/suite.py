@@ -23,6 +23,8 @@ NOT_OURS = [
     (r"ballast_edu: (loading out-of-tree module|module verification failed)", "our test driver is no part of Debian's kernel"),
     (r"Unstable clock detected, switching default tracing clock|If you want to keep using the local clock|"
      r"^\s*\"trace_clock=local\"|on the kernel command line", "the lab's emulated CPU has no invariant TSC"),
+    (r"clocksource: (timekeeping watchdog on CPU\d+: Marking clocksource 'tsc' as unstable|.*'kvm-clock' |.*'tsc' cs_nsec)",
+     "the lab host calibrates its emulated TSC a per cent off when the machine is busy, and kvm-clock follows it"),
     (r"hrtimer: interrupt took \d+ ns", "the lab is slow, and shares the machine's processors"),
 ]
 
