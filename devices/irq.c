@@ -94,8 +94,3 @@ bool irq_pending(const struct irq *irq)
 {
 	return irq->fd >= 0 && !irq->connected && eventfd_pending(irq->fd);
 }
-
-void irq_clear(const struct irq *irq)
-{
-	(void)eventfd_take(irq->fd); /* nothing pending is what is wanted */
-}

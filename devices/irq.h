@@ -45,7 +45,5 @@ void irq_disconnect(struct irq *irq);
 void irq_raise(const struct irq *irq);
 /* Raised while not connected. */
 bool irq_pending(const struct irq *irq);
-/* Forgets what is pending. */
-void irq_clear(const struct irq *irq);
 
 #endif /* DEVICES_IRQ_H */

@@ -214,7 +214,7 @@ static int start_io(struct console *c)
 		}
 	}
 	pthread_mutex_unlock(&c->lock);
-	return r == -EPERM ? 0 : r;
+	return r < 0 && r != -EPERM ? log_err(r, "console: event loop") : 0;
 }
 
 static void client_ready(struct event_source *source, uint32_t events)
@@ -287,7 +287,8 @@ static int open_socket(struct console *c)
 	c->clients.fd = fd;
 	if (chmod(c->config.path, 0600) < 0 || listen(fd, 4) < 0)
 		return log_err(-errno, "console: listening at '%s'", c->config.path);
-	return event_loop_add(c->loop, &c->clients, EPOLLIN);
+	int r = event_loop_add(c->loop, &c->clients, EPOLLIN);
+	return r < 0 ? log_err(r, "console: event loop") : 0;
 }
 
 int console_init(struct console *c, struct event_loop *loop,

@@ -191,17 +191,6 @@ START_TEST(a_line_that_cannot_be_connected_leaves_nothing)
 }
 END_TEST
 
-START_TEST(clearing_forgets_what_is_pending)
-{
-	irq_raise(&irq);
-	irq_clear(&irq);
-	ck_assert(!irq_pending(&irq));
-	irq_clear(&irq);
-	ck_assert_int_eq(irq_connect_message(&irq, first), 0);
-	ck_assert_uint_eq(fake_wires_take_any(&wires), 0);
-}
-END_TEST
-
 START_TEST(finishing_takes_a_zeroed_and_a_finished_one)
 {
 	struct irq zeroed = { 0 };
@@ -250,7 +239,6 @@ int main(void)
 		an_edge_goes_to_its_line,
 		a_level_hears_of_the_eoi,
 		a_line_that_cannot_be_connected_leaves_nothing,
-		clearing_forgets_what_is_pending,
 		finishing_takes_a_zeroed_and_a_finished_one,
 		without_an_eventfd_it_is_as_finished,
 		a_level_without_a_second_eventfd_is_not_connected,
