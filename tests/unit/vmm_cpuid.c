@@ -155,6 +155,23 @@ START_TEST(the_last_cache_is_shared_by_all_cores_the_others_by_none)
 }
 END_TEST
 
+START_TEST(nested_virtualisation_is_not_offered)
+{
+	static const struct kvm_cpuid_entry2 nested[] = {
+		{ .function = 1, .ecx = 0xffffffff },
+		{ .function = 0x80000001, .ecx = 0xffffffff },
+		{ .function = 0x8000000a, .eax = 1 },
+	};
+
+	memcpy(cpuid->entries, nested, sizeof(nested));
+	cpuid->nent = nitems(nested);
+	cpuid_adapt(cpuid, 0, 1, true);
+	ck_assert_uint_eq(leaf(1, 0)->ecx, ~(1u << 5));          /* VMX */
+	ck_assert_uint_eq(leaf(0x80000001, 0)->ecx, ~(1u << 2)); /* SVM */
+	ck_assert_ptr_null(find(0x8000000a, 0));
+}
+END_TEST
+
 START_TEST(everything_else_is_as_kvm_supports_it)
 {
 	adapt(1, 2);
@@ -224,6 +241,7 @@ int main(void)
 		hyper_threading_is_said_of_several_cpus_only,
 		the_guest_knows_that_it_is_one_and_has_the_deadline_timer_if_kvm_has,
 		the_last_cache_is_shared_by_all_cores_the_others_by_none,
+		nested_virtualisation_is_not_offered,
 		everything_else_is_as_kvm_supports_it,
 		a_full_table_is_not_overrun,
 		the_address_width_is_the_hosts_or_36_bits,

@@ -384,6 +384,8 @@ START_TEST(the_version_is_printed)
 {
 	ck_assert_int_eq(parse("ballast --version"), OPTIONS_DONE);
 	ck_assert_int_eq(strncmp(printed_text(), "ballast ", 8), 0);
+	ck_assert_int_eq(parse("ballast run --version"), OPTIONS_DONE);
+	ck_assert_int_eq(strncmp(printed_text(), "ballast ", 8), 0);
 }
 END_TEST
 
