@@ -19,8 +19,9 @@
 #include <pthread.h>
 #include <termios.h>
 
+#include "base/event_loop.h"
+
 #include "devices/serial.h"
-#include "vmm/event_loop.h"
 
 enum console_kind { CONSOLE_NONE, CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX };
 

@@ -13,6 +13,8 @@
 #ifndef VMM_MACHINE_H
 #define VMM_MACHINE_H
 
+#include "base/event_loop.h"
+
 #include "devices/io_bus.h"
 #include "devices/pci.h"
 #include "devices/power.h"
@@ -24,7 +26,6 @@
 #include "vfio/vfio_pci.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
-#include "vmm/event_loop.h"
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"

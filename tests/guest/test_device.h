@@ -9,11 +9,12 @@
 #ifndef TESTS_GUEST_TEST_DEVICE_H
 #define TESTS_GUEST_TEST_DEVICE_H
 
+#include "base/event_loop.h"
+
 #include "devices/irq.h"
 #include "devices/msix.h"
 #include "devices/pci.h"
 #include "tests/guest/contract.h"
-#include "vmm/event_loop.h"
 
 struct test_device;
 

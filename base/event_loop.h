@@ -5,8 +5,8 @@
  * Threads: run on one thread, which is where every `ready` is called; the other functions
  * from any.
  */
-#ifndef VMM_EVENT_LOOP_H
-#define VMM_EVENT_LOOP_H
+#ifndef BASE_EVENT_LOOP_H
+#define BASE_EVENT_LOOP_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -40,4 +40,4 @@ void event_loop_remove(struct event_loop *loop, struct event_source *source);
 void event_loop_run(struct event_loop *loop);
 void event_loop_stop(struct event_loop *loop);
 
-#endif /* VMM_EVENT_LOOP_H */
+#endif /* BASE_EVENT_LOOP_H */

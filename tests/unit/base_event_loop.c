@@ -5,10 +5,10 @@
 
 #include <sys/mman.h>
 
+#include "base/event_loop.h"
 #include "base/fd.h"
 
 #include "tests/fakes/process.h"
-#include "vmm/event_loop.h"
 
 struct counter {
 	struct event_source source;
