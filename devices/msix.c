@@ -189,6 +189,14 @@ void msix_reset(struct msix *msix)
 	pthread_mutex_unlock(&msix->lock);
 }
 
+bool msix_is_enabled(struct msix *msix)
+{
+	pthread_mutex_lock(&msix->lock);
+	bool enabled = msix->enabled;
+	pthread_mutex_unlock(&msix->lock);
+	return enabled;
+}
+
 void msix_control_changed(struct msix *msix)
 {
 	if (!msix->vectors)

@@ -70,6 +70,9 @@ void msix_finish(struct msix *msix);
 /* Function reset: disabled, every vector masked, nothing pending. */
 void msix_reset(struct msix *msix);
 
+/* The driver has switched MSI-X on. */
+bool msix_is_enabled(struct msix *msix);
+
 /* After a config write: looks at the control word and acts. Under bus->lock. */
 void msix_control_changed(struct msix *msix);
 

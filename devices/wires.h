@@ -3,8 +3,8 @@
  * wires.h - the one seam only a hypervisor can fill.
  *
  * Device models know eventfds. What connects an eventfd to the guest's interrupt controller is
- * asked for here; vmm/kvm_wires fills it with KVM's GSI routes and irqfds, the unit tests with
- * a recording.
+ * asked for here, and what turns a guest's write into a signal on an eventfd; vmm/kvm_wires
+ * fills it with KVM's GSI routes, irqfds and ioeventfds, the unit tests with a recording.
  *
  * Concepts
  *  - gsi: a global system interrupt. Below 24: an IOAPIC pin. From 24: an MSI route, allocated
@@ -43,6 +43,14 @@ struct wires_ops {
 	int (*irqfd_add)(struct wires *wires, int fd, uint32_t gsi, int resample_fd);
 	/* Signals stay in the eventfd from now on. Cannot fail. */
 	void (*irqfd_remove)(struct wires *wires, int fd, uint32_t gsi);
+
+	/*
+	 * From now on a guest's write of any size to MMIO address `address` signals `fd` and goes no
+	 * further. One fd may serve several addresses. -EEXIST: that address has an fd.
+	 */
+	int (*ioeventfd_add)(struct wires *wires, uint64_t address, int fd);
+	/* Writes there are the io_bus's again. Cannot fail. */
+	void (*ioeventfd_remove)(struct wires *wires, uint64_t address, int fd);
 
 	/*
 	 * An assigned group's fd is shown to the hypervisor (KVM_DEV_TYPE_VFIO): it takes care

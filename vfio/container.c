@@ -83,6 +83,34 @@ unsigned int vfio_address_bits(struct vfio *vfio)
 	return bits;
 }
 
+/* Bytes of RAM. */
+static uint64_t mapped(struct vfio_container *container)
+{
+	uint64_t bytes = 0;
+
+	pthread_mutex_lock(&container->lock);
+	list_for_each(n, &container->mappings) {
+		const struct memory_region *region = mapping_of(n)->region;
+		if (region->kind == MEMORY_RAM)
+			bytes += region->size;
+	}
+	pthread_mutex_unlock(&container->lock);
+	return bytes;
+}
+
+uint64_t vfio_pinned(struct vfio *vfio)
+{
+	uint64_t most = 0;
+
+	list_for_each(n, &vfio->containers) {
+		struct vfio_container *container = container_of(n, struct vfio_container, link);
+		uint64_t bytes = container->pins ? mapped(container) : 0;
+		if (bytes > most)
+			most = bytes;
+	}
+	return most;
+}
+
 static const struct vfio_iova_range *range_at(const struct vfio_iommu *iommu, uint64_t address)
 {
 	for (unsigned int i = 0; i < iommu->nr_ranges; i++) {
@@ -197,18 +225,18 @@ static int populate(const struct memory_region *region)
 	return 0;
 }
 
-/* What must be locked at once: all RAM, for each container once more. */
+/* What must be locked at once: all RAM, for each container that pins once more. */
 static uint64_t locked_bytes(const struct vfio *vfio, const struct memory_region *region)
 {
 	uint64_t size = memory_map_ram_size(vfio->map);
-	uint64_t nr_containers = 0;
+	uint64_t nr_pinning = 0;
 
 	/* While it is being added a region is not on the map yet. */
 	if (!list_linked(&region->link))
 		size += region->size;
 	list_for_each(n, &vfio->containers)
-		nr_containers++;
-	return size * nr_containers;
+		nr_pinning += container_of(n, struct vfio_container, link)->pins;
+	return size * nr_pinning;
 }
 
 static int explain_refusal(const struct vfio *vfio, const struct memory_region *region, int r)
@@ -253,7 +281,8 @@ static int add_ram(struct vfio_container *container, const struct memory_region 
 	int r = check_reach(container, region);
 	if (r < 0)
 		goto out;
-	r = populate(region);
+	if (container->pins)
+		r = populate(region);
 	if (r < 0)
 		goto out;
 	r = map_region(container, region);
@@ -333,8 +362,15 @@ static const struct memory_listener_ops dma_listener_ops = {
 	.del = dma_region_del,
 };
 
-/* Not open yet. NULL: no memory. */
-static struct vfio_container *container_create(struct vfio *vfio)
+/* Does what is mapped for this group stay where it is? */
+static bool group_pins(const struct vfio_group *group)
+{
+	return group->balloon == VFIO_BALLOON_INHIBITS;
+}
+
+/* For such groups as this one; not open yet. NULL: no memory. */
+static struct vfio_container *container_create(struct vfio *vfio,
+					       const struct vfio_group *group)
 {
 	struct vfio_container *container = calloc(1, sizeof(*container));
 
@@ -343,6 +379,7 @@ static struct vfio_container *container_create(struct vfio *vfio)
 	*container = (struct vfio_container){
 		.vfio = vfio,
 		.fd = -1,
+		.pins = group_pins(group),
 		.listener = { .ops = &dma_listener_ops, .name = "vfio container" },
 		.max_mappings = DEFAULT_ENTRIES,
 	};
@@ -404,6 +441,8 @@ static int join_existing(struct vfio *vfio, struct vfio_group *group)
 {
 	list_for_each(n, &vfio->containers) {
 		struct vfio_container *container = container_of(n, struct vfio_container, link);
+		if (container->pins != group_pins(group))
+			continue;
 		if (enter(container, group) < 0)
 			continue; /* why is the kernel's affair: the next one may */
 		pthread_mutex_lock(&container->lock);
@@ -417,7 +456,7 @@ static int join_existing(struct vfio *vfio, struct vfio_group *group)
 /* The group is the first in its container, which gets its IOMMU and all of RAM by it. */
 static int join_new(struct vfio *vfio, struct vfio_group *group)
 {
-	struct vfio_container *container = container_create(vfio);
+	struct vfio_container *container = container_create(vfio, group);
 
 	if (!container)
 		return log_err(-ENOMEM, "vfio: make a container for group %u", group->number);

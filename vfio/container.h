@@ -10,6 +10,9 @@
  *  - sharing: a group joins the first container that the kernel lets it join; only when all
  *    refuse does it get one of its own. Each container pins all of the guest's RAM, in the
  *    kernel's books once more.
+ *  - pinning: a container of groups that allow the balloon is for them alone. For their
+ *    devices the kernel pins when they ask for it, not when RAM is mapped: what is not present
+ *    stays so.
  *  - RAM must be mapped or the region is refused. A BAR (MEMORY_DEVICE) is mapped so that
  *    devices may reach each other; where that fails they cannot, which is said once.
  *  - hole: an address range that the IOMMU will not translate, such as that of the MSIs.
@@ -35,7 +38,7 @@ struct reclaim;
 struct vfio_group;
 struct wires;
 
-/* All that is assigned to one guest. */
+/* All that is assigned to one guest. The lists are for the thread that attaches and detaches. */
 struct vfio {
 	struct memory_map *map;      /* borrowed, outlives this */
 	struct reclaim *reclaim;     /* borrowed, outlives this */
@@ -48,6 +51,7 @@ struct vfio_container {
 	struct list_node link; /* vfio->containers */
 	struct vfio *vfio;     /* borrowed, outlives this */
 	int fd;                /* owned */
+	bool pins;             /* what it maps; fixed */
 	struct list_node groups;
 	struct memory_listener listener;
 	pthread_mutex_t lock;
@@ -68,6 +72,13 @@ void vfio_finish(struct vfio *vfio);
  * or where the kernel does not say. A BAR that is to be reached by other devices lies below.
  */
 unsigned int vfio_address_bits(struct vfio *vfio);
+
+/*
+ * How many bytes of guest RAM are pinned for devices: what is mapped in a container that pins.
+ * What two of them have pinned is the same RAM, and counts once. What the driver of an mdev
+ * that allows the balloon pins only it knows. For the thread that attaches and detaches.
+ */
+uint64_t vfio_pinned(struct vfio *vfio);
 
 /*
  * Puts the group into a container, sets group->container and has all of the guest's RAM

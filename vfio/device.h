@@ -41,9 +41,9 @@ struct vfio_device {
 };
 
 /*
- * Opens the device `name` ("0000:01:00.0") of an attached group. Failures are logged. -EBUSY:
- * open already. -EPERM: it is a virtual function whose owner wants a token. -EOPNOTSUPP: not
- * a PCI device. On failure nothing is left behind.
+ * Opens the device `name` ("0000:01:00.0", or a UUID) of an attached group. Failures are
+ * logged. -EBUSY: open already. -EPERM: it is a virtual function whose owner wants a token.
+ * -EOPNOTSUPP: not a PCI device. On failure nothing is left behind.
  */
 must_check int vfio_device_attach(struct vfio_device *dev, struct vfio_group *group,
 				  const char *name);

@@ -10,6 +10,7 @@
 #include "base/trace.h"
 
 #include "devices/wires.h"
+#include "vfio/device.h"
 
 /* A group with more devices than this is named in part. */
 #define MAX_NAMED 16u
@@ -109,31 +110,74 @@ static int show(struct vfio_group *group)
 	return 0;
 }
 
-int vfio_group_attach(struct vfio *vfio, unsigned int number, struct vfio_group **ret)
+/* They share a container, which pins what it maps or does not: there is one answer for all. */
+static int check_agreement(const struct vfio_group *group, enum vfio_balloon balloon)
 {
-	char owner[sizeof(((struct inhibitor *)0)->owner)];
+	const char *name = "it"; /* for the moment that it has no device */
 
+	if (group->balloon == balloon)
+		return 0;
+	if (!list_empty(&group->devices))
+		name = container_of(group->devices.next, struct vfio_device, link)->name;
+	(void)log_err(0,
+		      "vfio: attach group %u: %s is assigned %s balloon=allowed: say the same "
+		      "of all devices of the group",
+		      group->number, name,
+		      group->balloon == VFIO_BALLOON_ALLOWED ? "with" : "without");
+	return -EINVAL;
+}
+
+/* Before the first call that can pin: joining a container with mappings does. */
+static void inhibit(struct vfio_group *group)
+{
+	char owner[RECLAIM_OWNER_SIZE];
+
+	if (group->balloon == VFIO_BALLOON_ALLOWED)
+		return;
+	(void)snprintf(owner, sizeof(owner), "vfio group %u", group->number);
+	inhibitor_raise(group->vfio->reclaim, &group->inhibitor, owner);
+}
+
+/* NULL: no memory. */
+static struct vfio_group *group_create(struct vfio *vfio, unsigned int number,
+				       enum vfio_balloon balloon)
+{
+	struct vfio_group *group = calloc(1, sizeof(*group));
+
+	if (!group)
+		return NULL;
+	*group = (struct vfio_group){
+		.vfio = vfio,
+		.number = number,
+		.balloon = balloon,
+		.fd = -1,
+	};
+	list_init(&group->devices);
+	list_append(&vfio->groups, &group->link);
+	return group;
+}
+
+int vfio_group_attach(struct vfio *vfio, unsigned int number, enum vfio_balloon balloon,
+		      struct vfio_group **ret)
+{
 	TRACE(vfio_group_attach, number, 0);
 	struct vfio_group *group = vfio_group_find(vfio, number);
 	if (group) {
-		*ret = group;
-		return 0;
+		int agrees = check_agreement(group, balloon);
+		if (agrees >= 0)
+			*ret = group;
+		return agrees;
 	}
-	group = calloc(1, sizeof(*group));
+	group = group_create(vfio, number, balloon);
 	if (!group)
 		return log_err(-ENOMEM, "vfio: attach group %u", number);
-	*group = (struct vfio_group){ .vfio = vfio, .number = number, .fd = -1 };
-	list_init(&group->devices);
-	list_append(&vfio->groups, &group->link);
 	int r = open_group(group);
 	if (r < 0)
 		goto fail;
 	r = check_viable(group);
 	if (r < 0)
 		goto fail;
-	/* From here on the kernel may pin: joining a container with mappings does. */
-	(void)snprintf(owner, sizeof(owner), "vfio group %u", number);
-	inhibitor_raise(vfio->reclaim, &group->inhibitor, owner);
+	inhibit(group);
 	r = vfio_container_join(vfio, group);
 	if (r < 0)
 		goto fail;

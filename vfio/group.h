@@ -5,6 +5,7 @@
  * Attaching is way D: open the group, see that it is viable, raise the inhibitor, join a
  * container (RAM is pinned), show the group to KVM. Detaching is the exact reverse: the
  * inhibitor is raised before the first call that can pin, and lowered after the last unpin.
+ * A group has one inhibitor, however many devices it has; none if its devices allow the balloon.
  *
  * A group is attached once and shared by all of its devices; it stays as long as one of them
  * is open.
@@ -19,12 +20,20 @@
 #include "memory/reclaim.h"
 #include "vfio/container.h"
 
+/*
+ * May the balloon's pages be discarded while the devices of a group are assigned? Where
+ * hardware reaches RAM by itself, never. The driver of a mediated device (an mdev) pins what it
+ * is about to use, and no more; whether it lets go of it in time only the user can know.
+ */
+enum vfio_balloon { VFIO_BALLOON_INHIBITS, VFIO_BALLOON_ALLOWED };
+
 struct vfio_group {
 	struct list_node link; /* vfio->groups */
 	struct vfio *vfio;     /* borrowed, outlives this */
 	unsigned int number;
-	int fd; /* owned */
-	struct inhibitor inhibitor;
+	enum vfio_balloon balloon;        /* of each of its devices; fixed */
+	int fd;                           /* owned */
+	struct inhibitor inhibitor;       /* raised, unless the balloon is allowed */
 	struct vfio_container *container; /* borrowed, stays while we are in it; or NULL */
 	struct list_node container_link;  /* container->groups */
 	bool shown;                       /* to the hypervisor */
@@ -36,13 +45,15 @@ struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number);
 
 /*
  * Attaches group `number`, or finds it attached already. *ret stays until vfio_group_detach().
- * What stood in the way is logged with its remedy. -ENODEV: no such group. -EOPNOTSUPP: no
- * IOMMU stands before it. -EBUSY: open elsewhere, or not viable. -EPERM: no permission.
- * Otherwise as vfio_container_join(), or the errno of the hypervisor's.
+ * VFIO_BALLOON_ALLOWED is for groups of mdevs, which the caller has seen to.
+ * What stood in the way is logged with its remedy. -EINVAL: it is attached with the other
+ * answer about the balloon. -ENODEV: no such group. -EOPNOTSUPP: no IOMMU stands before it.
+ * -EBUSY: open elsewhere, or not viable. -EPERM: no permission. Otherwise as
+ * vfio_container_join(), or the errno of the hypervisor's.
  * On failure nothing is left behind.
  */
 must_check int vfio_group_attach(struct vfio *vfio, unsigned int number,
-				 struct vfio_group **ret);
+				 enum vfio_balloon balloon, struct vfio_group **ret);
 /* Detaches and frees, unless a device of the group is still open. */
 void vfio_group_detach(struct vfio_group *group);
 

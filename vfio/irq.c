@@ -15,7 +15,11 @@ static struct vfio_irq *irq_of(struct msix *msix)
 
 static int ask(struct vfio_irq *irq, unsigned int index, struct vfio_irq_info *ret)
 {
+	*ret = (struct vfio_irq_info){ .index = index };
 	int r = vfio_device_get_irq(irq->device->fd, index, ret);
+	/* An mdev's driver may refuse to speak of an index that it has nothing for. */
+	if (r == -EINVAL)
+		return 0;
 	if (r < 0)
 		return log_err(r, "vfio: ask for interrupt index %u of %s", index,
 			       irq->device->name);

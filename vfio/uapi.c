@@ -15,7 +15,8 @@
 #include "base/range.h"
 #include "base/trace.h"
 
-#define DEVICES_DIR "/sys/bus/pci/devices"
+#define PCI_DIR "/sys/bus/pci/devices"
+#define MDEV_DIR "/sys/bus/mdev/devices"
 #define GROUPS_DIR "/sys/kernel/iommu_groups"
 #define PATH_SIZE 128u
 
@@ -70,16 +71,18 @@ bool vfio_group_is_noiommu(unsigned int group)
 	return access(path, F_OK) == 0;
 }
 
-/* The last component of what `link` of a PCI device points to. -ENOENT: no such link. */
+/* The last component of what `link` of a device points to. -ENOENT: no such link. */
 static int read_device_link(const char *name, const char *link, char *buffer, size_t size)
 {
+	/* The name of a PCI function has a colon in it, and a UUID has none. */
+	const char *dir = strchr(name, ':') ? PCI_DIR : MDEV_DIR;
 	char path[PATH_SIZE];
 	char target[PATH_MAX];
 
-	(void)snprintf(path, sizeof(path), DEVICES_DIR "/%s", name);
+	(void)snprintf(path, sizeof(path), "%s/%s", dir, name);
 	if (access(path, F_OK) < 0)
 		return errno == ENOENT ? -ENODEV : -errno;
-	(void)snprintf(path, sizeof(path), DEVICES_DIR "/%s/%s", name, link);
+	(void)snprintf(path, sizeof(path), "%s/%s/%s", dir, name, link);
 	ssize_t n = readlink(path, target, sizeof(target) - 1);
 	if (n < 0)
 		return -errno;
@@ -90,6 +93,16 @@ static int read_device_link(const char *name, const char *link, char *buffer, si
 		return -ENAMETOOLONG;
 	(void)strcpy(buffer, base);
 	return 0;
+}
+
+int vfio_sysfs_is_mdev(const char *name)
+{
+	char bus[32];
+
+	int r = read_device_link(name, "subsystem", bus, sizeof(bus));
+	if (r < 0)
+		return r;
+	return strcmp(bus, "mdev") == 0;
 }
 
 int vfio_sysfs_group(const char *name, unsigned int *ret_group)

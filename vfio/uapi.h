@@ -21,8 +21,8 @@
 
 #include "base/util.h"
 
-/* "ffffffff:ff:1f.7" and its end. */
-#define VFIO_NAME_SIZE 20u
+/* An mdev's UUID and its end. A PCI function's name is shorter: "ffffffff:ff:1f.7". */
+#define VFIO_NAME_SIZE 37u
 
 /* What VFIO_IOMMU_GET_INFO says. */
 struct vfio_iommu {
@@ -53,9 +53,15 @@ void vfio_close(int *fd);
 /* True if the group exists only without an IOMMU, under another name. */
 bool vfio_group_is_noiommu(unsigned int group);
 
-/* The group of a PCI device. -ENODEV: no such device. -ENOENT: no IOMMU stands before it. */
+/*
+ * What is in /sys about a device called "0000:01:00.0", a PCI function, or after a UUID, which
+ * is what only mdevs are. -ENODEV: no such device.
+ */
+/* 1: it is an mdev, which software makes up. 0: it is not. */
+must_check int vfio_sysfs_is_mdev(const char *name);
+/* -ENOENT: it is in no group: no IOMMU stands before it. */
 must_check int vfio_sysfs_group(const char *name, unsigned int *ret_group);
-/* The driver a PCI device is bound to; "" for none. -ENODEV: no such device. */
+/* The driver it is bound to; "" for none. */
 must_check int vfio_sysfs_driver(const char *name, char *buffer, size_t size);
 /* Names up to `max` devices of a group and returns how many they are. */
 must_check int vfio_sysfs_group_devices(unsigned int group, char (*names)[VFIO_NAME_SIZE],

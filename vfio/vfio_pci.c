@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vfio/vfio_pci.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,7 +13,9 @@
 #include "base/range.h"
 #include "base/trace.h"
 
-#define SYSFS_PREFIX "/sys/bus/pci/devices/"
+#define SYSFS "/sys/"
+#define PCI_DIR "/sys/bus/pci/devices/"
+#define MDEV_DIR "/sys/bus/mdev/devices/"
 #define DRIVER_SIZE 64u
 #define CONFIG VFIO_PCI_CONFIG_REGION_INDEX
 #define HEADER_CONFIG_SIZE 256u
@@ -268,32 +271,55 @@ static bool take_hex(const char **text, unsigned int min, unsigned int max, char
 	return true;
 }
 
-/* The one way a device is called in /sys, from one of the ways users call it. */
-static int normalise_name(const char *bdf, char *name, size_t size)
+/* "0000:01:00.0", from that or "1:0.0". */
+static int normalise_function(const char *text, char *name, size_t size)
 {
 	unsigned long domain = 0;
 	unsigned long bus;
 	unsigned long slot;
 	unsigned long function;
-	char copy[VFIO_NAME_SIZE];
-	const char *text = copy;
-	size_t length;
 
-	if (strncmp(bdf, SYSFS_PREFIX, strlen(SYSFS_PREFIX)) == 0)
-		bdf += strlen(SYSFS_PREFIX);
-	length = strlen(bdf);
-	if (length > 0 && bdf[length - 1] == '/')
-		length--;
-	if (length >= sizeof(copy))
-		return -EINVAL;
-	memcpy(copy, bdf, length);
-	copy[length] = '\0';
 	(void)take_hex(&text, 4, 8, ':', &domain); /* 0 where it is left out */
 	if (!take_hex(&text, 1, 2, ':', &bus) || !take_hex(&text, 1, 2, '.', &slot) ||
 	    !take_hex(&text, 1, 1, '\0', &function) || slot > 31 || function > 7)
 		return -EINVAL;
 	(void)snprintf(name, size, "%04lx:%02lx:%02lx.%lx", domain, bus, slot, function);
 	return 0;
+}
+
+/* An mdev is called after its UUID, in lower case. -EINVAL: it is none. */
+static int normalise_uuid(const char *text, char *name)
+{
+	static const char model[VFIO_NAME_SIZE] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+
+	for (unsigned int i = 0; i < sizeof(model); i++) {
+		unsigned char c = (unsigned char)text[i];
+		if (model[i] == 'x' ? !isxdigit(c) : c != (unsigned char)model[i])
+			return -EINVAL;
+		name[i] = (char)tolower(c);
+	}
+	return 0;
+}
+
+/* The one way a device is called in /sys, from one of the ways users call it. */
+static int normalise_name(const char *given, char *name, size_t size)
+{
+	char base[VFIO_NAME_SIZE];
+	const char *start = given;
+	size_t length = strlen(given);
+
+	if (length > 0 && given[length - 1] == '/')
+		length--;
+	if (strncmp(given, SYSFS, strlen(SYSFS)) == 0)
+		start = (const char *)memrchr(given, '/', length) + 1;
+	length -= (size_t)(start - given);
+	if (length >= sizeof(base))
+		return -EINVAL;
+	memcpy(base, start, length);
+	base[length] = '\0';
+	if (normalise_uuid(base, name) == 0)
+		return 0;
+	return normalise_function(base, name, size);
 }
 
 /* The kernel's variants for single devices are called mlx5_vfio_pci and the like. */
@@ -303,37 +329,79 @@ static bool is_vfio_driver(const char *driver)
 	       strstr(driver, "vfio-pci");
 }
 
-static int check_driver(const char *name)
-{
-	char driver[DRIVER_SIZE];
+/* What a name stands for. */
+enum kind { FUNCTION, MDEV };
 
-	int r = vfio_sysfs_driver(name, driver, sizeof(driver));
+static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *ret)
+{
+	int r = vfio_sysfs_is_mdev(name);
 	if (r == -ENODEV)
-		return log_err(r, "vfio: attach %s: not on this host (see lspci -D)", name);
+		return log_err(r, "vfio: attach %s: not on this host (see %s)", name,
+			       strchr(name, ':') ? "lspci -D" : "ls " MDEV_DIR);
 	if (r < 0)
-		return log_err(r, "vfio: attach %s: ask for its driver", name);
-	if (is_vfio_driver(driver))
-		return 0;
+		return log_err(r, "vfio: attach %s: ask on which bus it is", name);
+	if (r == 0 && balloon == VFIO_BALLOON_ALLOWED) {
+		(void)log_err(0,
+			      "vfio: attach %s: balloon=allowed is for mdevs alone: hardware "
+			      "reaches all of the guest's memory by itself, so that none of it "
+			      "can be given back",
+			      name);
+		return -EINVAL;
+	}
+	*ret = r ? MDEV : FUNCTION;
+	return 0;
+}
+
+static int refuse_driver(const char *name, const char *driver)
+{
 	if (driver[0])
 		(void)log_err(
 			0,
 			"vfio: attach %s: bound to %s, not to vfio-pci: modprobe vfio-pci; "
-			"echo vfio-pci > " SYSFS_PREFIX "%s/driver_override; "
+			"echo vfio-pci > " PCI_DIR "%s/driver_override; "
 			"echo %s > /sys/bus/pci/drivers/%s/unbind; "
 			"echo %s > /sys/bus/pci/drivers_probe",
 			name, driver, name, name, driver, name);
 	else
 		(void)log_err(0,
 			      "vfio: attach %s: bound to no driver, not to vfio-pci: "
-			      "modprobe vfio-pci; echo vfio-pci > " SYSFS_PREFIX
+			      "modprobe vfio-pci; echo vfio-pci > " PCI_DIR
 			      "%s/driver_override; echo %s > /sys/bus/pci/drivers_probe",
 			      name, name, name);
 	return -EBUSY;
 }
 
-static int find_group(const char *name, unsigned int *ret_number)
+/* The driver of an mdev is its maker's, or the one that all had before Linux 5.16. */
+static int check_driver(const char *name, enum kind kind)
+{
+	char driver[DRIVER_SIZE];
+
+	int r = vfio_sysfs_driver(name, driver, sizeof(driver));
+	if (r < 0)
+		return log_err(r, "vfio: attach %s: ask for its driver", name);
+	if (kind == FUNCTION && !is_vfio_driver(driver))
+		return refuse_driver(name, driver);
+	if (driver[0])
+		return 0;
+	(void)log_err(
+		0,
+		"vfio: attach %s: this mdev is bound to no driver: modprobe vfio_mdev, or "
+		"what its maker offers for it; then echo %s > /sys/bus/mdev/drivers_probe",
+		name, name);
+	return -EBUSY;
+}
+
+static int find_group(const char *name, enum kind kind, unsigned int *ret_number)
 {
 	int r = vfio_sysfs_group(name, ret_number);
+	if (r == -ENOENT && kind == MDEV) {
+		(void)log_err(
+			0,
+			"vfio: attach %s: this mdev is in no IOMMU group: its driver must "
+			"be one for VFIO",
+			name);
+		return -EOPNOTSUPP;
+	}
 	if (r == -ENOENT) {
 		(void)log_err(
 			0,
@@ -347,30 +415,39 @@ static int find_group(const char *name, unsigned int *ret_number)
 	return 0;
 }
 
-static int open_device(struct vfio_pci *vp, struct vfio *vfio, const char *name)
+static int open_device(struct vfio_pci *vp, struct vfio *vfio, const char *name,
+		       enum vfio_balloon balloon)
 {
+	enum kind kind;
 	unsigned int number;
 
-	int r = check_driver(name);
+	int r = check_kind(name, balloon, &kind);
 	if (r < 0)
 		return r;
-	r = find_group(name, &number);
+	r = check_driver(name, kind);
 	if (r < 0)
 		return r;
-	r = vfio_group_attach(vfio, number, &vp->group);
+	r = find_group(name, kind, &number);
+	if (r < 0)
+		return r;
+	r = vfio_group_attach(vfio, number, balloon, &vp->group);
 	if (r < 0)
 		return r;
 	return vfio_device_attach(&vp->device, vp->group, name);
 }
 
-/* The whole config space, as the device has it now; *ret_size: 256 or 4096 bytes. */
+/*
+ * The whole config space, as the device has it now; *ret_size: 256 or 4096 bytes. Some mdevs
+ * have a byte less than 256: what is not there is zero.
+ */
 static int read_config(const struct vfio_pci *vp, uint8_t *bytes, unsigned int *ret_size)
 {
-	uint64_t size = vp->device.regions[CONFIG].size;
+	uint64_t there = vp->device.regions[CONFIG].size;
+	uint64_t size = there < PCI_CONFIG_SIZE ? HEADER_CONFIG_SIZE : PCI_CONFIG_SIZE;
 
-	size = size < PCI_CONFIG_SIZE ? HEADER_CONFIG_SIZE : PCI_CONFIG_SIZE;
+	memset(bytes, 0, size);
 	int r = vfio_device_read(&vp->device, CONFIG, 0, bytes, size);
-	if (r != (int)size)
+	if (r < PCI_STD_HEADER_SIZEOF || (uint64_t)r < (there < size ? there : size))
 		return log_err(r < 0 ? r : -EIO, "vfio: read the config space of %s",
 			       vp->device.name);
 	*ret_size = (unsigned int)size;
@@ -421,20 +498,22 @@ static int build_view(struct vfio_pci *vp, struct vfio *vfio)
 	return add_msix(vp);
 }
 
-int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *bdf,
-		    struct vfio_pci **ret)
+int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
+		    enum vfio_balloon balloon, struct vfio_pci **ret)
 {
 	char name[VFIO_NAME_SIZE];
 
 	TRACE(vfio_pci_attach, 0, 0);
-	int r = normalise_name(bdf, name, sizeof(name));
+	int r = normalise_name(given, name, sizeof(name));
 	if (r < 0)
-		return log_err(r, "vfio: attach %.64s: a PCI device is called 0000:01:00.0",
-			       bdf);
+		return log_err(r,
+			       "vfio: attach %.128s: a PCI device is called 0000:01:00.0, an "
+			       "mdev after its UUID",
+			       given);
 	struct vfio_pci *vp = calloc(1, sizeof(*vp));
 	if (!vp)
 		return log_err(-ENOMEM, "vfio: attach %s", name);
-	r = open_device(vp, vfio, name);
+	r = open_device(vp, vfio, name, balloon);
 	if (r < 0)
 		goto fail;
 	r = build_view(vp, vfio);
@@ -455,9 +534,10 @@ int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *bdf,
 		(void)log_err(r, "vfio: switch on INTx of %s", name);
 		goto fail;
 	}
-	log_info("vfio: %s [%04x:%04x] of group %u attached as %02x.%x", name,
+	log_info("vfio: %s [%04x:%04x] of group %u attached as %02x.%x%s", name,
 		 pci_get_16(&vp->pci, PCI_VENDOR_ID), pci_get_16(&vp->pci, PCI_DEVICE_ID),
-		 vp->group->number, vp->pci.devfn >> 3, vp->pci.devfn & 7u);
+		 vp->group->number, vp->pci.devfn >> 3, vp->pci.devfn & 7u,
+		 balloon == VFIO_BALLOON_ALLOWED ? ", the balloon is allowed" : "");
 	*ret = vp;
 	return 0;
 fail:

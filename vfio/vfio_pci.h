@@ -36,17 +36,19 @@ struct vfio_pci {
 };
 
 /*
- * Assigns the PCI device `bdf` to the guest: "0000:01:00.0", "01:00.0" or its directory below
- * /sys/bus/pci/devices. It takes the lowest free slot; its BARs have no addresses before
- * pci_bus_reset(). What stood in the way is logged, in one line and with its remedy.
- * The user's to put right: -EINVAL: no such name can be. -ENODEV: no such device. -EBUSY: it,
- * or one of its group, is bound to another driver, in use or assigned already. -EPERM: no
- * permission, or interrupts that are not isolated. -EOPNOTSUPP: no IOMMU, or not a device
- * that can be assigned. -ENOMEM, -ERANGE: as vfio_container_join().
+ * Assigns a PCI device to the guest: a function, "0000:01:00.0" or "01:00.0"; an mdev, by its
+ * UUID; either by its directory in /sys. It takes the lowest free slot; its BARs have no
+ * addresses before pci_bus_reset(). Only an mdev may have VFIO_BALLOON_ALLOWED, and all of one
+ * group have it or none has. What stood in the way is logged, in one line and with its remedy.
+ * The user's to put right: -EINVAL: no such name can be, or it may not have `balloon`.
+ * -ENODEV: no such device. -EBUSY: it, or one of its group, is bound to another driver, in use
+ * or assigned already. -EPERM: no permission, or interrupts that are not isolated.
+ * -EOPNOTSUPP: no IOMMU, or not a device that can be assigned. -ENOMEM, -ERANGE: as
+ * vfio_container_join().
  * On failure nothing is left behind.
  */
-must_check int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *bdf,
-			       struct vfio_pci **ret);
+must_check int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
+			       enum vfio_balloon balloon, struct vfio_pci **ret);
 /* The exact reverse; frees. Accepts NULL. */
 void vfio_pci_detach(struct vfio_pci *vp);
 

@@ -140,6 +140,23 @@ int kvm_irqfd_remove(int vm_fd, int fd, uint32_t gsi)
 	return call(vm_fd, KVM_IRQFD, &arg);
 }
 
+/* Length 0: writes of any size match (KVM_CAP_IOEVENTFD_ANY_LENGTH, Linux 4.4). */
+static int ioeventfd(int vm_fd, int fd, uint64_t address, uint32_t flags)
+{
+	struct kvm_ioeventfd arg = { .fd = fd, .addr = address, .flags = flags };
+	return call(vm_fd, KVM_IOEVENTFD, &arg);
+}
+
+int kvm_ioeventfd_add(int vm_fd, int fd, uint64_t address)
+{
+	return ioeventfd(vm_fd, fd, address, 0);
+}
+
+int kvm_ioeventfd_remove(int vm_fd, int fd, uint64_t address)
+{
+	return ioeventfd(vm_fd, fd, address, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
 int kvm_create_vfio_device(int vm_fd, int *ret_fd)
 {
 	struct kvm_create_device arg = { .type = KVM_DEV_TYPE_VFIO };

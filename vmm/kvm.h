@@ -36,6 +36,9 @@ must_check int kvm_set_routes(int vm_fd, struct kvm_irq_routing *routing);
 /* resample_fd -1: an edge. */
 must_check int kvm_irqfd_add(int vm_fd, int fd, uint32_t gsi, int resample_fd);
 must_check int kvm_irqfd_remove(int vm_fd, int fd, uint32_t gsi);
+/* Writes of any size at the guest-physical address signal fd, and go no further. */
+must_check int kvm_ioeventfd_add(int vm_fd, int fd, uint64_t address);
+must_check int kvm_ioeventfd_remove(int vm_fd, int fd, uint64_t address);
 must_check int kvm_create_vfio_device(int vm_fd, int *ret_fd);
 must_check int kvm_vfio_group_add(int device_fd, int group_fd);
 must_check int kvm_vfio_group_remove(int device_fd, int group_fd);

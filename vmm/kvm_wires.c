@@ -2,6 +2,7 @@
 #include "vmm/kvm_wires.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -101,6 +102,19 @@ static void wires_irqfd_remove(struct wires *wires, int fd, uint32_t gsi)
 		(void)log_err(r, "kvm: removing the irqfd of gsi %u, going on", gsi);
 }
 
+static int wires_ioeventfd_add(struct wires *wires, uint64_t address, int fd)
+{
+	return kvm_ioeventfd_add(wires_of(wires)->vm_fd, fd, address);
+}
+
+static void wires_ioeventfd_remove(struct wires *wires, uint64_t address, int fd)
+{
+	int r = kvm_ioeventfd_remove(wires_of(wires)->vm_fd, fd, address);
+	if (r < 0)
+		(void)log_err(r, "kvm: removing the ioeventfd at 0x%" PRIx64 ", going on",
+			      address);
+}
+
 static int wires_group_add(struct wires *wires, int group_fd)
 {
 	struct kvm_wires *w = wires_of(wires);
@@ -132,6 +146,8 @@ static const struct wires_ops kvm_wires_ops = {
 	.msi_route_remove = wires_msi_route_remove,
 	.irqfd_add = wires_irqfd_add,
 	.irqfd_remove = wires_irqfd_remove,
+	.ioeventfd_add = wires_ioeventfd_add,
+	.ioeventfd_remove = wires_ioeventfd_remove,
 	.group_add = wires_group_add,
 	.group_remove = wires_group_remove,
 };

@@ -23,6 +23,7 @@
 #define HOST_BRIDGE_VENDOR 0x1b36
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
+#define BALLOON_CLASS 0x00ff00 /* unclassified: PCI has no class for it */
 
 /*
  * Requests: from any thread to the event loop. The first one wins, except that an end wins over
@@ -237,7 +238,7 @@ static void wake_ready(struct event_source *source, uint32_t events)
 
 /* Wiring, in the order of machine_init(). */
 
-static void init_simple_things(struct machine *m, const struct machine_config *config)
+static int init_simple_things(struct machine *m, const struct machine_config *config)
 {
 	*m = (struct machine){
 		.config = *config,
@@ -252,10 +253,11 @@ static void init_simple_things(struct machine *m, const struct machine_config *c
 	pthread_mutex_init(&m->lock, NULL);
 	vcpu_gate_init(&m->gate);
 	memory_map_init(&m->map);
-	reclaim_init(&m->reclaim, &m->map);
 	io_bus_init(&m->pio);
 	io_bus_init(&m->mmio);
 	vfio_init(&m->vfio, &m->map, &m->reclaim, &m->wires.wires);
+	/* The first to listen: it hears of RAM before anybody can pin it, and after all have let go. */
+	return reclaim_init(&m->reclaim, &m->map, config->inhibited);
 }
 
 static int init_events(struct machine *m)
@@ -448,7 +450,7 @@ static int add_platform(struct machine *m)
 	return r < 0 ? log_err(r, "platform devices") : 0;
 }
 
-static int machine_attach_vfio(struct machine *m, const char *name)
+static int machine_attach_vfio(struct machine *m, const struct machine_device_config *config)
 {
 	struct machine_device *d = &m->devices[m->nr_devices];
 
@@ -458,7 +460,7 @@ static int machine_attach_vfio(struct machine *m, const char *name)
 		.req = { .fd = -1, .ready = device_req_ready },
 		.machine = m,
 	};
-	int r = vfio_pci_attach(&m->vfio, &m->pci, name, &d->pci);
+	int r = vfio_pci_attach(&m->vfio, &m->pci, config->name, config->balloon, &d->pci);
 	if (r < 0)
 		return r;
 	m->nr_devices++;
@@ -477,7 +479,7 @@ static int attach_devices(struct machine *m)
 	int r = 0;
 
 	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++)
-		r = machine_attach_vfio(m, m->config.devices[i]);
+		r = machine_attach_vfio(m, &m->config.devices[i]);
 	if (r < 0)
 		return r;
 	unsigned int bits = address_bits(m);
@@ -493,6 +495,26 @@ static int attach_devices(struct machine *m)
 	m->pci.windows.mem64 =
 		(struct pci_window){ m->layout.mem64_base, m->layout.mem64_size };
 	return 0;
+}
+
+/* After the assigned devices, so that these keep their places whether there is a balloon or not. */
+static int add_balloon(struct machine *m)
+{
+	const struct machine_config *config = &m->config;
+
+	if (config->inhibited == RECLAIM_UNSAFE)
+		log_warn("--experiment unsafe-reclaim: what an assigned device has pinned is "
+			 "discarded all the same; expect corrupted memory");
+	if (!config->has_balloon)
+		return 0;
+	int r = virtio_balloon_init(&m->balloon, &m->map, &m->reclaim, &m->loop,
+				    &config->balloon);
+	if (r >= 0)
+		r = virtio_pci_init(&m->balloon_pci, &m->balloon.virtio, &m->pci,
+				    &m->wires.wires, BALLOON_CLASS);
+	if (r >= 0 && config->balloon_keep)
+		r = machine_set_memory(m, config->balloon_keep);
+	return r < 0 ? log_err(r, "balloon") : 0;
 }
 
 static int add_vcpus(struct machine *m)
@@ -523,8 +545,10 @@ static int add_vcpus(struct machine *m)
 
 int machine_init(struct machine *m, const struct machine_config *config)
 {
-	init_simple_things(m, config);
-	int r = boot_open(&m->files, config->kernel, config->initrd, config->cmdline);
+	int r = not_the_users(init_simple_things(m, config));
+	if (r < 0)
+		goto fail;
+	r = boot_open(&m->files, config->kernel, config->initrd, config->cmdline);
 	if (r < 0)
 		goto fail;
 	r = not_the_users(init_events(m));
@@ -556,6 +580,14 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = attach_devices(m);
+	if (r < 0)
+		goto fail;
+	r = not_the_users(add_balloon(m));
+	if (r < 0)
+		goto fail;
+	/* A path that is no good is the user's affair: qmp_init() errors stay what they are. */
+	if (config->qmp)
+		r = qmp_init(&m->qmp, &m->loop, config->qmp, m);
 	if (r < 0)
 		goto fail;
 	r = not_the_users(catch_signals(m));
@@ -619,6 +651,51 @@ static int start(struct machine *m)
 	return r;
 }
 
+/* "a, b and 3 more", or "nobody". */
+static void name_owners(const struct reclaim_figures *f, char *text, size_t size)
+{
+	size_t used = 0;
+
+	(void)snprintf(text, size, "nobody");
+	for (unsigned int i = 0; i < f->nr_owners && used < size; i++) {
+		int n = snprintf(text + used, size - used, "%s%s", i == 0 ? "" : ", ",
+				 f->owners[i]);
+		used += n > 0 ? (size_t)n : 0;
+	}
+	if (f->nr_inhibitors > f->nr_owners && used < size)
+		(void)snprintf(text + used, size - used, " and %u more",
+			       f->nr_inhibitors - f->nr_owners);
+}
+
+/* What the balloon was good for. */
+static void tell_balloon(struct machine *m)
+{
+	char owners[RECLAIM_MAX_OWNERS * (RECLAIM_OWNER_SIZE + 2) + 32];
+	struct machine_memory memory;
+
+	if (!m->config.has_balloon)
+		return;
+	machine_get_memory(m, &memory);
+	const struct reclaim_figures *f = &memory.reclaim;
+	name_owners(f, owners, sizeof(owners));
+	log_info("balloon: target %" PRIu64 " MiB, held %" PRIu64 " MiB, reclaimed %" PRIu64
+		 " MiB, held back %" PRIu64 " MiB (inhibited by %s), pinned %" PRIu64 " MiB",
+		 memory.balloon.target >> 20, f->held >> 20, f->reclaimed >> 20,
+		 f->held_back >> 20, owners, memory.pinned >> 20);
+	for (unsigned int i = 0; i < RECLAIM_NR_POLICIES; i++) {
+		const struct reclaim_counts *c = &f->policies[i];
+		if (c->taken || c->calls)
+			log_info("balloon: policy %s: took %" PRIu64 " MiB, discarded %" PRIu64
+				 " MiB in %" PRIu64 " calls, %" PRIu64 " failed",
+				 reclaim_policy_name(i), c->taken >> 20, c->bytes >> 20,
+				 c->calls, c->failures);
+	}
+	if (f->reports.taken)
+		log_info("balloon: free pages reported: %" PRIu64 " MiB, discarded %" PRIu64
+			 " MiB in %" PRIu64 " calls",
+			 f->reports.taken >> 20, f->reports.bytes >> 20, f->reports.calls);
+}
+
 int machine_run(struct machine *m)
 {
 	int r = start(m);
@@ -628,6 +705,7 @@ int machine_run(struct machine *m)
 	vcpus_resume(&m->gate);
 	event_loop_run(&m->loop);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	tell_balloon(m);
 	if (log_enabled(LOG_DEBUG))
 		print_state(m);
 	return m->status;
@@ -641,6 +719,10 @@ void machine_finish(struct machine *m)
 		vcpus_quit(m->vcpus, m->nr_vcpus, &m->gate);
 	for (unsigned int i = m->nr_vcpus; i-- > 0;)
 		vcpu_finish(&m->vcpus[i]);
+	qmp_finish(&m->qmp);
+	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
+	virtio_pci_finish(&m->balloon_pci);
+	virtio_balloon_finish(&m->balloon);
 	for (unsigned int i = m->nr_devices; i-- > 0;)
 		vfio_pci_detach(m->devices[i].pci);
 	serial_finish(&m->serial);
@@ -672,4 +754,39 @@ void machine_finish(struct machine *m)
 	vcpu_gate_finish(&m->gate);
 	pthread_mutex_destroy(&m->lock);
 	*m = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .loop.epoll_fd = -1 };
+}
+
+int machine_set_memory(struct machine *m, uint64_t bytes)
+{
+	uint64_t ram = m->config.memory;
+
+	if (!m->config.has_balloon)
+		return -ENODEV;
+	int r = virtio_balloon_set_target(&m->balloon, bytes < ram ? ram - bytes : 0);
+	if (r >= 0)
+		log_info("balloon: the guest is asked to keep %" PRIu64 " of %" PRIu64 " MiB",
+			 (bytes < ram ? bytes : ram) >> 20, ram >> 20);
+	return r;
+}
+
+void machine_get_memory(struct machine *m, struct machine_memory *ret)
+{
+	*ret = (struct machine_memory){
+		.ram = m->config.memory,
+		.pinned = vfio_pinned(&m->vfio),
+		.has_balloon = m->config.has_balloon,
+	};
+	if (m->config.has_balloon)
+		virtio_balloon_get_state(&m->balloon, &ret->balloon);
+	reclaim_figures(&m->reclaim, &ret->reclaim);
+}
+
+void machine_power_down(struct machine *m)
+{
+	power_press_button(&m->power);
+}
+
+void machine_quit(struct machine *m)
+{
+	request(m, POWER_EXIT, STATUS_FAILED);
 }

@@ -2,7 +2,7 @@
 /*
  * machine.h - one guest: everything it is made of, wired by hand, in order.
  *
- * Lock order: pci_bus.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
+ * Lock order: pci_bus.lock > virtio.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
  * vfio_container.lock > reclaim.gate > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
  * serial.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
  * vfio_bars.rom_lock.
@@ -20,6 +20,8 @@
 #include "devices/power.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
+#include "devices/virtio_balloon.h"
+#include "devices/virtio_pci.h"
 #include "memory/map.h"
 #include "memory/ram.h"
 #include "memory/reclaim.h"
@@ -29,6 +31,7 @@
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"
+#include "vmm/qmp.h"
 #include "vmm/vcpu.h"
 
 #define MACHINE_MAX_CPUS 16u
@@ -46,6 +49,11 @@ enum exit_status {
 
 enum on_reset { ON_RESET_REBOOT, ON_RESET_EXIT };
 
+struct machine_device_config {
+	const char *name;
+	enum vfio_balloon balloon;
+};
+
 /* Plain data, parsed once; every pointer is borrowed and outlives the machine. */
 struct machine_config {
 	const char *kernel;
@@ -54,8 +62,13 @@ struct machine_config {
 	unsigned int nr_cpus;
 	uint64_t memory; /* bytes */
 	enum ram_backing backing;
-	const char *devices[MACHINE_MAX_DEVICES];
+	struct machine_device_config devices[MACHINE_MAX_DEVICES];
 	unsigned int nr_devices;
+	bool has_balloon;
+	struct virtio_balloon_config balloon;
+	uint64_t balloon_keep;         /* bytes of RAM the guest is to keep; 0: all */
+	enum reclaim_policy inhibited; /* RECLAIM_UNSAFE: an experiment */
+	const char *qmp;               /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
 	unsigned int timeout; /* seconds; 0: none */
@@ -68,6 +81,15 @@ struct machine_device {
 	struct event_source err;
 	struct event_source req;
 	struct machine *machine;
+};
+
+/* What there is to tell about the guest's memory; all in bytes. */
+struct machine_memory {
+	uint64_t ram;
+	uint64_t pinned; /* of RAM, for assigned devices */
+	bool has_balloon;
+	struct virtio_balloon_state balloon;
+	struct reclaim_figures reclaim;
 };
 
 struct machine {
@@ -99,6 +121,9 @@ struct machine {
 	struct serial serial;
 	struct rtc rtc;
 	struct power power;
+	struct virtio_balloon balloon;
+	struct virtio_pci balloon_pci;
+	struct qmp qmp;
 	struct vfio vfio;
 	struct machine_device devices[MACHINE_MAX_DEVICES];
 	unsigned int nr_devices;
@@ -126,5 +151,22 @@ must_check int machine_init(struct machine *machine, const struct machine_config
 int machine_run(struct machine *machine);
 /* Everything in reverse. Accepts a zeroed object. */
 void machine_finish(struct machine *machine);
+
+/*
+ * For the user's side, on the event loop's thread.
+ */
+
+/*
+ * Asks the guest to keep `bytes` of its RAM (more than it has: all) and to put the rest into
+ * the balloon. Success says that it was asked, not that it complies, and not that the host
+ * gains anything by it: machine_get_memory() tells who holds that back.
+ * -ENODEV: there is no balloon. -ERANGE: less than VIRTIO_BALLOON_FLOOR. Not logged.
+ */
+must_check int machine_set_memory(struct machine *machine, uint64_t bytes);
+void machine_get_memory(struct machine *machine, struct machine_memory *ret);
+/* Presses the power button. */
+void machine_power_down(struct machine *machine);
+/* Ends the guest at once; machine_run() returns STATUS_FAILED. */
+void machine_quit(struct machine *machine);
 
 #endif /* VMM_MACHINE_H */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <string.h>
 
 #include <sys/resource.h>
 
+#include "vmm/ctl.h"
 #include "vmm/machine.h"
 #include "vmm/options.h"
 
@@ -22,6 +24,8 @@ int main(int argc, char **argv)
 	static struct machine machine; /* 64 KiB and more: not for the stack */
 	struct machine_config config;
 
+	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
+		return ctl_main(argc - 1, argv + 1);
 	int r = options_parse(argc, argv, &config);
 	if (r == OPTIONS_DONE)
 		return 0;

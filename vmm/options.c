@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@
 
 static const char help[] =
 	"Usage: ballast run --kernel FILE [OPTION]...\n"
+	"       ballast ctl SOCKET COMMAND...     (ballast ctl --help)\n"
 	"Boots a Linux guest under KVM, with real PCI devices assigned to it.\n"
 	"\n"
 	"  --kernel FILE       bzImage (64-bit), or vmlinux ELF with a PVH entry\n"
@@ -23,12 +25,18 @@ static const char help[] =
 	"  --cpus N            1 to 16 (1)\n"
 	"  --memory SIZE[,backing=anon|memfd|hugetlb]\n"
 	"                      guest RAM, as 512M or 4G (512M)\n"
-	"  --device BDF[,BDF]  assign these PCI devices; they must be bound to vfio-pci.\n"
-	"                      0000:01:00.0, 01:00.0 or a path below /sys; repeatable\n"
+	"  --device BDF[,BDF]  assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
+	"                      01:00.0 or a path below /sys; repeatable. An mdev by its\n"
+	"                      UUID; ,balloon=allowed: it does not inhibit a balloon\n"
+	"  --balloon on|KEY=VALUE[,..]  a balloon; memory=SIZE: what the guest keeps,\n"
+	"                      stats=SECONDS between statistics, reporting=on of free\n"
+	"                      pages, deflate-on-oom=on\n"
+	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
 	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
 	"  --timeout SECONDS   stop the guest after that long\n"
 	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
+	"  --experiment unsafe-reclaim  discard what a device has pinned: corrupts\n"
 	"  -v, --verbose       debug messages; -v trace: every step of the main ways\n"
 	"  -h, --help          this text\n"
 	"      --version       the version\n"
@@ -37,7 +45,6 @@ static const char help[] =
 	"SIGTERM, SIGINT, SIGHUP press the guest's power button, a second one stops it;\n"
 	"SIGUSR1 prints registers and exit counts.\n"
 	"While a device is assigned, no guest memory is given back to the host.\n"
-	"There is no snapshot and no migration.\n"
 	"\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
@@ -130,18 +137,122 @@ static int parse_memory(char *text, struct machine_config *config)
 
 static int parse_devices(char *text, struct machine_config *config)
 {
+	unsigned int first = config->nr_devices;
 	char *rest = text;
 	char *piece;
 
 	while ((piece = next_piece(&rest))) {
 		if (*piece == '\0')
 			return log_err(0, "--device: an empty name"), -EINVAL;
+		if (strcmp(piece, "balloon=allowed") == 0) {
+			for (unsigned int i = first; i < config->nr_devices; i++)
+				config->devices[i].balloon = VFIO_BALLOON_ALLOWED;
+			continue;
+		}
+		if (strchr(piece, '='))
+			return log_err(0,
+				       "--device key '%s': the only one is balloon=allowed, "
+				       "after the devices it is for",
+				       piece),
+			       -EINVAL;
 		if (config->nr_devices == MACHINE_MAX_DEVICES)
 			return log_err(0, "--device '%s': at most %u devices fit", piece,
 				       MACHINE_MAX_DEVICES),
 			       -EINVAL;
-		config->devices[config->nr_devices++] = piece;
+		config->devices[config->nr_devices++].name = piece;
 	}
+	return 0;
+}
+
+static int parse_switch(const char *option, const char *key, const char *text, bool *ret)
+{
+	*ret = strcmp(text, "on") == 0;
+	if (*ret || strcmp(text, "off") == 0)
+		return 0;
+	return log_err(0, "%s %s='%s': it is on or off", option, key, text), -EINVAL;
+}
+
+/* One KEY=VALUE; cuts it at the '='. */
+static int parse_balloon_key(char *piece, struct machine_config *config)
+{
+	struct virtio_balloon_config *balloon = &config->balloon;
+	uint64_t n = 0;
+	char *value = piece;
+	const char *key = strsep(&value, "=");
+
+	if (value && strcmp(key, "memory") == 0) {
+		if (options_parse_size(value, &config->balloon_keep) < 0)
+			return log_err(0,
+				       "--balloon memory='%s': a size such as 512M or 4G, "
+				       "please",
+				       value),
+			       -EINVAL;
+		return 0;
+	}
+	if (value && strcmp(key, "stats") == 0) {
+		int r = parse_number("--balloon stats", value, 0, MAX_TIMEOUT, &n);
+		balloon->stats_period = (unsigned int)n;
+		return r;
+	}
+	if (value && strcmp(key, "reporting") == 0)
+		return parse_switch("--balloon", key, value, &balloon->reporting);
+	if (value && strcmp(key, "deflate-on-oom") == 0)
+		return parse_switch("--balloon", key, value, &balloon->deflate_on_oom);
+	return log_err(0,
+		       "--balloon '%s': it is on, or some of memory=SIZE, stats=SECONDS, "
+		       "reporting=on, deflate-on-oom=on",
+		       key),
+	       -EINVAL;
+}
+
+static int parse_balloon(char *text, struct machine_config *config)
+{
+	char *rest = text;
+	char *piece;
+
+	config->has_balloon = true;
+	while ((piece = next_piece(&rest))) {
+		int r = strcmp(piece, "on") == 0 ? 0 : parse_balloon_key(piece, config);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* What only all options together show. */
+static int check_balloon(const struct machine_config *config)
+{
+	uint64_t floor =
+		config->memory < VIRTIO_BALLOON_FLOOR ? config->memory : VIRTIO_BALLOON_FLOOR;
+	uint64_t keep = config->balloon_keep;
+
+	if (keep && (keep < floor || keep > config->memory))
+		return log_err(0,
+			       "--balloon memory=: the guest is to keep at least %" PRIu64
+			       "M, and has %" PRIu64 "M in all",
+			       floor >> 20, config->memory >> 20),
+		       -EINVAL;
+	if (config->balloon.reporting && config->backing == RAM_HUGETLB)
+		return log_err(0, "--balloon reporting=on: not with backing=hugetlb, where a "
+				  "page given back may be gone when the guest wants it again"),
+		       -EINVAL;
+	return 0;
+}
+
+static int parse_qmp(const char *text, struct machine_config *config)
+{
+	if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
+		return log_err(0, "--qmp '%s': it is unix:PATH", text), -EINVAL;
+	config->qmp = text + 5;
+	return 0;
+}
+
+static int parse_experiment(const char *text, struct machine_config *config)
+{
+	if (strcmp(text, "unsafe-reclaim") != 0)
+		return log_err(0, "--experiment '%s': the only one is unsafe-reclaim", text),
+		       -EINVAL;
+	config->inhibited = RECLAIM_UNSAFE;
 	return 0;
 }
 
@@ -189,6 +300,9 @@ enum {
 	OPTION_CPUS,
 	OPTION_MEMORY,
 	OPTION_DEVICE,
+	OPTION_BALLOON,
+	OPTION_QMP,
+	OPTION_EXPERIMENT,
 	OPTION_SERIAL,
 	OPTION_ON_RESET,
 	OPTION_TIMEOUT,
@@ -202,6 +316,9 @@ static const struct option options[] = {
 	{ "cpus", required_argument, NULL, OPTION_CPUS },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "device", required_argument, NULL, OPTION_DEVICE },
+	{ "balloon", required_argument, NULL, OPTION_BALLOON },
+	{ "qmp", required_argument, NULL, OPTION_QMP },
+	{ "experiment", required_argument, NULL, OPTION_EXPERIMENT },
 	{ "serial", required_argument, NULL, OPTION_SERIAL },
 	{ "on-reset", required_argument, NULL, OPTION_ON_RESET },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
@@ -227,6 +344,9 @@ static int parse_one(int option, char *value, struct machine_config *config)
 		break;
 	case OPTION_MEMORY: r = parse_memory(value, config); break;
 	case OPTION_DEVICE: r = parse_devices(value, config); break;
+	case OPTION_BALLOON: r = parse_balloon(value, config); break;
+	case OPTION_QMP: r = parse_qmp(value, config); break;
+	case OPTION_EXPERIMENT: r = parse_experiment(value, config); break;
 	case OPTION_SERIAL: r = parse_serial(value, &config->serial); break;
 	case OPTION_ON_RESET: r = parse_on_reset(value, &config->on_reset); break;
 	case OPTION_TIMEOUT:
@@ -249,6 +369,7 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 		.nr_cpus = 1,
 		.memory = 512ull << 20,
 		.serial = { CONSOLE_STDIO, NULL },
+		.inhibited = RECLAIM_INHIBIT,
 	};
 	opterr = 0; /* the words are ours */
 	optind = 1;
@@ -286,7 +407,7 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 		       -EINVAL;
 	if (!config->kernel)
 		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
-	return OPTIONS_RUN;
+	return check_balloon(config) < 0 ? -EINVAL : OPTIONS_RUN;
 }
 
 int options_parse(int argc, char **argv, struct machine_config *config)
@@ -304,8 +425,8 @@ int options_parse(int argc, char **argv, struct machine_config *config)
 	}
 	if (strcmp(command, "run") != 0)
 		return log_err(0,
-			       "command '%s' is not known; it is: ballast run --kernel FILE; "
-			       "see ballast --help",
+			       "command '%s' is not known; it is: ballast run --kernel FILE, or "
+			       "ballast ctl SOCKET COMMAND; see ballast --help",
 			       command),
 		       -EINVAL;
 	return parse_run(argc - 1, argv + 1, config);

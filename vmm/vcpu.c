@@ -185,6 +185,16 @@ static void print_registers(struct vcpu *vcpu)
 		 s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
 }
 
+/* On AMD KVM has reset the processor by the time it tells of a triple fault. */
+static bool is_reset(struct vcpu *vcpu)
+{
+	struct kvm_regs g;
+	struct kvm_sregs s;
+
+	return vcpu_get_registers(vcpu, &g, &s) >= 0 && g.rip == 0xfff0 &&
+	       s.cs.base == 0xffff0000;
+}
+
 static void crash(struct vcpu *vcpu)
 {
 	print_registers(vcpu);
@@ -238,6 +248,10 @@ static void exit_nothing(struct vcpu *vcpu)
 static void exit_shutdown(struct vcpu *vcpu)
 {
 	(void)log_err(0, "cpu %u: triple fault", vcpu->index);
+	if (is_reset(vcpu))
+		log_info("cpu %u: KVM has reset it already (as it does on AMD): what its "
+			 "registers held is lost",
+			 vcpu->index);
 	crash(vcpu);
 }
 

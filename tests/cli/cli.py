@@ -10,6 +10,7 @@ is missing. No file, no process and no terminal mode is left behind.
 """
 
 import fcntl
+import json
 import os
 import pty
 import select
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import unittest
 
@@ -154,8 +156,8 @@ class Options(CliTest):
         self.refused(USAGE, ["run", "--kernel", "k", "more"], "'more'", "--help")
 
     def test_missing_values(self):
-        for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--serial",
-                       "--on-reset", "--timeout"):
+        for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
+                       "--qmp", "--experiment", "--serial", "--on-reset", "--timeout"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -167,10 +169,13 @@ class Options(CliTest):
             "--timeout": ["", "0", "-5", "soon", "1s", "31536001", "18446744073709551616"],
             "--serial": ["", "tty", "file", "file=", "unix", "unix=", "stdio=x"],
             "--on-reset": ["", "stop", "reboot,exit"],
+            "--qmp": ["", "unix", "unix:", "tcp:4444", "/tmp/x", "unix=/tmp/x"],
+            "--experiment": ["", "unsafe", "unsafe-reclaim,more", "on"],
         }
         right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
                  "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
-                 "--on-reset": ("reboot", "exit")}
+                 "--on-reset": ("reboot", "exit"), "--qmp": ("unix:PATH",),
+                 "--experiment": ("unsafe-reclaim",)}
         for option, values in wrong.items():
             for value in values:
                 self.refused(USAGE, ["run", "--kernel", "k", option, value], option,
@@ -189,6 +194,38 @@ class Options(CliTest):
         many = ",".join(f"0000:01:{i:02x}.0" for i in range(32))
         self.refused(USAGE, run + ["--device", many], "--device", "'0000:01:1f.0'", "31")
 
+    def test_balloon_allowed(self):
+        run = ["run", "--kernel", "k", "--device"]
+        for key in ("balloon=maybe", "balloon=", "balloon", "colour=red", "balloon=allowed=x"):
+            if "=" in key:
+                self.refused(USAGE, run + ["0000:01:00.0," + key], "--device", f"'{key}'",
+                             "balloon=allowed")
+        self.refused(USAGE, run + ["balloon=maybe"], "--device", "'balloon=maybe'")
+
+    def test_balloon_keys(self):
+        run = ["run", "--kernel", "k", "--memory", "256M", "--balloon"]
+        for value in ("", "off", "yes", "on,", "colour=red", "stats", "memory", "reporting",
+                      "stats=5,,reporting=on", "on,colour=red", "=", "=on"):
+            self.refused(USAGE, run + [value], "--balloon", "memory=SIZE", "stats=SECONDS",
+                         "reporting=on", "deflate-on-oom=on")
+        for value in ("", "-1", "soon", "1K", "31536001", "18446744073709551616"):
+            self.refused(USAGE, run + ["stats=" + value], "--balloon", f"'{value}'", "31536000")
+        for key in ("reporting", "deflate-on-oom"):
+            for value in ("", "yes", "1", "ON"):
+                self.refused(USAGE, run + [f"{key}={value}"], "--balloon", key, f"'{value}'",
+                             "on or off")
+        for value in ("", "M", "-1", "12Q", "99999999999999999999"):
+            self.refused(USAGE, run + ["memory=" + value], "--balloon", f"'{value}'", "M")
+        for value in ("63M", "1", "257M", "1T"):
+            self.refused(USAGE, run + ["memory=" + value], "--balloon", "memory=", "64M", "256M")
+        # However small the guest, it may keep all it has, and no less.
+        small = ["run", "--kernel", "k", "--memory", "32M", "--balloon"]
+        self.refused(USAGE, small + ["memory=31M"], "--balloon", "memory=", "32M")
+
+    def test_balloon_reporting_and_hugetlb(self):
+        self.refused(USAGE, ["run", "--kernel", "k", "--memory", "64M,backing=hugetlb", "--balloon",
+                             "reporting=on"], "--balloon", "reporting", "hugetlb")
+
     def test_help_fits_one_screen(self):
         for args in (["--help"], ["-h"], ["help"], ["run", "--help"]):
             r = subprocess.run([BALLAST, *args], capture_output=True, timeout=TIMEOUT, text=True)
@@ -198,13 +235,85 @@ class Options(CliTest):
             for line in lines:
                 self.assertLessEqual(len(line.expandtabs()), 80, line)
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
-                           "--serial", "--on-reset", "--timeout", "--exit-port", "--version"):
+                           "--balloon", "--qmp", "--experiment", "--serial", "--on-reset",
+                           "--timeout", "--exit-port", "--version", "ballast ctl"):
                 self.assertIn(option, r.stdout)
 
     def test_version(self):
         r = subprocess.run([BALLAST, "--version"], capture_output=True, timeout=TIMEOUT, text=True)
         self.assertEqual((r.returncode, r.stderr), (0, ""))
         self.assertRegex(r.stdout, r"^ballast \d+\.\d+\.\d+\n$")
+
+
+class Control(CliTest):
+    """ballast ctl, as far as it gets without a guest."""
+
+    def test_usage(self):
+        path = self.path("nobody")
+        self.refused(USAGE, ["ctl"], "ctl", "ballast ctl SOCKET COMMAND", "--help")
+        self.refused(USAGE, ["ctl", path], "ctl", "ballast ctl SOCKET COMMAND", "--help")
+        for command in ("", "explode", "BALLOON", "query-balloon"):
+            self.refused(USAGE, ["ctl", path, command], f"'{command}'", "balloon", "memory", "stats",
+                         "powerdown", "quit")
+        for command in ("memory", "stats", "powerdown", "quit"):
+            self.refused(USAGE, ["ctl", path, command, "more"], command, "'more'")
+        self.refused(USAGE, ["ctl", path, "balloon", "1G", "more"], "balloon", "'more'")
+        self.refused(USAGE, ["ctl", path, "balloon"], "balloon", "512M")
+        for size in ("", "0", "M", "1.5G", "64 M", "12Q", "8388608T", "99999999999999999999"):
+            self.refused(USAGE, ["ctl", path, "balloon", size], f"'{size}'", "512M")
+        for option in ("--yaml", "-x", "-1G"):
+            self.refused(USAGE, ["ctl", option, path, "memory"], f"'{option}'", "--json", "--help")
+            self.refused(USAGE, ["ctl", path, "memory", option], f"'{option}'", "--json", "--help")
+
+    def test_help(self):
+        for args in (["ctl", "--help"], ["ctl", "-h"], ["ctl", "x", "y", "z", "--help"]):
+            r = subprocess.run([BALLAST, *args], capture_output=True, timeout=TIMEOUT, text=True)
+            self.assertEqual((r.returncode, r.stderr), (0, ""))
+            for word in ("balloon SIZE", "memory", "stats", "powerdown", "quit", "--json"):
+                self.assertIn(word, r.stdout)
+
+    def test_nobody_listens(self):
+        for option in ([], ["--json"]):
+            self.refused(FAILED, ["ctl", *option, self.path("nobody"), "memory"],
+                         f"'{self.path('nobody')}'", "nobody listens", "--qmp")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(self.path("dead"))
+        self.refused(FAILED, ["ctl", self.path("dead"), "quit"], f"'{self.path('dead')}'",
+                     "nobody listens")
+        plain = self.path("notes", b"dear diary")
+        self.refused(FAILED, ["ctl", plain, "memory"], f"'{plain}'")
+        self.refused(FAILED, ["ctl", self.folder, "memory"], f"'{self.folder}'")
+        self.refused(FAILED, ["ctl", self.path("x" * 200), "memory"], "x" * 200)
+        self.refused(FAILED, ["ctl", "", "memory"], "''")
+
+    def peer(self, answer):
+        """Somebody who listens, but is no ballast: sends this, and hangs up."""
+        path = self.path("peer")
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(path)
+        listener.listen()
+
+        def serve():
+            with listener.accept()[0] as client:
+                client.sendall(answer)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+        return path
+
+    def test_listener_that_is_another_program(self):
+        for answer, *words in ((b"", "hung up"), (b"SSH-2.0-OpenSSH\r\n", "does not speak QMP"),
+                               (b"[1, 2]\n", "does not speak QMP"), (b"{\"QMP\": {}}\n", "hung up"),
+                               (b"{\"error\": {\"desc\": \"too many\"}}\n", "too many"),
+                               (b"\xff\xfe\0\n" * 100, "does not speak QMP")):
+            path = self.peer(answer)
+            self.refused(FAILED, ["ctl", path, "memory"], f"'{path}'", *words)
+            os.unlink(path)
 
 
 class Files(CliTest):
@@ -313,7 +422,7 @@ class Host(CliTest):
         return ["run", "--kernel", self.path("kernel", elf()), *more]
 
     def test_memory_that_no_host_has(self):
-        self.refused(FAILED, self.run_args("--memory", "7T,backing=hugetlb"), "--memory",
+        self.refused(FAILED, self.run_args("--memory", "500G,backing=hugetlb"), "--memory",
                      "nr_hugepages")
 
     def test_hugetlb_of_odd_size(self):
@@ -331,6 +440,41 @@ class Host(CliTest):
                                           "0000:ff:1f.7"), "0000:ff:1f.7")
         self.refused(USAGE, ["run", "--kernel", self.path("k", b"x"), "--serial",
                              "unix=" + self.path("serial")], "neither")
+
+    def test_qmp_paths(self):
+        def args(path):
+            return self.run_args("--balloon", "on", "--qmp", "unix:" + path)
+
+        long = self.path("x" * 200)
+        self.refused(FAILED, args(long), "qmp", f"'{long}'", "107")
+        nowhere = self.path("no/such/folder")
+        self.refused(FAILED, args(nowhere), "qmp", f"'{nowhere}'", "No such file")
+        plain = self.path("notes", b"dear diary")
+        self.refused(FAILED, args(plain), "qmp", f"'{plain}'", "no socket")
+        with open(plain, "rb") as f:
+            self.assertEqual(f.read(), b"dear diary")
+        self.refused(FAILED, args(self.folder), "qmp", f"'{self.folder}'", "no socket")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(self.path("taken"))
+            s.listen()
+            self.refused(FAILED, args(self.path("taken")), "qmp", f"'{self.path('taken')}'",
+                         "another path")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(self.path("taken"))  # it is still the other program's
+
+    def test_qmp_socket_is_taken_back(self):
+        """What fails after it was made: the kernel is looked into last."""
+        self.refused(USAGE, ["run", "--kernel", self.path("k", b"x"), "--balloon", "on", "--qmp",
+                             "unix:" + self.path("qmp")], "neither")
+
+    def test_balloon_allowed_is_for_mdevs(self):
+        """Refused before its driver is looked at, and so with any PCI device."""
+        found = self.pci_devices()
+        if not found:
+            self.skipTest("no PCI device on this machine")
+        for more in ([], ["--balloon", "on"]):
+            self.refused(USAGE, self.run_args("--device", found[0] + ",balloon=allowed", *more),
+                         found[0], "balloon=allowed", "mdev")
 
     def pci_devices(self):
         folder = "/sys/bus/pci/devices"
@@ -490,6 +634,73 @@ class Running(CliTest):
         self.assertEqual(process.returncode, 33)
         self.assertIn("E cpu 0: triple fault", err)
         self.assertIn("rip 0x", err)
+
+    def ctl(self, *args):
+        r = subprocess.run([BALLAST, "ctl", *args], capture_output=True, timeout=TIMEOUT, text=True,
+                           check=False)
+        return r.returncode, r.stdout, r.stderr
+
+    def start_with_balloon(self, *args):
+        path = self.path("qmp")
+        process = self.run_guest("power", *self.HANG, "--memory", "128M", "--qmp", "unix:" + path, *args)
+        self.wait_for("the control socket", lambda: self.ctl(path, "memory")[0] == 0)
+        return process, path
+
+    def test_control_socket(self):
+        process, path = self.start_with_balloon("--balloon", "memory=96M")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        status, out, err = self.ctl(path, "memory")
+        self.assertEqual((status, err), (0, ""))
+        self.assertRegex(out, r"(?m)^target +32 MiB")
+        self.assertRegex(out, r"(?m)^held +0 MiB")
+        self.assertRegex(out, r"(?m)^driver +not running")
+        status, out, err = self.ctl("--json", path, "memory")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(json.loads(out)["return"]["target"], 32 * MIB)
+        self.assertEqual(self.ctl(path, "balloon", "112M")[0], 0)
+        self.assertRegex(self.ctl(path, "memory")[1], r"(?m)^target +16 MiB")
+        self.assertEqual(self.ctl(path, "balloon", "4T")[0], 0)
+        self.assertRegex(self.ctl(path, "memory")[1], r"(?m)^target +0 MiB")
+        status, out, err = self.ctl(path, "balloon", "16M")
+        self.assertEqual((status, out, err.count("\n")), (FAILED, "", 1))
+        status, out, err = self.ctl(path, "stats")  # the guest has no driver
+        self.assertEqual((status, out, err.count("\n")), (FAILED, "", 1))
+        self.assertEqual(self.ctl(path, "powerdown")[0], 0)
+        self.assertIsNone(process.poll())  # the guest does not mind the button
+        self.assertEqual(self.ctl(path, "quit")[0], 0)
+        err = self.finish(process)
+        self.assertEqual(process.returncode, FAILED)
+        self.assertIn("I balloon: target 0 MiB, held 0 MiB, reclaimed 0 MiB, held back 0 MiB", err)
+        self.assertFalse(os.path.exists(path), "the socket is left behind")
+
+    def test_control_socket_of_a_guest_that_was_killed(self):
+        """The next one takes its place."""
+        process, path = self.start_with_balloon("--balloon", "on")
+        self.kill(process)
+        self.assertTrue(os.path.exists(path))
+        process, path = self.start_with_balloon("--balloon", "on")
+        self.assertEqual(self.ctl(path, "quit")[0], 0)
+        self.finish(process)
+        self.assertFalse(os.path.exists(path))
+
+    def test_control_socket_without_a_balloon(self):
+        process, path = self.start_with_balloon()
+        self.assertIn("none", self.ctl(path, "memory")[1])
+        for args in (["balloon", "96M"], ["stats"]):
+            status, out, err = self.ctl(path, *args)
+            self.assertEqual((status, out, err.count("\n")), (FAILED, "", 1))
+            self.assertIn("--balloon", err)
+        self.assertEqual(self.ctl(path, "quit")[0], 0)
+        self.assertNotIn("balloon", self.finish(process))
+
+    def test_experiment_warns_at_every_start(self):
+        process = self.run_guest("power", "--experiment", "unsafe-reclaim", "--cmdline",
+                                 "end=0 status=0")
+        err = self.finish(process)
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(err.count("W "), 1, err)
+        self.assertIn("unsafe-reclaim", err)
+        self.assertIn("corrupt", err)
 
     def test_initrd_is_handed_over(self):
         initrd = self.path("initrd", b"ramdisk" * 1000)

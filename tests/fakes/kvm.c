@@ -209,6 +209,33 @@ int kvm_irqfd_remove(int vm_fd, int fd, uint32_t gsi)
 	return -EINVAL;
 }
 
+int kvm_ioeventfd_add(int vm_fd, int fd, uint64_t address)
+{
+	assert(vm_fd >= 0 && fd >= 0 && fake_kvm.nr_ioeventfds < FAKE_KVM_MAX_IOEVENTFDS);
+	MAY_FAIL();
+	for (unsigned int i = 0; i < fake_kvm.nr_ioeventfds; i++) {
+		if (fake_kvm.ioeventfds[i].address == address)
+			return -EEXIST;
+	}
+	fake_kvm.ioeventfds[fake_kvm.nr_ioeventfds++] =
+		(struct fake_kvm_ioeventfd){ fd, address };
+	return 0;
+}
+
+int kvm_ioeventfd_remove(int vm_fd, int fd, uint64_t address)
+{
+	assert(vm_fd >= 0);
+	MAY_FAIL();
+	for (unsigned int i = 0; i < fake_kvm.nr_ioeventfds; i++) {
+		struct fake_kvm_ioeventfd *e = &fake_kvm.ioeventfds[i];
+		if (e->fd != fd || e->address != address)
+			continue;
+		*e = fake_kvm.ioeventfds[--fake_kvm.nr_ioeventfds];
+		return 0;
+	}
+	return -ENOENT;
+}
+
 int kvm_create_vfio_device(int vm_fd, int *ret_fd)
 {
 	assert(vm_fd >= 0);

@@ -17,6 +17,7 @@
 #define FAKE_KVM_MAX_SLOTS 64u
 #define FAKE_KVM_MAX_ROUTES 4200u
 #define FAKE_KVM_MAX_IRQFDS 64u
+#define FAKE_KVM_MAX_IOEVENTFDS 16u
 #define FAKE_KVM_MAX_CPUS 16u
 #define FAKE_KVM_MAX_STEPS 8u
 #define FAKE_KVM_MAP_NAME "fake-vcpu" /* of a vCPU's shared area in /proc/self/maps */
@@ -31,6 +32,11 @@ struct fake_kvm_irqfd {
 	int fd;
 	uint32_t gsi;
 	int resample_fd;
+};
+
+struct fake_kvm_ioeventfd {
+	int fd;
+	uint64_t address;
 };
 
 /* One entry into the guest: fills in why it ended. Returns what kvm_enter() does. */
@@ -65,6 +71,8 @@ struct fake_kvm {
 	unsigned int nr_times_routed;
 	struct fake_kvm_irqfd irqfds[FAKE_KVM_MAX_IRQFDS];
 	unsigned int nr_irqfds;
+	struct fake_kvm_ioeventfd ioeventfds[FAKE_KVM_MAX_IOEVENTFDS];
+	unsigned int nr_ioeventfds;
 	unsigned int nr_groups;
 	unsigned int nr_vfio_devices; /* made so far */
 	unsigned int nr_ioapics_set;

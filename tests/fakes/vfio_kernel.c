@@ -144,6 +144,15 @@ struct fake_device *fake_add_device(const char *name, struct fake_group *group)
 	return dev;
 }
 
+struct fake_device *fake_add_mdev(const char *uuid, struct fake_group *group)
+{
+	struct fake_device *dev = fake_add_device(uuid, group);
+
+	dev->is_mdev = true;
+	(void)strcpy(dev->driver, "slices_of_something");
+	return dev;
+}
+
 void fake_set_16(struct fake_device *dev, unsigned int offset, uint16_t value)
 {
 	dev->config[offset] = (uint8_t)value;
@@ -495,6 +504,15 @@ bool vfio_group_is_noiommu(unsigned int number)
 	return false;
 }
 
+int vfio_sysfs_is_mdev(const char *name)
+{
+	GUARD;
+	if (fails())
+		return fake.fail_errno;
+	const struct fake_device *dev = find_name(name);
+	return dev ? dev->is_mdev : -ENODEV;
+}
+
 int vfio_sysfs_group(const char *name, unsigned int *ret_group)
 {
 	GUARD;
@@ -731,7 +749,8 @@ int vfio_device_get_info(int fd, struct vfio_device_info *ret)
 	if (fails())
 		return fake.fail_errno;
 	*ret = (struct vfio_device_info){
-		.flags = VFIO_DEVICE_FLAGS_PCI | (dev->no_reset ? 0 : VFIO_DEVICE_FLAGS_RESET),
+		.flags = (dev->not_pci ? 0 : VFIO_DEVICE_FLAGS_PCI) |
+			 (dev->no_reset ? 0 : VFIO_DEVICE_FLAGS_RESET),
 		.num_regions = FAKE_NR_REGIONS,
 		.num_irqs = 5,
 	};
@@ -767,12 +786,13 @@ void vfio_region_finish(struct vfio_region *region)
 
 int vfio_device_get_irq(int fd, unsigned int index, struct vfio_irq_info *ret)
 {
-	const struct fake_irq *irq = &device_at(fd)->irqs[index];
+	const struct fake_device *dev = device_at(fd);
+	const struct fake_irq *irq = &dev->irqs[index];
 
 	GUARD;
 	if (fails())
 		return fake.fail_errno;
-	if (index >= VFIO_PCI_ERR_IRQ_INDEX && irq->count == 0)
+	if ((index >= VFIO_PCI_ERR_IRQ_INDEX || dev->knows_few_irqs) && irq->count == 0)
 		return -EINVAL;
 	*ret = (struct vfio_irq_info){ .index = index,
 				       .count = irq->count,

@@ -72,6 +72,9 @@ struct fake_irq {
 struct fake_device {
 	char name[VFIO_NAME_SIZE];
 	char driver[32];
+	bool is_mdev;
+	bool not_pci;
+	bool knows_few_irqs;      /* and refuses to speak of the others */
 	struct fake_group *group; /* NULL: no IOMMU */
 	int fd;                   /* 0: not open */
 	uint8_t config[FAKE_CONFIG_SIZE];
@@ -149,6 +152,8 @@ void fake_finish(void);
 struct fake_group *fake_add_group(unsigned int number);
 /* A device with an empty config space of 4096 bytes, bound to vfio-pci; no BARs, no INTx. */
 struct fake_device *fake_add_device(const char *name, struct fake_group *group);
+/* Likewise, but an mdev, bound to a driver of its own. */
+struct fake_device *fake_add_mdev(const char *uuid, struct fake_group *group);
 /* flags: VFIO_REGION_INFO_FLAG_MMAP or 0. bar_register: its type bits. */
 void fake_set_bar(struct fake_device *dev, unsigned int bar, uint32_t bar_register,
 		  uint64_t size, uint32_t flags);

@@ -104,7 +104,7 @@ void world_init(void)
 	start_log();
 	fake_init();
 	memory_map_init(&world.map);
-	reclaim_init(&world.reclaim, &world.map);
+	ck_assert_int_eq(reclaim_init(&world.reclaim, &world.map, RECLAIM_INHIBIT), 0);
 	io_bus_init(&world.pio);
 	io_bus_init(&world.mmio);
 	ck_assert_int_eq(pci_bus_init(&world.bus, &world.pio, &world.mmio, &windows, ECAM), 0);
@@ -144,7 +144,8 @@ void check_nothing_left(void)
 	ck_assert_uint_eq(fake.nr_routes, 0);
 	ck_assert_uint_eq(fake.nr_irqfds, 0);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
-	ck_assert(list_empty(&world.map.listeners));
+	/* The reclaim's, which was there before. */
+	ck_assert_uint_eq(list_length(&world.map.listeners), 1);
 	ck_assert_uint_eq(list_length(&world.map.regions), 2);
 	ck_assert(list_empty(&world.vfio.groups));
 	ck_assert(list_empty(&world.vfio.containers));
@@ -216,24 +217,42 @@ struct fake_device *add_whole_device(const char *name, struct fake_group *group)
 	return dev;
 }
 
-struct fake_device *add_plain_device(const char *name, struct fake_group *group)
+static struct fake_device *make_plain(struct fake_device *dev)
 {
-	struct fake_device *dev = fake_add_device(name, group);
-
 	dev->regions[VFIO_PCI_CONFIG_REGION_INDEX].size = 256;
 	fake_set_bar(dev, 0, 0, 4096, VFIO_REGION_INFO_FLAG_MMAP);
 	return dev;
 }
 
-struct vfio_pci *attach(const char *name)
+struct fake_device *add_plain_device(const char *name, struct fake_group *group)
+{
+	return make_plain(fake_add_device(name, group));
+}
+
+struct fake_device *add_plain_mdev(const char *uuid, struct fake_group *group)
+{
+	return make_plain(fake_add_mdev(uuid, group));
+}
+
+static struct vfio_pci *attach_with(const char *name, enum vfio_balloon balloon)
 {
 	struct vfio_pci *vp = NULL;
 
-	ck_assert_int_eq(vfio_pci_attach(&world.vfio, &world.bus, name, &vp), 0);
+	ck_assert_int_eq(vfio_pci_attach(&world.vfio, &world.bus, name, balloon, &vp), 0);
 	ck_assert_ptr_nonnull(vp);
 	pci_bus_reset(&world.bus);
 	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
 	return vp;
+}
+
+struct vfio_pci *attach(const char *name)
+{
+	return attach_with(name, VFIO_BALLOON_INHIBITS);
+}
+
+struct vfio_pci *attach_allowing(const char *uuid)
+{
+	return attach_with(uuid, VFIO_BALLOON_ALLOWED);
 }
 
 static uint64_t ecam_address(const struct vfio_pci *vp, unsigned int offset)

@@ -65,8 +65,13 @@ struct fake_device *add_whole_device(const char *name, struct fake_group *group)
 /* A conventional device with one BAR of 4 KiB and no capabilities. */
 struct fake_device *add_plain_device(const char *name, struct fake_group *group);
 
+/* An mdev with one BAR of 4 KiB and no capabilities. */
+struct fake_device *add_plain_mdev(const char *uuid, struct fake_group *group);
+
 /* Attaches, with BARs assigned, memory and I/O decode on. Asserts success. */
 struct vfio_pci *attach(const char *name);
+/* Likewise, and the balloon is allowed. */
+struct vfio_pci *attach_allowing(const char *uuid);
 
 /* Config accesses, as a guest makes them. */
 uint32_t config_read(const struct vfio_pci *vp, unsigned int offset, unsigned int size);

@@ -96,6 +96,33 @@ static void fake_irqfd_remove(struct wires *wires, int fd, uint32_t gsi)
 	w->irqfds[i] = w->irqfds[--w->nr_irqfds];
 }
 
+static int fake_ioeventfd_add(struct wires *wires, uint64_t address, int fd)
+{
+	struct fake_wires *w = fake_of(wires);
+
+	assert(fd >= 0 && w->nr_ioeventfds < FAKE_WIRES_MAX_IOEVENTFDS);
+	if (fails(w))
+		return -EIO;
+	for (unsigned int i = 0; i < w->nr_ioeventfds; i++) {
+		if (w->ioeventfds[i].address == address)
+			return -EEXIST;
+	}
+	w->ioeventfds[w->nr_ioeventfds++] = (struct fake_ioeventfd){ address, fd };
+	return 0;
+}
+
+static void fake_ioeventfd_remove(struct wires *wires, uint64_t address, int fd)
+{
+	struct fake_wires *w = fake_of(wires);
+	unsigned int i = 0;
+
+	while (i < w->nr_ioeventfds &&
+	       (w->ioeventfds[i].fd != fd || w->ioeventfds[i].address != address))
+		i++;
+	assert(i < w->nr_ioeventfds);
+	w->ioeventfds[i] = w->ioeventfds[--w->nr_ioeventfds];
+}
+
 static int fake_group_add(struct wires *wires, int group_fd)
 {
 	(void)group_fd;
@@ -114,6 +141,8 @@ static const struct wires_ops fake_ops = {
 	.msi_route_remove = fake_msi_route_remove,
 	.irqfd_add = fake_irqfd_add,
 	.irqfd_remove = fake_irqfd_remove,
+	.ioeventfd_add = fake_ioeventfd_add,
+	.ioeventfd_remove = fake_ioeventfd_remove,
 	.group_add = fake_group_add,
 	.group_remove = fake_group_remove,
 };
@@ -158,4 +187,15 @@ void fake_wires_eoi(struct fake_wires *w, uint32_t gsi)
 		if (w->irqfds[i].gsi == gsi && w->irqfds[i].resample_fd >= 0)
 			eventfd_signal(w->irqfds[i].resample_fd);
 	}
+}
+
+bool fake_wires_write(struct fake_wires *w, uint64_t address)
+{
+	for (unsigned int i = 0; i < w->nr_ioeventfds; i++) {
+		if (w->ioeventfds[i].address != address)
+			continue;
+		eventfd_signal(w->ioeventfds[i].fd);
+		return true;
+	}
+	return false;
 }

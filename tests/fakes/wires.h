@@ -19,6 +19,13 @@ struct fake_irqfd {
 	int resample_fd; /* -1: an edge */
 };
 
+#define FAKE_WIRES_MAX_IOEVENTFDS 16u
+
+struct fake_ioeventfd {
+	uint64_t address;
+	int fd;
+};
+
 struct fake_wires {
 	struct wires wires;
 
@@ -31,6 +38,8 @@ struct fake_wires {
 	unsigned int nr_routes;
 	struct fake_irqfd irqfds[FAKE_WIRES_NR_GSIS];
 	unsigned int nr_irqfds;
+	struct fake_ioeventfd ioeventfds[FAKE_WIRES_MAX_IOEVENTFDS];
+	unsigned int nr_ioeventfds;
 	unsigned int delivered[FAKE_WIRES_NR_GSIS]; /* by gsi */
 	unsigned int nr_updates;                    /* of routes */
 };
@@ -43,6 +52,8 @@ unsigned int fake_wires_take(struct fake_wires *w, uint32_t gsi);
 unsigned int fake_wires_take_message(struct fake_wires *w, uint64_t address, uint32_t data);
 /* How often anything did. */
 unsigned int fake_wires_take_any(struct fake_wires *w);
+/* The guest writes to `address`: false if no ioeventfd is there to catch it. */
+bool fake_wires_write(struct fake_wires *w, uint64_t address);
 /* The guest's EOI of a level-triggered gsi. */
 void fake_wires_eoi(struct fake_wires *w, uint32_t gsi);
 

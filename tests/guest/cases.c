@@ -7,6 +7,7 @@
 
 #include "tests/guest/contract.h"
 
+#define MIB (1ull << 20)
 #define GIB (1ull << 30)
 
 /* What comes instead, the guest's complaint perhaps, goes to stderr, which is the log. */
@@ -42,6 +43,15 @@ static bool echo_peer(int fd)
 		bytes[i] = (uint8_t)~bytes[i];
 	return receive_exactly(fd, bytes, sizeof(bytes));
 }
+
+static const struct virtio_balloon_config plain_balloon;
+static const struct virtio_balloon_config reporting_balloon = {
+	.reporting = true,
+	.deflate_on_oom = true,
+};
+
+#define BALLOON(part) .guest = "balloon", .options = "part=" part, .balloon = &plain_balloon
+#define HOSTILE(part) .guest = "hostile", .options = "part=" part, .balloon = &plain_balloon
 
 const struct test_case cases[] = {
 	{ .name = "ports", .guest = "ports" },
@@ -87,14 +97,15 @@ const struct test_case cases[] = {
 	  .guest = "crash",
 	  .options = "crash=0",
 	  .status = STATUS_CRASHED,
-	  .logs = { "E cpu 0: triple fault", "I cpu 0: rip 0x10", "rax 0xdeadbeef",
-		    "I cpu 0: cr0 0x" } },
+	  .logs = { "E cpu 0: triple fault", "I cpu 0: cr0 0x" },
+	  .registers = { "I cpu 0: rip 0x10", "rax 0xdeadbeef" } },
 	{ .name = "triple-fault-of-ap",
 	  .guest = "crash",
 	  .options = "crash=1",
 	  .cpus = 2,
 	  .status = STATUS_CRASHED,
-	  .logs = { "E cpu 1: triple fault", "I cpu 1: rip 0x10" } },
+	  .logs = { "E cpu 1: triple fault" },
+	  .registers = { "I cpu 1: rip 0x10" } },
 	{ .name = "internal-error",
 	  .guest = "crash",
 	  .options = "crash=2",
@@ -122,6 +133,50 @@ const struct test_case cases[] = {
 	{ .name = "ram-memfd-64m", .guest = "ram", .backing = RAM_MEMFD },
 	{ .name = "ram-memfd-5g", .guest = "ram", .backing = RAM_MEMFD, .memory = 5 * GIB },
 	{ .name = "ram-hugetlb-64m", .guest = "ram", .backing = RAM_HUGETLB },
+	{ .name = "balloon-identity", BALLOON("identity") },
+	{ .name = "balloon-pages", BALLOON("pages") },
+	{ .name = "balloon-pages-memfd", BALLOON("pages"), .backing = RAM_MEMFD },
+	{ .name = "balloon-pages-hugetlb", BALLOON("huge"), .backing = RAM_HUGETLB },
+	{ .name = "balloon-msix", BALLOON("msix") },
+	{ .name = "balloon-intx", BALLOON("intx"), .memory = 128 * MIB },
+	{ .name = "balloon-target",
+	  BALLOON("target keep=100663296"),
+	  .memory = 128 * MIB,
+	  .balloon_keep = 96 * MIB,
+	  .logs = { "I balloon: the guest is asked to keep 96 of 128 MiB",
+		    "I balloon: the guest is asked to keep 112 of 128 MiB" } },
+	{ .name = "balloon-actual", BALLOON("actual") },
+	{ .name = "balloon-stats", BALLOON("stats") },
+	{ .name = "balloon-reporting",
+	  .guest = "balloon",
+	  .options = "part=reporting",
+	  .balloon = &reporting_balloon },
+	{ .name = "balloon-reporting-memfd",
+	  .guest = "balloon",
+	  .options = "part=reporting",
+	  .backing = RAM_MEMFD,
+	  .balloon = &reporting_balloon },
+	{ .name = "balloon-reset", BALLOON("reset") },
+	{ .name = "balloon-reboot", BALLOON("reboot"), .logs = { "I guest resets" } },
+	{ .name = "balloon-figures",
+	  .guest = "balloon",
+	  .options = "part=figures",
+	  .balloon = &reporting_balloon,
+	  .logs = { "I balloon: target 0 MiB, held 3 MiB, reclaimed 3 MiB, held back 0 MiB "
+		    "(inhibited by nobody), pinned 0 MiB",
+		    "I balloon: policy direct: took 4 MiB, discarded 4 MiB in 1 calls, 0 failed",
+		    "I balloon: free pages reported: 2 MiB, discarded 2 MiB in 1 calls" } },
+	{ .name = "balloon-hostile-numbers", HOSTILE("numbers") },
+	{ .name = "balloon-hostile-chains", HOSTILE("chains") },
+	{ .name = "balloon-hostile-queues", HOSTILE("queues") },
+	{ .name = "balloon-hostile-stats", HOSTILE("stats") },
+	{ .name = "balloon-hostile-reports",
+	  .guest = "hostile",
+	  .options = "part=reports",
+	  .balloon = &reporting_balloon },
+	{ .name = "balloon-hostile-registers", HOSTILE("registers") },
+	{ .name = "balloon-hostile-bar", HOSTILE("bar") },
+	{ .name = "balloon-hostile-smp", HOSTILE("smp rounds=2000"), .cpus = 2 },
 };
 
 const unsigned int nr_cases = nitems(cases);

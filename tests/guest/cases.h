@@ -19,6 +19,9 @@ struct test_case {
 	unsigned int cpus;   /* 0: one */
 	uint64_t memory;     /* 0: 64 MiB */
 	enum ram_backing backing;
+	/* NULL: the two test devices instead. With it there is a control socket, too. */
+	const struct virtio_balloon_config *balloon;
+	uint64_t balloon_keep;    /* of the memory; 0: all */
 	bool hardware;            /* needs a KVM that is not software */
 	enum console_kind serial; /* CONSOLE_NONE: a file, which is where failures are told */
 	enum on_reset on_reset;
@@ -28,6 +31,8 @@ struct test_case {
 	bool (*peer)(int fd);
 	const char *output;         /* all that the guest prints; NULL: anything */
 	const char *logs[MAX_LOGS]; /* are found in the log */
+	/* So are these, unless KVM on AMD has lost them; then the log says that. */
+	const char *registers[MAX_LOGS];
 };
 
 extern const struct test_case cases[];

@@ -54,9 +54,15 @@
 
 /* The host port: things a guest asks of its runner. 4 bytes each. */
 #define HOST_PORT 0x700
-#define HOST_PORT_SIZE 8
-#define HOST_CLOCK 0x700 /* read: milliseconds that pass on the host */
-#define HOST_PRESS 0x704 /* write: presses the power button */
+#define HOST_PORT_SIZE 0x18
+#define HOST_CLOCK 0x700      /* read: milliseconds that pass on the host */
+#define HOST_PRESS 0x704      /* write: presses the power button */
+#define HOST_ASK 0x708        /* write: address of a QMP request; goes on when it is answered */
+#define HOST_FIND 0x70c       /* write: address of keys, "held-back bytes", into that answer */
+#define HOST_VALUE_LOW 0x710  /* read: the number found there; */
+#define HOST_VALUE_HIGH 0x714 /* 0 and 1 for false and true, 0 for what is no number */
+#define HOST_NO_VALUE 0xffffffffffffffffull
+#define HOST_TEXT_SIZE 128 /* of what is asked and found, and its NUL */
 
 /* What serial-socket's runner sends and wants back. */
 #define SERIAL_INPUT_SIZE 600

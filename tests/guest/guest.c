@@ -130,7 +130,8 @@ const struct start_info *start_info(void)
 	return (const struct start_info *)(uint64_t)entry_state.info;
 }
 
-uint64_t option(const char *name)
+/* What stands behind "name=". */
+static const char *option_text(const char *name)
 {
 	const char *p = (const char *)start_info()->cmdline;
 
@@ -140,18 +141,34 @@ uint64_t option(const char *name)
 			n++;
 			p++;
 		}
-		if (*n == '\0' && *p == '=') {
-			uint64_t value = 0;
-			for (p++; *p >= '0' && *p <= '9'; p++)
-				value = value * 10 + (uint64_t)(*p - '0');
-			return value;
-		}
+		if (*n == '\0' && *p == '=')
+			return p + 1;
 		while (*p && *p != ' ')
 			p++;
 		while (*p == ' ')
 			p++;
 	}
 	guest_fail("option", name);
+}
+
+uint64_t option(const char *name)
+{
+	uint64_t value = 0;
+
+	for (const char *p = option_text(name); *p >= '0' && *p <= '9'; p++)
+		value = value * 10 + (uint64_t)(*p - '0');
+	return value;
+}
+
+bool option_is(const char *name, const char *word)
+{
+	const char *p = option_text(name);
+
+	while (*word && *p == *word) {
+		p++;
+		word++;
+	}
+	return *word == '\0' && (*p == '\0' || *p == ' ');
 }
 
 /* Memory */
@@ -195,6 +212,19 @@ void wait_a_while(void)
 
 	while (milliseconds() - from < QUIET_MS) {
 	}
+}
+
+/* Asking the host */
+
+void ask(const char *request)
+{
+	out32(HOST_ASK, (uint32_t)(uint64_t)request);
+}
+
+uint64_t answer(const char *keys)
+{
+	out32(HOST_FIND, (uint32_t)(uint64_t)keys);
+	return in32(HOST_VALUE_LOW) | (uint64_t)in32(HOST_VALUE_HIGH) << 32;
 }
 
 /* Interrupts */

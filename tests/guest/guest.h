@@ -88,6 +88,8 @@ extern uint8_t image_end[]; /* the first byte behind this guest */
 const struct start_info *start_info(void);
 /* The number behind "name=" on the command line; fails if there is none. */
 uint64_t option(const char *name);
+/* Whether that is this word. */
+bool option_is(const char *name, const char *word);
 
 /* Processor and buses */
 
@@ -237,6 +239,13 @@ uint32_t milliseconds(void);
 void wait_for(const volatile uint32_t *count, uint32_t want);
 /* Long enough that an interrupt on its way has arrived. */
 void wait_a_while(void);
+
+/* Asking the host, by QMP (the machine has a balloon). */
+
+/* Goes on when there is an answer, which may be an error. */
+void ask(const char *request);
+/* What the last answer says at these keys, "return held"; HOST_NO_VALUE if they are not there. */
+uint64_t answer(const char *keys);
 
 /* Interrupts: vectors 32 to NR_VECTORS - 1 are anybody's. */
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * runner.c - runs one test case: a bare-metal guest on /dev/kvm, in a machine built as
- * `ballast run` would, with two test devices on its PCI bus and the host port.
+ * `ballast run` would, with the host port, and with two test devices on its PCI bus or the
+ * balloon.
  *
  *	runner FOLDER-OF-GUESTS CASE
  *	runner --complete CASE...     all cases of the table are named
@@ -24,6 +25,7 @@
 
 #include "tests/guest/cases.h"
 #include "tests/guest/contract.h"
+#include "tests/guest/host.h"
 #include "tests/guest/test_device.h"
 #include "vmm/machine.h"
 
@@ -36,10 +38,11 @@ struct run {
 	const struct test_case *test;
 	char folder[64];
 	char serial_path[96];
+	char qmp_path[96];
 	char cmdline[160];
 	struct machine machine;
 	struct test_device devices[2];
-	struct io_region host_port;
+	struct host host;
 	int peer_fd;
 	bool peer_ok;
 	FILE *log;
@@ -51,30 +54,6 @@ static int failed(const char *test, const char *what)
 	fprintf(stderr, "%s: %s\n", test, what);
 	return -1;
 }
-
-/* The host port */
-
-static uint64_t host_port_read(void *opaque, uint64_t offset, unsigned int size)
-{
-	struct timespec now;
-
-	(void)opaque;
-	if (offset != HOST_CLOCK - HOST_PORT || size != 4)
-		return io_ones(size);
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static void host_port_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
-{
-	struct run *run = opaque;
-
-	(void)value;
-	if (offset == HOST_PRESS - HOST_PORT && size == 4)
-		power_press_button(&run->machine.power);
-}
-
-static const struct io_ops host_port_ops = { .read = host_port_read, .write = host_port_write };
 
 /* The other end of a serial socket */
 
@@ -124,20 +103,12 @@ static int add_devices(struct run *run)
 {
 	static const unsigned int slots[] = { TEST_SLOT_A, TEST_SLOT_B };
 	struct machine *m = &run->machine;
-	int r = 0;
+	int r = host_init(&run->host, m, run->qmp_path);
 
-	for (unsigned int i = 0; i < nitems(slots) && r >= 0; i++)
+	/* The balloon is where the first would be. */
+	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && !run->test->balloon; i++)
 		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
 				     slots[i]);
-	run->host_port = (struct io_region){
-		.base = HOST_PORT,
-		.size = HOST_PORT_SIZE,
-		.ops = &host_port_ops,
-		.opaque = run,
-		.name = "host port",
-	};
-	if (r >= 0)
-		r = io_bus_add(&m->pio, &run->host_port);
 	return r;
 }
 
@@ -157,8 +128,7 @@ static int run_machine(struct run *run, const struct machine_config *config)
 	}
 	if (r >= 0)
 		status = machine_run(&run->machine);
-	if (r >= 0)
-		io_bus_remove(&run->machine.pio, &run->host_port);
+	host_finish(&run->host);
 	for (unsigned int i = 0; i < nitems(run->devices); i++)
 		test_device_finish(&run->devices[i]);
 	machine_finish(&run->machine);
@@ -178,18 +148,46 @@ static int check_output(const struct run *run, const char *output)
 	return -1;
 }
 
-static int check_log(const struct run *run, const char *log)
+/* Is `flag` one of the processor's? */
+static bool cpu_has(const char *flag)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char line[4096];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "flags", 5) != 0)
+			continue;
+		for (char *rest = line, *word; !found && (word = strsep(&rest, " \t\n"));)
+			found = strcmp(word, flag) == 0;
+	}
+	if (f)
+		(void)fclose(f);
+	return found;
+}
+
+static int check_lines(const struct run *run, const char *log, const char *const *lines)
 {
 	int r = 0;
 
-	for (unsigned int i = 0; i < MAX_LOGS && run->test->logs[i]; i++) {
-		if (strstr(log, run->test->logs[i]))
+	for (unsigned int i = 0; i < MAX_LOGS && lines[i]; i++) {
+		if (strstr(log, lines[i]))
 			continue;
-		fprintf(stderr, "%s: the log lacks '%s'\n", run->test->name,
-			run->test->logs[i]);
+		fprintf(stderr, "%s: the log lacks '%s'\n", run->test->name, lines[i]);
 		r = -1;
 	}
 	return r;
+}
+
+static int check_log(const struct run *run, const char *log)
+{
+	static const char *const lost[MAX_LOGS] = { "registers held is lost" };
+	const char *const *registers = run->test->registers;
+	int r = check_lines(run, log, run->test->logs);
+
+	if (registers[0] && cpu_has("svm"))
+		registers = lost;
+	return check_lines(run, log, registers) < 0 ? -1 : r;
 }
 
 static unsigned int count_fds(void)
@@ -229,6 +227,8 @@ static int judge(struct run *run, int status, bool fds_left)
 		r = failed(test->name, "file descriptors are left open");
 	if (test->serial == CONSOLE_UNIX && access(run->serial_path, F_OK) == 0)
 		r = failed(test->name, "the socket is left behind");
+	if (access(run->qmp_path, F_OK) == 0)
+		r = failed(test->name, "the control socket is left behind");
 	if (r < 0)
 		fprintf(stderr, "--- serial port\n%s\n--- log\n%s", output, log);
 	return r;
@@ -249,11 +249,17 @@ static int run_case(const struct test_case *test, const char *guests)
 		.on_reset = test->on_reset,
 		.timeout = test->timeout ? test->timeout : DEFAULT_TIMEOUT,
 		.exit_port = true,
+		.has_balloon = test->balloon,
+		.balloon_keep = test->balloon_keep,
+		.qmp = test->balloon ? run.qmp_path : NULL,
+		.inhibited = RECLAIM_INHIBIT,
 	};
 
 	run = (struct run){ .test = test,
 			    .peer_fd = -1,
 			    .folder = "/tmp/ballast-guest-XXXXXX" };
+	if (test->balloon)
+		config.balloon = *test->balloon;
 	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
 	snprintf(run.cmdline, sizeof(run.cmdline), "cpus=%u memory=%" PRIu64 " now=%lld %s",
 		 config.nr_cpus, config.memory, (long long)time(NULL),
@@ -261,6 +267,7 @@ static int run_case(const struct test_case *test, const char *guests)
 	if (!mkdtemp(run.folder) || capture_log(&run) < 0)
 		return failed(test->name, "cannot make a folder for its files");
 	snprintf(run.serial_path, sizeof(run.serial_path), "%s/serial", run.folder);
+	snprintf(run.qmp_path, sizeof(run.qmp_path), "%s/qmp", run.folder);
 	unsigned int fds = count_fds();
 	int status = run_machine(&run, &config);
 	bool fds_left = count_fds() != fds;
@@ -293,21 +300,6 @@ static int kvm_missing(const char *test)
 	}
 	snprintf(why, sizeof(why), "/dev/kvm: %s", strerror(errno));
 	return skipped(test, why);
-}
-
-/* The processor's own virtualisation, which is what KVM without software's help needs. */
-static bool has_hardware_kvm(void)
-{
-	FILE *f = fopen("/proc/cpuinfo", "re");
-	char line[4096];
-	bool found = false;
-
-	while (f && !found && fgets(line, sizeof(line), f))
-		found = strncmp(line, "flags", 5) == 0 &&
-			(strstr(line, " vmx") || strstr(line, " svm"));
-	if (f)
-		(void)fclose(f);
-	return found;
 }
 
 #define HUGE_PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -388,7 +380,7 @@ int main(int argc, char **argv)
 	int r = kvm_missing(test->name);
 	if (r != 0)
 		return r;
-	if (test->hardware && !has_hardware_kvm())
+	if (test->hardware && !cpu_has("vmx") && !cpu_has("svm"))
 		return skipped(test->name,
 			       "this host's KVM is software (no vmx, no svm) and "
 			       "delivers a level-triggered interrupt more than once");

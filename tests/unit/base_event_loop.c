@@ -198,5 +198,5 @@ int main(void)
 		finishing_closes_and_may_be_done_twice,
 		without_a_descriptor_it_is_told,
 	};
-	return run_tests("vmm_event_loop", setup, NULL, tests, nitems(tests));
+	return run_tests("base_event_loop", setup, NULL, tests, nitems(tests));
 }

@@ -14,11 +14,35 @@
 #define A "0000:01:00.0"
 #define B "0000:01:00.1"
 #define C "0000:02:00.0"
+#define M "83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"
+#define N "83b8f4f2-509f-482f-bc1e-e6bfe0fa1002"
+
+static int try_attach_with(const char *name, enum vfio_balloon balloon, struct vfio_pci **ret)
+{
+	*ret = NULL;
+	return vfio_pci_attach(&world.vfio, &world.bus, name, balloon, ret);
+}
 
 static int try_attach(const char *name, struct vfio_pci **ret)
 {
-	*ret = NULL;
-	return vfio_pci_attach(&world.vfio, &world.bus, name, ret);
+	return try_attach_with(name, VFIO_BALLOON_INHIBITS, ret);
+}
+
+/* An mdev with all that a device can have. */
+static struct fake_device *add_whole_mdev(const char *uuid, struct fake_group *group)
+{
+	struct fake_device *dev = add_whole_device(uuid, group);
+
+	dev->is_mdev = true;
+	return dev;
+}
+
+static struct reclaim_figures figures(void)
+{
+	struct reclaim_figures ret;
+
+	reclaim_figures(&world.reclaim, &ret);
+	return ret;
 }
 
 static void expect_refusal(const char *name, int error)
@@ -47,9 +71,109 @@ START_TEST(attach_maps_all_ram_and_stops_discards)
 	ck_assert_uint_eq(fake_count("map c0 0x100000000 0x200000"), 1);
 	ck_assert_ptr_eq(fake.containers[0].mappings[0].host, world.low.host);
 	ck_assert_ptr_eq(fake.containers[0].mappings[1].host, world.high.host);
-	ck_assert_int_eq(reclaim_discard(&world.reclaim, 0, 4096), -EBUSY);
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	ck_assert_uint_eq(figures().held_back, 4096);
+	ck_assert_str_eq(figures().owners[0], "vfio group 7");
 	vfio_pci_detach(vp);
-	ck_assert_int_eq(reclaim_discard(&world.reclaim, 0, 4096), 0);
+	ck_assert_uint_eq(figures().reclaimed, 4096);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(an_mdev_stops_discards_unless_it_allows_them)
+{
+	add_whole_mdev(M, fake_add_group(7));
+	struct vfio_pci *vp = attach(M);
+
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	ck_assert_uint_eq(figures().held_back, 4096);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(an_mdev_that_allows_discards_does_not_stop_them)
+{
+	add_whole_mdev(M, fake_add_group(7));
+	struct vfio_pci *vp = attach_allowing(M);
+	uint8_t *byte = world.low.host;
+
+	ck_assert_ptr_nonnull(strstr(logged(), ", the balloon is allowed"));
+	ck_assert_uint_eq(fake_count("inhibitor_raise"), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	/* All of RAM is there for it to pin what it needs. */
+	ck_assert_uint_eq(fake_count("map c0 0x0 0x200000"), 1);
+	ck_assert_uint_eq(fake_count("map c0 0x100000000 0x200000"), 1);
+	*byte = 1;
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	ck_assert_uint_eq(figures().reclaimed, 4096);
+	ck_assert_uint_eq(*byte, 0);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(beside_a_function_what_an_mdev_allows_is_forbidden)
+{
+	add_whole_mdev(M, fake_add_group(7));
+	add_whole_device(A, fake_add_group(9));
+	struct vfio_pci *mdev = attach_allowing(M);
+	struct vfio_pci *function;
+
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	ck_assert_uint_eq(figures().reclaimed, 4096);
+	ck_assert_int_eq(try_attach(A, &function), 0);
+	ck_assert_uint_eq(figures().held_back, 4096);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+	vfio_pci_detach(function);
+	ck_assert_uint_eq(figures().reclaimed, 4096);
+	vfio_pci_detach(mdev);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(a_function_never_allows_the_balloon)
+{
+	struct vfio_pci *vp;
+
+	add_whole_device(A, fake_add_group(7));
+	ck_assert_int_eq(try_attach_with(A, VFIO_BALLOON_ALLOWED, &vp), -EINVAL);
+	ck_assert_ptr_null(vp);
+	expect_log("attach 0000:01:00.0: balloon=allowed is for mdevs alone");
+	/* Not a thing was opened. */
+	ck_assert_uint_eq(fake.nr_lines, 0);
+	check_nothing_left();
+}
+END_TEST
+
+/* Loop: which of the two allows it. */
+START_TEST(the_mdevs_of_a_group_give_one_answer)
+{
+	const enum vfio_balloon answers[] = { VFIO_BALLOON_INHIBITS, VFIO_BALLOON_ALLOWED };
+	static const char *const texts[] = {
+		"attach group 7: " M " is assigned without balloon=allowed",
+		"attach group 7: " M " is assigned with balloon=allowed",
+	};
+	struct fake_group *group = fake_add_group(7);
+	struct vfio_pci *first;
+	struct vfio_pci *second;
+
+	add_whole_mdev(M, group);
+	add_whole_mdev(N, group);
+	ck_assert_int_eq(try_attach_with(M, answers[_i], &first), 0);
+	(void)logged();
+	fake_forget_record();
+	ck_assert_int_eq(try_attach_with(N, answers[!_i], &second), -EINVAL);
+	ck_assert_ptr_null(second);
+	expect_log(texts[_i]);
+	ck_assert_uint_eq(fake.nr_lines, 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), !_i);
+	/* With the same answer it is welcome, and counts no further. */
+	ck_assert_int_eq(try_attach_with(N, answers[_i], &second), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), !_i);
+	vfio_pci_detach(first);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), !_i);
+	vfio_pci_detach(second);
 	check_nothing_left();
 }
 END_TEST
@@ -107,19 +231,25 @@ END_TEST
 /*
  * Every call that can fail does once. Some failures are borne: attach goes on without a reset,
  * and without the maps of BARs. All others must leave nothing.
+ * Loop: a function; an mdev; an mdev that allows the balloon.
  */
 START_TEST(every_step_of_attach_fails_once)
 {
+	static const char *const names[] = { A, M, M };
 	struct vfio_pci *vp;
 	unsigned int nr_borne = 0;
 	unsigned int n = 0;
 
-	add_whole_device(A, fake_add_group(7));
+	if (_i == 0)
+		add_whole_device(A, fake_add_group(7));
+	else
+		add_whole_mdev(M, fake_add_group(7));
 	do {
 		fake.fail_at = ++n;
 		fake.nr_calls = 0;
 		fake.failed = false;
-		int r = try_attach(A, &vp);
+		int r = try_attach_with(
+			names[_i], _i == 2 ? VFIO_BALLOON_ALLOWED : VFIO_BALLOON_INHIBITS, &vp);
 		fake.fail_at = 0;
 		if (r >= 0) {
 			nr_borne += fake.failed;
@@ -133,18 +263,54 @@ START_TEST(every_step_of_attach_fails_once)
 	/* The reset (a bus reset is tried instead), and five areas of three BARs. */
 	ck_assert_uint_eq(nr_borne, 6);
 	/* A new step breaks this until somebody has thought about what undoes it. */
-	ck_assert_uint_eq(n - 1, 43);
+	ck_assert_uint_eq(n - 1, 44);
 }
 END_TEST
 
-/* Undoing goes on whatever the kernel says to it. */
+/* Loop: what fails is a function; an mdev that allows the balloon. */
+START_TEST(a_failing_attach_leaves_the_inhibitors_of_others_alone)
+{
+	static const char *const names[] = { C, M };
+	struct vfio_pci *vp;
+	unsigned int n = 0;
+
+	add_whole_device(A, fake_add_group(7));
+	if (_i == 0)
+		add_whole_device(C, fake_add_group(9));
+	else
+		add_whole_mdev(M, fake_add_group(9));
+	struct vfio_pci *other = attach(A);
+	unsigned int nr_mappings = fake.containers[0].nr_mappings;
+	do {
+		fake.fail_at = ++n;
+		fake.nr_calls = 0;
+		fake.failed = false;
+		int r = try_attach_with(
+			names[_i], _i == 1 ? VFIO_BALLOON_ALLOWED : VFIO_BALLOON_INHIBITS, &vp);
+		fake.fail_at = 0;
+		if (r >= 0)
+			vfio_pci_detach(vp);
+		ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+		ck_assert_uint_eq(fake.containers[0].nr_mappings, nr_mappings);
+		ck_assert_int_eq(fake.containers[1].fd, 0);
+	} while (fake.failed);
+	ck_assert_uint_ge(n, 30);
+	vfio_pci_detach(other);
+	check_nothing_left();
+}
+END_TEST
+
+/* Undoing goes on whatever the kernel says to it. Loop: a function; an mdev as above. */
 START_TEST(every_step_of_detach_fails_once)
 {
 	unsigned int n = 0;
 
-	add_whole_device(A, fake_add_group(7));
+	if (_i == 0)
+		add_whole_device(A, fake_add_group(7));
+	else
+		add_whole_mdev(M, fake_add_group(7));
 	do {
-		struct vfio_pci *vp = attach(A);
+		struct vfio_pci *vp = _i == 0 ? attach(A) : attach_allowing(M);
 		fake.fail_at = ++n;
 		fake.nr_calls = 0;
 		fake.failed = false;
@@ -300,6 +466,29 @@ START_TEST(a_device_goes_by_three_names)
 }
 END_TEST
 
+START_TEST(an_mdev_goes_by_its_uuid)
+{
+	static const char *const names[] = {
+		M,
+		"83B8F4F2-509F-482F-BC1E-E6BFE0FA1001",
+		"/sys/bus/mdev/devices/" M,
+		"/sys/bus/mdev/devices/" M "/",
+		"/sys/bus/pci/devices/0000:00:02.0/" M,
+		"/sys/devices/virtual/mtty/mtty/" M,
+	};
+
+	add_whole_mdev(M, fake_add_group(7));
+	for (unsigned int i = 0; i < nitems(names); i++) {
+		struct vfio_pci *vp = attach(names[i]);
+		ck_assert_str_eq(vp->device.name, M);
+		ck_assert_str_eq(vp->pci.name, M);
+		vfio_pci_detach(vp);
+	}
+	ck_assert_uint_eq(fake_count("open_device " M), nitems(names));
+	check_nothing_left();
+}
+END_TEST
+
 START_TEST(what_is_no_name_is_said_to_be_none)
 {
 	static const char *const names[] = { "",
@@ -313,11 +502,22 @@ START_TEST(what_is_no_name_is_said_to_be_none)
 					     "123456789:01:00.0",
 					     "0000:01:00.0/../../../../etc",
 					     "/etc/passwd",
+					     "/sys",
+					     "/sys/",
+					     "/sys/bus/pci/devices//",
+					     "/sys/bus/mdev/devices/" M "/..",
+					     "bus/mdev/devices/" M,
+					     "83b8f4f2-509f-482f-bc1e-e6bfe0fa100",
+					     "83b8f4f2-509f-482f-bc1e-e6bfe0fa10011",
+					     "83b8f4f2-509f-482f-bc1e-e6bfe0fa100g",
+					     "83b8f4f2+509f-482f-bc1e-e6bfe0fa1001",
+					     "83b8f4f2509f482fbc1ee6bfe0fa1001",
+					     M "/driver",
 					     "0000:01:00.00000000000000000000000000000000000" };
 
 	for (unsigned int i = 0; i < nitems(names); i++) {
 		expect_refusal(names[i], -EINVAL);
-		expect_log("a PCI device is called 0000:01:00.0");
+		expect_log("a PCI device is called 0000:01:00.0, an mdev after its UUID");
 	}
 }
 END_TEST
@@ -325,7 +525,60 @@ END_TEST
 START_TEST(an_unknown_device_is_named)
 {
 	expect_refusal("0000:ff:1f.7", -ENODEV);
-	expect_log("0000:ff:1f.7: not on this host");
+	expect_log("0000:ff:1f.7: not on this host (see lspci -D)");
+	expect_refusal(M, -ENODEV);
+	expect_log(M ": not on this host (see ls /sys/bus/mdev/devices/)");
+}
+END_TEST
+
+START_TEST(an_mdev_may_have_any_driver_but_not_none)
+{
+	struct fake_device *dev = add_plain_mdev(M, fake_add_group(7));
+
+	vfio_pci_detach(attach(M));
+	(void)logged();
+	dev->driver[0] = '\0';
+	expect_refusal(M, -EBUSY);
+	expect_log("attach " M ": this mdev is bound to no driver: modprobe vfio_mdev");
+}
+END_TEST
+
+START_TEST(an_mdev_in_no_group_is_refused)
+{
+	add_plain_mdev(M, NULL);
+	expect_refusal(M, -EOPNOTSUPP);
+	expect_log("attach " M ": this mdev is in no IOMMU group");
+}
+END_TEST
+
+START_TEST(an_mdev_that_is_no_pci_device_is_refused)
+{
+	add_plain_mdev(M, fake_add_group(7))->not_pci = true;
+	expect_refusal(M, -EOPNOTSUPP);
+	expect_log(M " is no PCI device");
+}
+END_TEST
+
+START_TEST(an_mdev_may_be_careless)
+{
+	struct fake_device *dev = add_plain_mdev(M, fake_add_group(7));
+
+	/* As Linux's own examples are. */
+	dev->regions[VFIO_PCI_CONFIG_REGION_INDEX].size = 255;
+	dev->knows_few_irqs = true;
+	dev->no_reset = true;
+	struct vfio_pci *vp = attach_allowing(M);
+	ck_assert_uint_eq(config_read(vp, PCI_VENDOR_ID, 2), 0x1234);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(a_config_space_without_a_header_is_refused)
+{
+	add_plain_mdev(M, fake_add_group(7))->regions[VFIO_PCI_CONFIG_REGION_INDEX].size = 63;
+	expect_refusal(M, -EIO);
+	expect_log("read the config space of " M);
 }
 END_TEST
 
@@ -505,11 +758,18 @@ int main(void)
 	tcase_add_checked_fixture(tests, world_init, world_finish);
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, attach_maps_all_ram_and_stops_discards);
+	tcase_add_test(tests, an_mdev_stops_discards_unless_it_allows_them);
+	tcase_add_test(tests, an_mdev_that_allows_discards_does_not_stop_them);
+	tcase_add_test(tests, beside_a_function_what_an_mdev_allows_is_forbidden);
+	tcase_add_test(tests, a_function_never_allows_the_balloon);
+	tcase_add_loop_test(tests, the_mdevs_of_a_group_give_one_answer, 0, 2);
 	tcase_add_test(tests, the_inhibitor_is_raised_before_the_first_call_that_can_pin);
 	tcase_add_test(tests, the_inhibitor_is_lowered_after_the_last_unpin);
 	tcase_add_test(tests, the_device_stops_mastering_the_bus_before_ram_is_unmapped);
-	tcase_add_test(tests, every_step_of_attach_fails_once);
-	tcase_add_test(tests, every_step_of_detach_fails_once);
+	tcase_add_loop_test(tests, every_step_of_attach_fails_once, 0, 3);
+	tcase_add_loop_test(tests, a_failing_attach_leaves_the_inhibitors_of_others_alone, 0,
+			    2);
+	tcase_add_loop_test(tests, every_step_of_detach_fails_once, 0, 2);
 	tcase_add_test(tests, two_devices_of_one_group_share_it);
 	tcase_add_test(tests, two_groups_share_a_container);
 	tcase_add_test(tests, a_group_that_no_container_takes_gets_its_own);
@@ -517,8 +777,14 @@ int main(void)
 	tcase_add_test(tests, a_failing_second_device_leaves_the_first_alone);
 	tcase_add_test(tests, a_device_is_assigned_once);
 	tcase_add_test(tests, a_device_goes_by_three_names);
+	tcase_add_test(tests, an_mdev_goes_by_its_uuid);
 	tcase_add_test(tests, what_is_no_name_is_said_to_be_none);
 	tcase_add_test(tests, an_unknown_device_is_named);
+	tcase_add_test(tests, an_mdev_may_have_any_driver_but_not_none);
+	tcase_add_test(tests, an_mdev_in_no_group_is_refused);
+	tcase_add_test(tests, an_mdev_that_is_no_pci_device_is_refused);
+	tcase_add_test(tests, an_mdev_may_be_careless);
+	tcase_add_test(tests, a_config_space_without_a_header_is_refused);
 	tcase_add_test(tests, another_driver_is_named_with_the_commands_that_help);
 	tcase_add_test(tests, no_driver_is_told_with_the_commands_that_help);
 	tcase_add_test(tests, a_driver_that_is_a_variant_will_do);

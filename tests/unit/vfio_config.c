@@ -44,7 +44,8 @@ static void expect_refusal(int error, const char *text)
 {
 	vfio_pci_detach(vp);
 	(void)logged();
-	ck_assert_int_eq(vfio_pci_attach(&world.vfio, &world.bus, NAME, &vp), error);
+	int r = vfio_pci_attach(&world.vfio, &world.bus, NAME, VFIO_BALLOON_INHIBITS, &vp);
+	ck_assert_int_eq(r, error);
 	ck_assert_ptr_nonnull(strstr(logged(), text));
 	check_nothing_left();
 	vp = NULL;
@@ -522,7 +523,9 @@ START_TEST(a_bus_reset_that_hits_another_of_ours_is_the_last_resort)
 	struct vfio_pci *other;
 
 	add_whole_device("0000:01:00.1", &fake.groups[0]);
-	ck_assert_int_eq(vfio_pci_attach(&world.vfio, &world.bus, "0000:01:00.1", &other), 0);
+	int r = vfio_pci_attach(&world.vfio, &world.bus, "0000:01:00.1", VFIO_BALLOON_INHIBITS,
+				&other);
+	ck_assert_int_eq(r, 0);
 	dev->no_reset = true;
 	dev->can_hot_reset = true;
 	affect(7, 1, 0);

@@ -15,22 +15,51 @@
 
 static uint8_t bar_memory[4096] __attribute__((aligned(4096)));
 
-static struct vfio_group *attach_group(unsigned int number)
+static int try_attach(unsigned int number, enum vfio_balloon balloon, struct vfio_group **ret)
 {
-	struct vfio_group *group = NULL;
+	*ret = NULL;
+	return vfio_group_attach(&world.vfio, number, balloon, ret);
+}
 
-	ck_assert_int_eq(vfio_group_attach(&world.vfio, number, &group), 0);
+static struct vfio_group *attach_group_with(unsigned int number, enum vfio_balloon balloon)
+{
+	struct vfio_group *group;
+
+	ck_assert_int_eq(try_attach(number, balloon, &group), 0);
 	ck_assert_ptr_nonnull(group);
 	return group;
 }
 
+static struct vfio_group *attach_group(unsigned int number)
+{
+	return attach_group_with(number, VFIO_BALLOON_INHIBITS);
+}
+
+/* As for a group of mdevs, which the caller has seen to. */
+static struct vfio_group *attach_group_allowing(unsigned int number)
+{
+	return attach_group_with(number, VFIO_BALLOON_ALLOWED);
+}
+
 static void expect_refusal(int error)
 {
-	struct vfio_group *group = NULL;
+	struct vfio_group *group;
 
-	ck_assert_int_eq(vfio_group_attach(&world.vfio, 7, &group), error);
+	ck_assert_int_eq(try_attach(7, VFIO_BALLOON_INHIBITS, &group), error);
 	ck_assert_ptr_null(group);
 	check_nothing_left();
+}
+
+/* Pages of RAM that are present. */
+static unsigned int nr_present(void)
+{
+	unsigned char vector[2 * RAM_SIZE / 4096];
+	unsigned int nr = 0;
+
+	ck_assert_int_eq(mincore(world.ram.host, 2 * RAM_SIZE, vector), 0);
+	for (unsigned int i = 0; i < sizeof(vector); i++)
+		nr += vector[i] & 1u;
+	return nr;
 }
 
 static void expect_log(const char *part)
@@ -89,13 +118,157 @@ END_TEST
 START_TEST(ram_is_made_present_before_it_is_pinned)
 {
 	fake_add_group(7);
-	unsigned char vector[2 * RAM_SIZE / 4096];
 	struct vfio_group *group = attach_group(7);
 
-	ck_assert_int_eq(mincore(world.ram.host, 2 * RAM_SIZE, vector), 0);
-	for (unsigned int i = 0; i < sizeof(vector); i++)
-		ck_assert_uint_eq(vector[i] & 1u, 1);
+	ck_assert_uint_eq(nr_present(), 2 * RAM_SIZE / 4096);
 	vfio_group_detach(group);
+}
+END_TEST
+
+START_TEST(ram_that_is_not_pinned_is_mapped_as_it_is)
+{
+	struct memory_region late = world.low;
+
+	fake_add_group(7);
+	struct vfio_group *group = attach_group_allowing(7);
+	late.link = (struct list_node){ 0 };
+	late.gpa = 0x40000000;
+	ck_assert_int_eq(memory_map_add(&world.map, &late), 0);
+	ck_assert_uint_eq(fake.containers[0].nr_mappings, 3);
+	ck_assert_uint_eq(nr_present(), 0);
+	memory_map_remove(&world.map, &late);
+	vfio_group_detach(group);
+	check_nothing_left();
+}
+END_TEST
+
+/* Loop: whoever comes first. */
+START_TEST(who_allows_the_balloon_shares_no_container_with_who_does_not)
+{
+	struct vfio_group *groups[4];
+
+	for (unsigned int i = 0; i < 4; i++) {
+		fake_add_group(7 + i);
+		groups[i] =
+			(int)i % 2 == _i ? attach_group_allowing(7 + i) : attach_group(7 + i);
+	}
+	ck_assert_ptr_ne(groups[0]->container, groups[1]->container);
+	ck_assert_ptr_eq(groups[0]->container, groups[2]->container);
+	ck_assert_ptr_eq(groups[1]->container, groups[3]->container);
+	ck_assert_uint_eq(fake_count("open_container"), 2);
+	ck_assert_uint_eq(fake_count("map "), 4);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 2);
+	for (unsigned int i = 0; i < 4; i++)
+		vfio_group_detach(groups[i]);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(what_is_pinned_is_all_ram_as_long_as_a_group_inhibits)
+{
+	struct memory_region bar = device_region();
+	struct memory_region late = world.low;
+
+	fake_add_group(7);
+	fake_add_group(9);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+	struct vfio_group *first = attach_group(7);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	struct vfio_group *second = attach_group(9);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	/* A BAR is no RAM. */
+	ck_assert_int_eq(memory_map_add(&world.map, &bar), 0);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	late.link = (struct list_node){ 0 };
+	late.gpa = 0x40000000;
+	ck_assert_int_eq(memory_map_add(&world.map, &late), 0);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 3 * RAM_SIZE);
+	memory_map_remove(&world.map, &late);
+	memory_map_remove(&world.map, &bar);
+	vfio_group_detach(first);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	vfio_group_detach(second);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+}
+END_TEST
+
+START_TEST(what_two_containers_pin_counts_once)
+{
+	fake_add_group(7);
+	fake_add_group(9);
+	fake.refuses_sharing = true;
+	struct vfio_group *first = attach_group(7);
+	struct vfio_group *second = attach_group(9);
+
+	ck_assert_ptr_ne(first->container, second->container);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	vfio_group_detach(first);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	vfio_group_detach(second);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+}
+END_TEST
+
+START_TEST(who_allows_the_balloon_pins_nothing)
+{
+	fake_add_group(7);
+	fake_add_group(9);
+	struct vfio_group *allowing = attach_group_allowing(7);
+
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+	struct vfio_group *inhibiting = attach_group(9);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	vfio_group_detach(inhibiting);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+	vfio_group_detach(allowing);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(a_refused_group_has_pinned_nothing)
+{
+	fake_add_group(7);
+	fake.map_error = -EFAULT;
+	fake.map_error_host = world.high.host;
+	expect_refusal(-EFAULT);
+	ck_assert_uint_eq(vfio_pinned(&world.vfio), 0);
+}
+END_TEST
+
+START_TEST(a_container_that_pins_nothing_needs_nothing_locked)
+{
+	const struct rlimit limit = { .rlim_cur = 65536, .rlim_max = 65536 };
+	struct vfio_group *second;
+
+	fake_add_group(7);
+	fake_add_group(9);
+	struct vfio_group *first = attach_group_allowing(7);
+	ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	fake.map_error = -ENOMEM;
+	ck_assert_int_eq(try_attach(9, VFIO_BALLOON_INHIBITS, &second), -ENOMEM);
+	expect_log("4194304 bytes must be locked in all, RLIMIT_MEMLOCK allows 65536");
+	vfio_group_detach(first);
+	check_nothing_left();
+}
+END_TEST
+
+/* Loop: which answer came first. */
+START_TEST(a_group_is_of_one_answer_about_the_balloon)
+{
+	const enum vfio_balloon answers[] = { VFIO_BALLOON_INHIBITS, VFIO_BALLOON_ALLOWED };
+	struct vfio_group *again;
+
+	fake_add_group(7);
+	struct vfio_group *group = attach_group_with(7, answers[_i]);
+	ck_assert_int_eq(try_attach(7, answers[!_i], &again), -EINVAL);
+	ck_assert_ptr_null(again);
+	expect_log("attach group 7: it is assigned with");
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), !_i);
+	ck_assert_uint_eq(fake.containers[0].nr_mappings, 2);
+	ck_assert_int_eq(try_attach(7, answers[_i], &again), 0);
+	ck_assert_ptr_eq(again, group);
+	vfio_group_detach(group);
+	check_nothing_left();
 }
 END_TEST
 
@@ -137,7 +310,7 @@ END_TEST
 
 START_TEST(a_hole_that_a_second_group_brings_refuses_that_group)
 {
-	struct vfio_group *second = NULL;
+	struct vfio_group *second;
 
 	fake_add_group(7);
 	fake_add_group(9);
@@ -146,7 +319,7 @@ START_TEST(a_hole_that_a_second_group_brings_refuses_that_group)
 	fake.later_ranges[0] = (struct vfio_iova_range){ 0, 0x100000000 };
 	fake.nr_later_ranges = 1;
 	struct vfio_group *first = attach_group(7);
-	ck_assert_int_eq(vfio_group_attach(&world.vfio, 9, &second), -ERANGE);
+	ck_assert_int_eq(try_attach(9, VFIO_BALLOON_INHIBITS, &second), -ERANGE);
 	expect_log("high RAM 0x100000000+0x200000: the IOMMU does not translate the hole "
 		   "0x100000001-");
 	ck_assert_uint_eq(fake.containers[0].nr_groups, 1);
@@ -194,7 +367,7 @@ END_TEST
 START_TEST(a_second_container_needs_all_of_ram_locked_again)
 {
 	const struct rlimit limit = { .rlim_cur = 65536, .rlim_max = 65536 };
-	struct vfio_group *second = NULL;
+	struct vfio_group *second;
 
 	fake_add_group(7);
 	fake_add_group(9);
@@ -202,7 +375,7 @@ START_TEST(a_second_container_needs_all_of_ram_locked_again)
 	struct vfio_group *first = attach_group(7);
 	ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
 	fake.map_error = -ENOMEM;
-	ck_assert_int_eq(vfio_group_attach(&world.vfio, 9, &second), -ENOMEM);
+	ck_assert_int_eq(try_attach(9, VFIO_BALLOON_INHIBITS, &second), -ENOMEM);
 	expect_log("8388608 bytes must be locked in all, RLIMIT_MEMLOCK allows 65536");
 	vfio_group_detach(first);
 	check_nothing_left();
@@ -364,6 +537,15 @@ int main(void)
 	tcase_add_test(tests, ram_that_comes_later_is_mapped_and_unmapped);
 	tcase_add_test(tests, ram_that_cannot_be_mapped_is_refused);
 	tcase_add_test(tests, ram_is_made_present_before_it_is_pinned);
+	tcase_add_test(tests, ram_that_is_not_pinned_is_mapped_as_it_is);
+	tcase_add_loop_test(tests, who_allows_the_balloon_shares_no_container_with_who_does_not,
+			    0, 2);
+	tcase_add_test(tests, what_is_pinned_is_all_ram_as_long_as_a_group_inhibits);
+	tcase_add_test(tests, what_two_containers_pin_counts_once);
+	tcase_add_test(tests, who_allows_the_balloon_pins_nothing);
+	tcase_add_test(tests, a_refused_group_has_pinned_nothing);
+	tcase_add_test(tests, a_container_that_pins_nothing_needs_nothing_locked);
+	tcase_add_loop_test(tests, a_group_is_of_one_answer_about_the_balloon, 0, 2);
 	tcase_add_loop_test(tests, ram_in_a_hole_is_refused_by_name, 0, 3);
 	tcase_add_test(tests, ranges_that_meet_have_no_hole);
 	tcase_add_test(tests, a_hole_that_a_second_group_brings_refuses_that_group);

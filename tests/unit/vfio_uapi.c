@@ -410,6 +410,8 @@ START_TEST(a_device_that_is_not_there_is_told_from_one_without_a_group)
 
 	ck_assert_int_eq(vfio_sysfs_group("ffff:ff:1f.7", &group), -ENODEV);
 	ck_assert_int_eq(vfio_sysfs_driver("ffff:ff:1f.7", driver, sizeof(driver)), -ENODEV);
+	ck_assert_int_eq(vfio_sysfs_is_mdev("ffff:ff:1f.7"), -ENODEV);
+	ck_assert_int_eq(vfio_sysfs_is_mdev("83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"), -ENODEV);
 }
 END_TEST
 

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/resource.h>
+
 #include "base/fd.h"
 
 #include "memory/access.h"
@@ -281,6 +283,137 @@ START_TEST(every_step_of_building_fails_once)
 }
 END_TEST
 
+/* All of these in the log so far, among other lines. */
+static void expect_in_log(const char *one, const char *two)
+{
+	const char *log = process_log();
+
+	ck_assert_msg(strstr(log, one) && strstr(log, two), "\"%s\", \"%s\" in \"%s\"", one,
+		      two, log);
+}
+
+/* The balloon: one more line for INTx; its queues get their addresses, and eventfds, at start. */
+START_TEST(a_balloon_is_the_last_of_the_devices_and_leaves_nothing)
+{
+	config.has_balloon = true;
+	config.balloon_keep = 64 * MIB;
+	config.memory = 128 * MIB;
+	fake_kvm.steps[0] = powers_off;
+	init();
+	unsigned int nr_irqfds = fake_kvm.nr_irqfds;
+	ck_assert_uint_eq(pci_get_16(machine.pci.devices[PCI_DEVFN(1, 0)], 2), 0x1045);
+	ck_assert_uint_eq(fake_kvm.nr_ioeventfds, 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	ck_assert_uint_eq(nr_irqfds, 3);
+	ck_assert_uint_eq(fake_kvm.nr_irqfds, 3);
+	expect_in_log("balloon: the guest is asked to keep 64 of 128 MiB",
+		      "balloon: target 64 MiB, held 0 MiB, reclaimed 0 MiB, held back 0 MiB "
+		      "(inhibited by nobody), pinned 0 MiB");
+	machine_finish(&machine);
+	ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+	ck_assert_uint_eq(fake_kvm.nr_ioeventfds, 0);
+	expect_nothing_left();
+}
+END_TEST
+
+START_TEST(what_was_taken_is_told_with_who_inhibits_at_the_end)
+{
+	config.has_balloon = true;
+	fake_kvm.absent = KVM_CAP_SYNC_MMU;
+	fake_kvm.steps[0] = powers_off;
+	init();
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, 0x2000000, 3 * MIB), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	expect_in_log("(inhibited by kvm without synchronous mmu), pinned 0 MiB",
+		      "balloon: policy inhibit: took 3 MiB, discarded 0 MiB in 0 calls");
+}
+END_TEST
+
+START_TEST(the_unsafe_experiment_is_warned_about_at_each_start)
+{
+	config.inhibited = RECLAIM_UNSAFE;
+	init();
+	process_expect_log("W --experiment unsafe-reclaim");
+}
+END_TEST
+
+START_TEST(the_user_may_ask_for_memory_at_run_time)
+{
+	struct machine_memory memory;
+
+	init();
+	ck_assert_int_eq(machine_set_memory(&machine, 64 * MIB), -ENODEV);
+	machine_finish(&machine);
+	config.has_balloon = true;
+	config.memory = 128 * MIB;
+	init();
+	ck_assert_int_eq(machine_set_memory(&machine, 63 * MIB), -ERANGE);
+	ck_assert_int_eq(machine_set_memory(&machine, 96 * MIB), 0);
+	machine_get_memory(&machine, &memory);
+	ck_assert_uint_eq(memory.ram, 128 * MIB);
+	ck_assert_uint_eq(memory.pinned, 0);
+	ck_assert(memory.has_balloon);
+	ck_assert_uint_eq(memory.balloon.target, 32 * MIB);
+	ck_assert_int_eq(machine_set_memory(&machine, UINT64_MAX),
+			 0); /* more than it has: all */
+	machine_get_memory(&machine, &memory);
+	ck_assert_uint_eq(memory.balloon.target, 0);
+}
+END_TEST
+
+START_TEST(every_step_of_building_a_balloon_fails_once)
+{
+	unsigned int n = 1;
+
+	config.has_balloon = true;
+	config.balloon.reporting = true;
+	config.qmp = serial_path; /* any path that is free */
+	for (;; n++) {
+		fake_kvm_init();
+		fake_kvm.fail_at = n;
+		int r = machine_init(&machine, &config);
+		bool failed = fake_kvm.failed;
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+		ck_assert_uint_eq(fake_kvm.nr_ioeventfds, 0);
+		ck_assert_int_lt(access(serial_path, F_OK), 0);
+		expect_nothing_left();
+		if (!failed)
+			break;
+		(void)r; /* which may be refused says the test above */
+	}
+	ck_assert_uint_eq(n - 1, 85); /* the 84 above, and the line for INTx */
+}
+END_TEST
+
+START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
+{
+	struct rlimit limit;
+	struct rlimit unlimited;
+	int r = -EMFILE;
+	unsigned int n = 0;
+
+	config.has_balloon = true;
+	config.balloon.reporting = true;
+	config.qmp = serial_path;
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &unlimited), 0);
+	limit = unlimited;
+	for (; r < 0; n++) {
+		fake_kvm_init();
+		limit.rlim_cur = fds_before + n;
+		ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+		r = machine_init(&machine, &config);
+		machine_finish(&machine);
+		ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &unlimited), 0);
+		ck_assert_int_lt(access(serial_path, F_OK), 0);
+		expect_nothing_left();
+		ck_assert_uint_lt(n, 100);
+	}
+	ck_assert_uint_gt(n, 20);
+}
+END_TEST
+
 START_TEST(every_capability_that_is_needed_is_named)
 {
 	static const struct {
@@ -361,7 +494,7 @@ START_TEST(what_the_user_gave_wrong_is_told_and_leaves_nothing)
 	config.memory = 8 * MIB; /* the kernel goes to 16 MiB */
 	expect_refusal(-E2BIG, "give more --memory");
 	config.memory = 64 * MIB;
-	config.devices[0] = "0000:ff:1f.7";
+	config.devices[0].name = "0000:ff:1f.7";
 	config.nr_devices = 1;
 	expect_refusal(-ENODEV, "0000:ff:1f.7");
 	config.nr_devices = 0;
@@ -474,6 +607,24 @@ START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
 		machine_finish(&machine);
 		expect_nothing_left();
 	}
+}
+END_TEST
+
+static int faults_and_is_reset(struct kvm_run *run)
+{
+	struct kvm_regs regs = { .rip = 0xfff0 };
+	struct kvm_sregs sregs = { .cs.base = 0xffff0000 };
+
+	ck_assert_int_eq(kvm_set_regs(machine.vcpus[0].fd, &regs), 0);
+	ck_assert_int_eq(kvm_set_sregs(machine.vcpus[0].fd, &sregs), 0);
+	return faults_three_times(run);
+}
+
+START_TEST(registers_that_kvm_has_reset_are_not_passed_off_as_the_guests)
+{
+	fake_kvm.steps[0] = faults_and_is_reset;
+	ck_assert_int_eq(run(), STATUS_CRASHED);
+	ck_assert_ptr_nonnull(strstr(process_log(), "what its registers held is lost"));
 }
 END_TEST
 
@@ -731,6 +882,12 @@ int main(void)
 	const TTest *const tests[] = {
 		building_and_finishing_leaves_nothing,
 		every_step_of_building_fails_once,
+		a_balloon_is_the_last_of_the_devices_and_leaves_nothing,
+		what_was_taken_is_told_with_who_inhibits_at_the_end,
+		the_unsafe_experiment_is_warned_about_at_each_start,
+		the_user_may_ask_for_memory_at_run_time,
+		every_step_of_building_a_balloon_fails_once,
+		fds_that_run_out_at_any_moment_leave_nothing,
 		every_capability_that_is_needed_is_named,
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
@@ -744,6 +901,7 @@ int main(void)
 		a_reset_may_end_it,
 		kvms_own_system_events_are_heard,
 		a_crash_is_told_with_registers_and_has_a_status_of_its_own,
+		registers_that_kvm_has_reset_are_not_passed_off_as_the_guests,
 		being_interrupted_is_nothing,
 		a_timeout_ends_a_guest_that_does_not,
 		a_signal_presses_the_power_button,

@@ -69,6 +69,9 @@ START_TEST(a_kernel_is_enough)
 	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
 	ck_assert_uint_eq(config.timeout, 0);
 	ck_assert(!config.exit_port);
+	ck_assert(!config.has_balloon);
+	ck_assert_int_eq(config.inhibited, RECLAIM_INHIBIT);
+	ck_assert_ptr_null(config.qmp);
 }
 END_TEST
 
@@ -84,7 +87,7 @@ START_TEST(every_option_is_taken)
 	ck_assert_uint_eq(config.memory, 1ull << 30);
 	ck_assert_int_eq(config.backing, RAM_MEMFD);
 	ck_assert_uint_eq(config.nr_devices, 1);
-	ck_assert_str_eq(config.devices[0], "01:00.0");
+	ck_assert_str_eq(config.devices[0].name, "01:00.0");
 	ck_assert_int_eq(config.serial.kind, CONSOLE_NONE);
 	ck_assert_int_eq(config.on_reset, ON_RESET_EXIT);
 	ck_assert_uint_eq(config.timeout, 30);
@@ -232,9 +235,9 @@ START_TEST(devices_may_be_listed_and_repeated)
 {
 	parse_well("ballast run --kernel k --device 01:00.0,0000:02:00.0 --device /sys/x");
 	ck_assert_uint_eq(config.nr_devices, 3);
-	ck_assert_str_eq(config.devices[0], "01:00.0");
-	ck_assert_str_eq(config.devices[1], "0000:02:00.0");
-	ck_assert_str_eq(config.devices[2], "/sys/x");
+	ck_assert_str_eq(config.devices[0].name, "01:00.0");
+	ck_assert_str_eq(config.devices[1].name, "0000:02:00.0");
+	ck_assert_str_eq(config.devices[2].name, "/sys/x");
 }
 END_TEST
 
@@ -256,6 +259,100 @@ START_TEST(one_device_more_than_there_are_slots_is_refused)
 	ck_assert_uint_eq(config.nr_devices, MACHINE_MAX_DEVICES);
 	strcat(line, ",dn");
 	expect_refusal(line, "--device 'dn': at most 31 devices fit");
+}
+END_TEST
+
+START_TEST(devices_may_allow_the_balloon)
+{
+	parse_well("ballast run --kernel k --device a,b,balloon=allowed,c --device d");
+	ck_assert_uint_eq(config.nr_devices, 4);
+	ck_assert_int_eq(config.devices[0].balloon, VFIO_BALLOON_ALLOWED);
+	ck_assert_int_eq(config.devices[1].balloon, VFIO_BALLOON_ALLOWED);
+	ck_assert_int_eq(config.devices[2].balloon, VFIO_BALLOON_INHIBITS);
+	ck_assert_int_eq(config.devices[3].balloon, VFIO_BALLOON_INHIBITS);
+	parse_well("ballast run --kernel k --device a --device b,balloon=allowed");
+	ck_assert_int_eq(config.devices[0].balloon, VFIO_BALLOON_INHIBITS);
+	ck_assert_int_eq(config.devices[1].balloon, VFIO_BALLOON_ALLOWED);
+	expect_refusal("ballast run --kernel k --device a,balloon=maybe",
+		       "--device key 'balloon=maybe': the only one is balloon=allowed");
+	expect_refusal("ballast run --kernel k --device a,rom=off", "'rom=off'");
+}
+END_TEST
+
+START_TEST(a_balloon_has_its_keys)
+{
+	parse_well("ballast run --kernel k --balloon on");
+	ck_assert(config.has_balloon);
+	ck_assert_uint_eq(config.balloon_keep, 0);
+	ck_assert_uint_eq(config.balloon.stats_period, 0);
+	ck_assert(!config.balloon.reporting);
+	ck_assert(!config.balloon.deflate_on_oom);
+	parse_well("ballast run --kernel k --balloon memory=128M,stats=5,reporting=on,"
+		   "deflate-on-oom=on");
+	ck_assert_uint_eq(config.balloon_keep, 128ull << 20);
+	ck_assert_uint_eq(config.balloon.stats_period, 5);
+	ck_assert(config.balloon.reporting);
+	ck_assert(config.balloon.deflate_on_oom);
+	parse_well("ballast run --kernel k --balloon reporting=off,deflate-on-oom=off");
+	ck_assert(!config.balloon.reporting);
+	ck_assert(!config.balloon.deflate_on_oom);
+}
+END_TEST
+
+START_TEST(what_is_no_key_or_value_of_a_balloon_is_refused)
+{
+	expect_refusal("ballast run --kernel k --balloon yes", "--balloon 'yes': it is on, or");
+	expect_refusal("ballast run --kernel k --balloon=", "--balloon ''");
+	expect_refusal("ballast run --kernel k --balloon size=1G", "--balloon 'size'");
+	expect_refusal("ballast run --kernel k --balloon memory", "--balloon 'memory'");
+	expect_refusal("ballast run --kernel k --balloon memory=half", "memory='half'");
+	expect_refusal("ballast run --kernel k --balloon stats=often", "stats 'often'");
+	expect_refusal("ballast run --kernel k --balloon reporting=maybe",
+		       "--balloon reporting='maybe': it is on or off");
+	expect_refusal("ballast run --kernel k --balloon deflate-on-oom=1",
+		       "deflate-on-oom='1'");
+}
+END_TEST
+
+START_TEST(a_guest_keeps_something_and_not_more_than_it_has)
+{
+	parse_well("ballast run --kernel k --balloon memory=64M --memory 256M");
+	parse_well("ballast run --kernel k --balloon memory=256M --memory 256M");
+	parse_well("ballast run --kernel k --balloon memory=32M --memory 32M");
+	expect_refusal("ballast run --kernel k --balloon memory=63M",
+		       "at least 64M, and has 512M in all");
+	expect_refusal("ballast run --kernel k --balloon memory=513M", "has 512M in all");
+	expect_refusal("ballast run --kernel k --balloon memory=31M --memory 32M",
+		       "at least 32M, and has 32M");
+}
+END_TEST
+
+START_TEST(reporting_does_not_go_with_hugetlb)
+{
+	parse_well("ballast run --kernel k --balloon on --memory 1G,backing=hugetlb");
+	expect_refusal("ballast run --kernel k --balloon reporting=on --memory "
+		       "1G,backing=hugetlb",
+		       "reporting=on: not with backing=hugetlb");
+}
+END_TEST
+
+START_TEST(the_control_socket_is_a_unix_path)
+{
+	parse_well("ballast run --kernel k --qmp unix:/run/x.sock");
+	ck_assert_str_eq(config.qmp, "/run/x.sock");
+	expect_refusal("ballast run --kernel k --qmp tcp:1234",
+		       "--qmp 'tcp:1234': it is unix:PATH");
+	expect_refusal("ballast run --kernel k --qmp unix:", "--qmp 'unix:'");
+	expect_refusal("ballast run --kernel k --qmp /run/x.sock", "--qmp '/run/x.sock'");
+}
+END_TEST
+
+START_TEST(unsafe_reclaim_is_the_only_experiment)
+{
+	parse_well("ballast run --kernel k --experiment unsafe-reclaim");
+	ck_assert_int_eq(config.inhibited, RECLAIM_UNSAFE);
+	expect_refusal("ballast run --kernel k --experiment cold-fusion",
+		       "--experiment 'cold-fusion': the only one is unsafe-reclaim");
 }
 END_TEST
 
@@ -363,7 +460,8 @@ START_TEST(help_names_every_option_on_one_screen)
 	static const char *const names[] = { "--kernel",    "--initrd",   "--cmdline",
 					     "--cpus",      "--memory",   "--device",
 					     "--serial",    "--on-reset", "--timeout",
-					     "--exit-port", "--verbose",  "--version" };
+					     "--exit-port", "--verbose",  "--version",
+					     "--balloon",   "--qmp",      "--experiment" };
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
@@ -406,6 +504,13 @@ int main(void)
 		devices_may_be_listed_and_repeated,
 		an_empty_device_name_is_refused,
 		one_device_more_than_there_are_slots_is_refused,
+		devices_may_allow_the_balloon,
+		a_balloon_has_its_keys,
+		what_is_no_key_or_value_of_a_balloon_is_refused,
+		a_guest_keeps_something_and_not_more_than_it_has,
+		reporting_does_not_go_with_hugetlb,
+		the_control_socket_is_a_unix_path,
+		unsafe_reclaim_is_the_only_experiment,
 		the_serial_port_goes_to_one_of_four_places,
 		any_other_place_is_refused,
 		a_reset_reboots_or_ends,

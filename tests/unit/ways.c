@@ -10,6 +10,8 @@
 #include "tests/fakes/process.h"
 #include "tests/fakes/vfio_world.h"
 
+#define MDEV "83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"
+
 static char seen[4096];
 
 static void remember(const char *event, uint64_t a, uint64_t b)
@@ -64,11 +66,22 @@ START_TEST(way_b_an_access_reaches_its_device)
 }
 END_TEST
 
-START_TEST(way_c_a_page_is_given_back)
+START_TEST(way_c_pages_are_taken_and_given_back)
 {
 	listen_from_here();
-	ck_assert_int_eq(reclaim_discard(&world.reclaim, 0, 4096), 0);
-	ck_assert_str_eq(seen, "reclaim_discard\n"
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 8192), 0);
+	ck_assert_int_eq(reclaim_give_back(&world.reclaim, 0, 8192), 0);
+	ck_assert_str_eq(seen, "reclaim_take\n"
+			       "ram_discard\n"
+			       "reclaim_give_back\n");
+}
+END_TEST
+
+START_TEST(way_c_free_pages_are_reported)
+{
+	listen_from_here();
+	ck_assert_int_eq(reclaim_report(&world.reclaim, 0, 8192), 0);
+	ck_assert_str_eq(seen, "reclaim_report\n"
 			       "ram_discard\n");
 }
 END_TEST
@@ -79,9 +92,14 @@ START_TEST(way_c_stops_at_the_inhibitor)
 
 	inhibitor_raise(&world.reclaim, &inhibitor, "a test");
 	listen_from_here();
-	ck_assert_int_eq(reclaim_discard(&world.reclaim, 0, 4096), -EBUSY);
-	ck_assert_str_eq(seen, "reclaim_discard\n");
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	ck_assert_int_eq(reclaim_report(&world.reclaim, 8192, 4096), -EBUSY);
 	inhibitor_lower(&world.reclaim, &inhibitor);
+	/* What was held is discarded when nobody pins any more; what was reported is not. */
+	ck_assert_str_eq(seen, "reclaim_take\n"
+			       "reclaim_report\n"
+			       "inhibitor_lower\n"
+			       "ram_discard\n");
 }
 END_TEST
 
@@ -91,7 +109,9 @@ START_TEST(way_d_a_group_is_attached_and_detached)
 
 	add_plain_device("0000:01:00.0", fake_add_group(7));
 	listen_from_here();
-	ck_assert_int_eq(vfio_pci_attach(&world.vfio, &world.bus, "0000:01:00.0", &vp), 0);
+	int r = vfio_pci_attach(&world.vfio, &world.bus, "0000:01:00.0", VFIO_BALLOON_INHIBITS,
+				&vp);
+	ck_assert_int_eq(r, 0);
 	ck_assert_str_eq(seen, "vfio_pci_attach\n"
 			       "vfio_group_attach\n"
 			       "inhibitor_raise\n"
@@ -113,14 +133,36 @@ START_TEST(way_d_a_group_is_attached_and_detached)
 }
 END_TEST
 
+/* Nothing is forbidden, and nothing made present. */
+START_TEST(way_d_an_mdev_that_allows_the_balloon_is_attached)
+{
+	struct vfio_pci *vp;
+
+	add_plain_mdev(MDEV, fake_add_group(7));
+	listen_from_here();
+	int r = vfio_pci_attach(&world.vfio, &world.bus, MDEV, VFIO_BALLOON_ALLOWED, &vp);
+	ck_assert_int_eq(r, 0);
+	ck_assert_str_eq(seen, "vfio_pci_attach\n"
+			       "vfio_group_attach\n"
+			       "vfio_container_join\n"
+			       "memory_map_listen\n"
+			       "dma_region_add\n"
+			       "dma_region_add\n");
+	trace_listen(NULL);
+	vfio_pci_detach(vp);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
 		way_a_a_region_is_added_and_removed,
 		way_b_an_access_reaches_its_device,
-		way_c_a_page_is_given_back,
+		way_c_pages_are_taken_and_given_back,
+		way_c_free_pages_are_reported,
 		way_c_stops_at_the_inhibitor,
 		way_d_a_group_is_attached_and_detached,
+		way_d_an_mdev_that_allows_the_balloon_is_attached,
 	};
 
 	return run_tests("ways", world_init, world_finish, tests, nitems(tests));

@@ -1,0 +1,673 @@
+/* SPDX-License-Identifier: MIT */
+#include "devices/virtio_balloon.h"
+
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include <sys/timerfd.h>
+
+#include <linux/virtio_ids.h>
+
+#include "base/fd.h"
+#include "base/list.h"
+#include "base/trace.h"
+
+#include "memory/map.h"
+#include "memory/ram.h"
+
+/* 1.2, 5.5.3. <linux/virtio_balloon.h> has them too, and a struct by the name of ours. */
+#define F_MUST_TELL_HOST 0u
+#define F_STATS_VQ 1u
+#define F_DEFLATE_ON_OOM 2u
+#define F_PAGE_POISON 4u
+#define F_REPORTING 5u
+
+#define QUEUE_INFLATE 0u
+#define QUEUE_DEFLATE 1u
+#define QUEUE_STATS 2u
+#define QUEUE_REPORTING 3u /* since STATS_VQ is always offered; but see number_queues() */
+#define QUEUE_SIZE 128u
+
+/* Config space, 1.2, 5.5.4: four words. */
+#define CONFIG_NUM_PAGES 0u
+#define CONFIG_ACTUAL 1u
+#define CONFIG_HINT_CMD_ID 2u
+#define CONFIG_POISON_VAL 3u
+#define CONFIG_WORDS 4u
+
+#define PFN_SHIFT 12u
+#define MAX_RAM_SIZE (1ull << 44) /* page numbers have 32 bits, and so has num_pages */
+
+/* 1.2, 5.5.6.3: packed records of a tag and a value. */
+#define STAT_SIZE 10u
+#define STATS_MAX_RECORDS 256u /* that are looked at in one buffer; there are 16 tags */
+
+#define RETRY_FIRST_MS 10u
+#define RETRY_MAX_MS 1000u
+
+/*
+ * Pages that one kick deals with, an element more or less: a driver that names every second
+ * page of a large guest would otherwise keep the event loop for seconds.
+ */
+#define KICK_MAX_PAGES 65536u
+
+static struct virtio_balloon *balloon_of(struct virtio *virtio)
+{
+	return container_of(virtio, struct virtio_balloon, virtio);
+}
+
+/* Hands an element back. We never write into one. */
+static void finish_element(struct virtio_balloon *b, unsigned int index, uint16_t head)
+{
+	if (virtq_push(&b->virtio.queues[index].ring, head, 0) < 0) {
+		virtio_break(&b->virtio, "a used ring that cannot be written");
+		return;
+	}
+	virtio_notify(&b->virtio, index);
+}
+
+/* Timers */
+
+static int timer_create_on(struct event_source *timer, struct event_loop *loop)
+{
+	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (timer->fd < 0)
+		return -errno;
+	return loop ? event_loop_add(loop, timer, EPOLLIN) : 0;
+}
+
+static void timer_destroy(struct event_source *timer, struct event_loop *loop)
+{
+	if (timer->fd >= 0 && loop)
+		event_loop_remove(loop, timer);
+	fd_close(&timer->fd);
+}
+
+/* Zeros: off. */
+static void timer_set(struct event_source *timer, struct timespec first,
+		      struct timespec interval)
+{
+	const struct itimerspec spec = { .it_interval = interval, .it_value = first };
+	(void)timerfd_settime(timer->fd, 0, &spec, NULL); /* the fd and the times are ours */
+}
+
+static void timer_stop(struct event_source *timer)
+{
+	timer_set(timer, (struct timespec){ 0 }, (struct timespec){ 0 });
+}
+
+/* Whether it had run out or not: a reset may have come first, so state decides, not this. */
+static void timer_take(struct event_source *timer)
+{
+	(void)eventfd_take(timer->fd); /* which is read as an eventfd is */
+}
+
+/* Inflate and deflate */
+
+static int compare_pfns(const void *a, const void *b)
+{
+	const uint32_t *left = a;
+	const uint32_t *right = b;
+	return (*left > *right) - (*left < *right);
+}
+
+/*
+ * Copies an element's page numbers out and sorts them. How many, which is 0 if they lie outside
+ * of RAM. -EPROTO: too many, and the device is broken now.
+ */
+static int read_pfns(struct virtio_balloon *b, unsigned int index,
+		     const struct virtq_chain *chain)
+{
+	uint64_t nr = virtq_readable_size(chain) / sizeof(b->pfns[0]);
+
+	if (nr > VIRTIO_BALLOON_MAX_PFNS) {
+		virtio_break(&b->virtio, "too many page numbers in one element");
+		return -EPROTO;
+	}
+	int r = virtq_read(&b->virtio.queues[index].ring, chain, 0, b->pfns,
+			   nr * sizeof(b->pfns[0]));
+	if (r < 0) {
+		log_guest(
+			&b->virtio.budget,
+			"balloon: queue %u: page numbers outside of RAM, ignoring the element",
+			index);
+		return 0;
+	}
+	for (uint64_t i = 0; i < nr; i++)
+		b->pfns[i] = le32toh(b->pfns[i]);
+	qsort(b->pfns, nr, sizeof(b->pfns[0]), compare_pfns);
+	return (int)nr;
+}
+
+/* The next run among sorted page numbers, from *i on; repeated ones count once. */
+static uint64_t next_run(const uint32_t *pfns, unsigned int nr, unsigned int *i, gpa_t *ret_gpa)
+{
+	uint64_t first = pfns[*i];
+	uint64_t last = first;
+
+	while (++*i < nr && pfns[*i] - last <= 1)
+		last = pfns[*i];
+	*ret_gpa = first << PFN_SHIFT;
+	return (last - first + 1) << PFN_SHIFT;
+}
+
+/*
+ * Has reclaim do one thing, take or give back, with an element's pages. How many page numbers
+ * there were. -ENOMEM: not now; all of it may be tried again. -EPROTO: broken.
+ */
+static int for_each_run(struct virtio_balloon *b, unsigned int index,
+			const struct virtq_chain *chain,
+			int (*act)(struct reclaim *reclaim, gpa_t gpa, uint64_t size))
+{
+	int nr = read_pfns(b, index, chain);
+
+	for (unsigned int i = 0; nr > 0 && i < (unsigned int)nr;) {
+		gpa_t gpa;
+		uint64_t size = next_run(b->pfns, (unsigned int)nr, &i, &gpa);
+		int r = act(b->reclaim, gpa, size);
+		if (r == -ENOMEM)
+			return r;
+		if (r < 0)
+			log_guest(&b->virtio.budget,
+				  "balloon: queue %u: not all RAM: 0x%" PRIx64 "+0x%" PRIx64
+				  ", skipping what is not",
+				  index, gpa, size);
+	}
+	return nr;
+}
+
+static unsigned int serve_inflate(struct virtio_balloon *b)
+{
+	int nr = for_each_run(b, QUEUE_INFLATE, &b->chain, reclaim_take);
+
+	if (nr < 0)
+		return 0;
+	b->nr_elements[QUEUE_INFLATE]++;
+	finish_element(b, QUEUE_INFLATE, b->chain.head);
+	return (unsigned int)nr;
+}
+
+static void wait_for_memory(struct virtio_balloon *b, unsigned int ms)
+{
+	const struct timespec first = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	b->retry_ms = ms;
+	timer_set(&b->retry_timer, first, (struct timespec){ 0 });
+}
+
+static unsigned int serve_deflate(struct virtio_balloon *b)
+{
+	int nr = for_each_run(b, QUEUE_DEFLATE, &b->chain, reclaim_give_back);
+
+	if (nr == -ENOMEM) {
+		/* Acknowledged now, the guest would use pages that the host does not have. */
+		log_warn("balloon: no host memory for a deflate: trying again until there is");
+		b->chain_waiting = b->chain;
+		b->deflate_waits = true;
+		wait_for_memory(b, RETRY_FIRST_MS);
+		return 0;
+	}
+	if (nr < 0)
+		return 0;
+	b->nr_elements[QUEUE_DEFLATE]++;
+	finish_element(b, QUEUE_DEFLATE, b->chain.head);
+	return (unsigned int)nr;
+}
+
+/* The page numbers are read again: a driver that changes them meanwhile harms itself. */
+static void retry_deflate(struct virtio_balloon *b)
+{
+	b->nr_retries++;
+	int nr = for_each_run(b, QUEUE_DEFLATE, &b->chain_waiting, reclaim_give_back);
+	if (nr == -ENOMEM) {
+		wait_for_memory(b, b->retry_ms * 2 < RETRY_MAX_MS ? b->retry_ms * 2
+								  : RETRY_MAX_MS);
+		return;
+	}
+	b->deflate_waits = false;
+	if (nr < 0)
+		return;
+	log_info("balloon: the deflate that waited for host memory is done");
+	b->nr_elements[QUEUE_DEFLATE]++;
+	finish_element(b, QUEUE_DEFLATE, b->chain_waiting.head);
+}
+
+/* Statistics */
+
+static void forget_stats(struct virtio_balloon *b)
+{
+	for (unsigned int tag = 0; tag < VIRTIO_BALLOON_NR_STATS; tag++)
+		b->stats.values[tag] = VIRTIO_BALLOON_NO_STAT;
+	b->stats.updated = 0;
+}
+
+static void parse_stats(struct virtio_balloon *b)
+{
+	uint8_t records[STATS_MAX_RECORDS * STAT_SIZE];
+	uint64_t nr = virtq_readable_size(&b->chain) / STAT_SIZE;
+
+	if (nr > STATS_MAX_RECORDS)
+		nr = STATS_MAX_RECORDS;
+	int r = virtq_read(&b->virtio.queues[QUEUE_STATS].ring, &b->chain, 0, records,
+			   nr * STAT_SIZE);
+	if (r < 0) {
+		log_guest(&b->virtio.budget,
+			  "balloon: statistics outside of RAM, ignoring them");
+		return;
+	}
+	for (const uint8_t *at = records; at < records + nr * STAT_SIZE; at += STAT_SIZE) {
+		uint16_t tag;
+		uint64_t value;
+		memcpy(&tag, at, sizeof(tag));
+		memcpy(&value, at + sizeof(tag), sizeof(value));
+		if (le16toh(tag) < VIRTIO_BALLOON_NR_STATS)
+			b->stats.values[le16toh(tag)] = le64toh(value);
+	}
+}
+
+/* Back to the driver, which fills it and gives it to us again. */
+static void return_stats_buffer(struct virtio_balloon *b)
+{
+	b->has_stats_buffer = false;
+	b->stats_asked = true;
+	finish_element(b, QUEUE_STATS, b->stats_head);
+}
+
+/* What the driver puts into its very first buffer, before anyone has asked, is good too. */
+static unsigned int serve_stats(struct virtio_balloon *b)
+{
+	if (b->has_stats_buffer)
+		return_stats_buffer(b);
+	b->has_stats_buffer = true;
+	b->stats_head = b->chain.head;
+	b->stats_asked = false;
+	forget_stats(b);
+	parse_stats(b);
+	b->stats.updated = time(NULL);
+	b->stats.nr_updates++;
+	b->nr_elements[QUEUE_STATS]++;
+	return 0;
+}
+
+static bool has_stats_driver(const struct virtio_balloon *b)
+{
+	return virtio_running(&b->virtio) && virtio_has_feature(&b->virtio, F_STATS_VQ);
+}
+
+/* From now on; the first time at once. */
+static void start_asking(struct virtio_balloon *b)
+{
+	const struct timespec interval = { .tv_sec = b->config.stats_period };
+	const struct timespec at_once = { .tv_nsec = b->config.stats_period ? 1 : 0 };
+
+	timer_set(&b->timer, at_once, interval);
+}
+
+/* Reporting */
+
+static void report(struct virtio_balloon *b, const struct virtq_segment *segment)
+{
+	/* 1.2, 5.5.6.7.2: the pages hold the poison and must keep it; a new page is zeros. */
+	if (b->poison_val != 0)
+		return;
+	if (reclaim_report(b->reclaim, segment->gpa, segment->size) < 0) {
+		/* The driver is not to know, and nothing was promised: the figures tell. */
+	}
+}
+
+static unsigned int serve_reporting(struct virtio_balloon *b)
+{
+	const struct virtq_chain *chain = &b->chain;
+	const struct virtq_segment *segments = chain->segments + chain->nr_readable;
+	uint64_t nr_pages = 0;
+
+	for (unsigned int i = 0; i < chain->nr_writable; i++) {
+		report(b, &segments[i]);
+		nr_pages += 1 + (segments[i].size >> PFN_SHIFT);
+	}
+	b->nr_elements[QUEUE_REPORTING]++;
+	finish_element(b, b->nr_reporting, chain->head);
+	return nr_pages < KICK_MAX_PAGES ? (unsigned int)nr_pages : KICK_MAX_PAGES;
+}
+
+/* All queues */
+
+/*
+ * What the queue is for, by the number it has if the driver takes all that is offered;
+ * VIRTIO_MAX_QUEUES: nothing.
+ */
+static unsigned int role_of(const struct virtio_balloon *b, unsigned int index)
+{
+	if (index == b->nr_reporting)
+		return QUEUE_REPORTING;
+	return index == QUEUE_REPORTING ? VIRTIO_MAX_QUEUES : index;
+}
+
+static bool can_serve(const struct virtio_balloon *b, unsigned int role)
+{
+	if (!virtio_running(&b->virtio))
+		return false;
+	switch (role) {
+	case QUEUE_INFLATE: return true;
+	case QUEUE_DEFLATE: return !b->deflate_waits;
+	case QUEUE_STATS: return virtio_has_feature(&b->virtio, F_STATS_VQ);
+	case QUEUE_REPORTING: return virtio_has_feature(&b->virtio, F_REPORTING);
+	default: return false;
+	}
+}
+
+/* How many pages were named. */
+static unsigned int serve_element(struct virtio_balloon *b, unsigned int role)
+{
+	switch (role) {
+	case QUEUE_INFLATE: return serve_inflate(b);
+	case QUEUE_DEFLATE: return serve_deflate(b);
+	case QUEUE_STATS: return serve_stats(b);
+	default: return serve_reporting(b);
+	}
+}
+
+static void balloon_kick(struct virtio *virtio, unsigned int index)
+{
+	struct virtio_balloon *b = balloon_of(virtio);
+	struct virtio_queue *queue = &virtio->queues[index];
+	unsigned int role = role_of(b, index);
+	unsigned int nr_pages = 0;
+
+	TRACE(balloon_kick, index, 0);
+	for (unsigned int n = 0; can_serve(b, role); n++) {
+		/* There may be more, but others wait for the event loop too. */
+		if (n == QUEUE_SIZE || nr_pages >= KICK_MAX_PAGES) {
+			eventfd_signal(queue->kicked.fd);
+			return;
+		}
+		int r = virtq_pop(&queue->ring, &b->chain);
+		if (r < 0)
+			virtio_break(virtio, "a malformed queue");
+		if (r <= 0)
+			return;
+		nr_pages += serve_element(b, role);
+	}
+}
+
+/*
+ * A driver may count the queues of those features that it took (Linux does) or of those that
+ * were offered. The two differ for one that takes REPORTING but not STATS_VQ; which way it
+ * counts shows in the queue that it has enabled.
+ */
+static void number_queues(struct virtio_balloon *b)
+{
+	bool moved = virtio_has_feature(&b->virtio, F_REPORTING) &&
+		     !virtio_has_feature(&b->virtio, F_STATS_VQ) &&
+		     b->virtio.queues[QUEUE_STATS].ring.enabled;
+
+	b->nr_reporting = moved ? QUEUE_STATS : QUEUE_REPORTING;
+}
+
+static void balloon_start(struct virtio *virtio)
+{
+	struct virtio_balloon *b = balloon_of(virtio);
+
+	number_queues(b);
+	reclaim_set_driver(b->reclaim, virtio_has_feature(virtio, F_MUST_TELL_HOST)
+					       ? RECLAIM_DRIVER_TELLS_FIRST
+					       : RECLAIM_DRIVER_MAY_NOT_TELL);
+	start_asking(b);
+}
+
+static void balloon_reset(struct virtio *virtio)
+{
+	struct virtio_balloon *b = balloon_of(virtio);
+
+	timer_stop(&b->timer);
+	timer_stop(&b->retry_timer);
+	b->deflate_waits = false;
+	b->has_stats_buffer = false;
+	b->stats_asked = false;
+	forget_stats(b); /* of a driver that is gone */
+	b->actual = 0;
+	b->poison_val = 0;
+	reclaim_give_back_all(b->reclaim);
+}
+
+/* Config space */
+
+static void fill_config(const struct virtio_balloon *b, uint32_t words[CONFIG_WORDS])
+{
+	words[CONFIG_NUM_PAGES] = htole32(b->num_pages);
+	words[CONFIG_ACTUAL] = htole32(b->actual);
+	words[CONFIG_HINT_CMD_ID] = 0;
+	words[CONFIG_POISON_VAL] = htole32(b->poison_val);
+}
+
+static uint32_t balloon_config_read(struct virtio *virtio, unsigned int offset,
+				    unsigned int size)
+{
+	uint32_t words[CONFIG_WORDS];
+	uint32_t value = 0;
+
+	fill_config(balloon_of(virtio), words);
+	memcpy(&value, (const char *)words + offset, size);
+	return le32toh(value);
+}
+
+/* Of any size and anywhere: into an image of it all, of which what is the driver's is kept. */
+static void balloon_config_write(struct virtio *virtio, unsigned int offset, unsigned int size,
+				 uint32_t value)
+{
+	struct virtio_balloon *b = balloon_of(virtio);
+	uint32_t words[CONFIG_WORDS];
+
+	fill_config(b, words);
+	value = htole32(value);
+	memcpy((char *)words + offset, &value, size);
+	b->actual = le32toh(words[CONFIG_ACTUAL]);
+	if (virtio_has_feature(virtio, F_PAGE_POISON))
+		b->poison_val = le32toh(words[CONFIG_POISON_VAL]);
+}
+
+static const struct virtio_ops balloon_ops = {
+	.kick = balloon_kick,
+	.start = balloon_start,
+	.reset = balloon_reset,
+	.config_read = balloon_config_read,
+	.config_write = balloon_config_write,
+};
+
+/* On the event loop */
+
+static void timer_ready(struct event_source *source, uint32_t events)
+{
+	struct virtio_balloon *b = container_of(source, struct virtio_balloon, timer);
+
+	(void)events;
+	pthread_mutex_lock(&b->virtio.lock);
+	timer_take(source);
+	if (has_stats_driver(b) && b->has_stats_buffer)
+		return_stats_buffer(b);
+	pthread_mutex_unlock(&b->virtio.lock);
+}
+
+static void retry_timer_ready(struct event_source *source, uint32_t events)
+{
+	struct virtio_balloon *b = container_of(source, struct virtio_balloon, retry_timer);
+
+	(void)events;
+	pthread_mutex_lock(&b->virtio.lock);
+	timer_take(source);
+	if (b->deflate_waits && virtio_running(&b->virtio)) {
+		retry_deflate(b);
+		balloon_kick(&b->virtio, QUEUE_DEFLATE); /* those that came after it */
+	}
+	pthread_mutex_unlock(&b->virtio.lock);
+}
+
+/* Beginning and end */
+
+static bool has_huge_pages(struct memory_map *map)
+{
+	bool found = false;
+
+	pthread_rwlock_rdlock(&map->layout_lock);
+	list_for_each(n, &map->regions) {
+		const struct memory_region *region =
+			container_of(n, struct memory_region, link);
+		if (region->kind == MEMORY_RAM && region->ram->page_size > GUEST_PAGE_SIZE)
+			found = true;
+	}
+	pthread_rwlock_unlock(&map->layout_lock);
+	return found;
+}
+
+static int init_virtio(struct virtio_balloon *b, struct memory_map *map,
+		       struct event_loop *loop)
+{
+	struct virtio_config config = {
+		.ops = &balloon_ops,
+		.name = "balloon",
+		.device_id = VIRTIO_ID_BALLOON,
+		.features = VIRTIO_FEATURE(F_MUST_TELL_HOST) | VIRTIO_FEATURE(F_STATS_VQ) |
+			    VIRTIO_FEATURE(F_PAGE_POISON),
+		.config_size = CONFIG_WORDS * sizeof(uint32_t),
+		.nr_queues = b->config.reporting ? QUEUE_REPORTING + 1 : QUEUE_REPORTING,
+	};
+
+	if (b->config.deflate_on_oom)
+		config.features |= VIRTIO_FEATURE(F_DEFLATE_ON_OOM);
+	if (b->config.reporting)
+		config.features |= VIRTIO_FEATURE(F_REPORTING);
+	for (unsigned int i = 0; i < config.nr_queues; i++)
+		config.queue_sizes[i] = QUEUE_SIZE;
+	return virtio_init(&b->virtio, map, loop, &config);
+}
+
+int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
+			struct reclaim *reclaim, struct event_loop *loop,
+			const struct virtio_balloon_config *config)
+{
+	*balloon = (struct virtio_balloon){
+		.reclaim = reclaim,
+		.config = *config,
+		.ram_size = memory_map_ram_size(map),
+		.nr_reporting = QUEUE_REPORTING,
+		.timer = { .fd = -1, .ready = timer_ready },
+		.retry_timer = { .fd = -1, .ready = retry_timer_ready },
+	};
+	forget_stats(balloon);
+	int r = -EINVAL;
+	if (balloon->ram_size > MAX_RAM_SIZE || (config->reporting && has_huge_pages(map)))
+		goto fail;
+	r = -ENOMEM;
+	balloon->pfns = malloc(VIRTIO_BALLOON_MAX_PFNS * sizeof(balloon->pfns[0]));
+	if (!balloon->pfns)
+		goto fail;
+	r = init_virtio(balloon, map, loop);
+	if (r < 0)
+		goto fail;
+	r = timer_create_on(&balloon->timer, loop);
+	if (r < 0)
+		goto fail;
+	r = timer_create_on(&balloon->retry_timer, loop);
+	if (r < 0)
+		goto fail;
+	return 0;
+fail:
+	virtio_balloon_finish(balloon);
+	return r;
+}
+
+void virtio_balloon_finish(struct virtio_balloon *balloon)
+{
+	struct event_loop *loop = balloon->virtio.loop;
+
+	if (!balloon->reclaim)
+		return;
+	timer_destroy(&balloon->timer, loop);
+	timer_destroy(&balloon->retry_timer, loop);
+	virtio_finish(&balloon->virtio);
+	reclaim_give_back_all(balloon->reclaim);
+	free(balloon->pfns);
+	*balloon = (struct virtio_balloon){ 0 };
+}
+
+/* The host's side */
+
+int virtio_balloon_set_target(struct virtio_balloon *balloon, uint64_t bytes)
+{
+	uint64_t ram_size = balloon->ram_size;
+	uint64_t floor = ram_size < VIRTIO_BALLOON_FLOOR ? ram_size : VIRTIO_BALLOON_FLOOR;
+	uint64_t nr_pages = bytes >> PFN_SHIFT;
+
+	/* What is no more than that fits into num_pages, RAM being at most MAX_RAM_SIZE. */
+	if (nr_pages > (ram_size - floor) >> PFN_SHIFT)
+		return -ERANGE;
+	pthread_mutex_lock(&balloon->virtio.lock);
+	balloon->num_pages = (uint32_t)nr_pages;
+	virtio_config_changed(&balloon->virtio);
+	pthread_mutex_unlock(&balloon->virtio.lock);
+	return 0;
+}
+
+void virtio_balloon_get_state(struct virtio_balloon *balloon, struct virtio_balloon_state *ret)
+{
+	pthread_mutex_lock(&balloon->virtio.lock);
+	uint64_t actual = (uint64_t)balloon->actual << PFN_SHIFT;
+	*ret = (struct virtio_balloon_state){
+		.target = (uint64_t)balloon->num_pages << PFN_SHIFT,
+		.actual = actual < balloon->ram_size ? actual : balloon->ram_size,
+		.running = virtio_running(&balloon->virtio),
+		.tells_host = virtio_has_feature(&balloon->virtio, F_MUST_TELL_HOST),
+		.nr_waiting = balloon->deflate_waits,
+		.nr_retries = balloon->nr_retries,
+	};
+	memcpy(ret->nr_elements, balloon->nr_elements, sizeof(ret->nr_elements));
+	pthread_mutex_unlock(&balloon->virtio.lock);
+}
+
+int virtio_balloon_request_stats(struct virtio_balloon *balloon)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&balloon->virtio.lock);
+	if (!has_stats_driver(balloon))
+		r = -ENOTCONN;
+	else if (!balloon->has_stats_buffer)
+		r = -EAGAIN;
+	else
+		return_stats_buffer(balloon);
+	pthread_mutex_unlock(&balloon->virtio.lock);
+	return r;
+}
+
+void virtio_balloon_get_stats(struct virtio_balloon *balloon, struct virtio_balloon_stats *ret)
+{
+	pthread_mutex_lock(&balloon->virtio.lock);
+	*ret = balloon->stats;
+	pthread_mutex_unlock(&balloon->virtio.lock);
+}
+
+void virtio_balloon_set_stats_period(struct virtio_balloon *balloon, unsigned int seconds)
+{
+	pthread_mutex_lock(&balloon->virtio.lock);
+	balloon->config.stats_period = seconds;
+	if (virtio_running(&balloon->virtio))
+		start_asking(balloon);
+	pthread_mutex_unlock(&balloon->virtio.lock);
+}
+
+const char *virtio_balloon_stat_name(unsigned int tag)
+{
+	static const char *const names[VIRTIO_BALLOON_NR_STATS] = {
+		"swap-in",      "swap-out",     "major-faults",     "minor-faults",
+		"free-memory",  "total-memory", "available-memory", "disk-caches",
+		"htlb-pgalloc", "htlb-pgfail",  "oom-kills",        "alloc-stalls",
+		"async-scans",  "direct-scans", "async-reclaims",   "direct-reclaims",
+	};
+
+	assert(tag < VIRTIO_BALLOON_NR_STATS);
+	return names[tag];
+}

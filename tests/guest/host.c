@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/guest/host.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+
+#include "memory/access.h"
+#include "tests/guest/contract.h"
+
+#define ANSWER_TIMEOUT 10 /* seconds */
+
+/* The control socket. What fails is told in the log; the guest then finds no answer. */
+
+static int open_socket(struct host *h)
+{
+	const struct timeval timeout = { .tv_sec = ANSWER_TIMEOUT };
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", h->qmp_path);
+	h->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (h->fd < 0 ||
+	    setsockopt(h->fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
+	    connect(h->fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return log_err(-errno, "host port: control socket '%s'", h->qmp_path);
+	return 0;
+}
+
+/* The next object, or NULL. */
+static json_t *read_object(struct host *h)
+{
+	char *end;
+
+	while (!(end = memchr(h->input, '\n', h->nr_input))) {
+		ssize_t n =
+			recv(h->fd, h->input + h->nr_input, sizeof(h->input) - h->nr_input, 0);
+		if (n <= 0)
+			return NULL;
+		h->nr_input += (size_t)n;
+	}
+	size_t size = (size_t)(end - h->input) + 1;
+	json_t *object = json_loadb(h->input, size, 0, NULL);
+	h->nr_input -= size;
+	memmove(h->input, h->input + size, h->nr_input);
+	return object;
+}
+
+/* Sends a request; its answer is what has a "return" or an "error". */
+static json_t *transact(struct host *h, const char *request)
+{
+	json_t *object = NULL;
+
+	if (send(h->fd, request, strlen(request), MSG_NOSIGNAL) < 0)
+		return NULL;
+	do {
+		json_decref(object);
+		object = read_object(h);
+	} while (object && !json_object_get(object, "return") &&
+		 !json_object_get(object, "error"));
+	return object;
+}
+
+static void ask(struct host *h, const char *request)
+{
+	json_decref(h->answer);
+	h->answer = NULL;
+	if (h->fd < 0) {
+		if (open_socket(h) < 0)
+			return;
+		json_decref(transact(h, "{\"execute\": \"qmp_capabilities\"}"));
+	}
+	h->answer = transact(h, request);
+	if (!h->answer)
+		(void)log_err(0, "host port: no answer to '%s'", request);
+}
+
+/* `keys` is cut into pieces. */
+static uint64_t find(const struct host *h, char *keys)
+{
+	const json_t *at = h->answer;
+	const char *key;
+
+	while (at && (key = strsep(&keys, " ")))
+		at = json_object_get(at, key);
+	if (!at)
+		return HOST_NO_VALUE;
+	return json_is_true(at) ? 1 : (uint64_t)json_integer_value(at);
+}
+
+/* The port */
+
+static uint64_t host_port_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	struct host *h = opaque;
+	struct timespec now;
+
+	if (size != 4)
+		return io_ones(size);
+	switch (HOST_PORT + offset) {
+	case HOST_CLOCK:
+		(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+		return (uint32_t)((uint64_t)now.tv_sec * 1000 +
+				  (uint64_t)now.tv_nsec / 1000000);
+	case HOST_VALUE_LOW: return (uint32_t)h->value;
+	case HOST_VALUE_HIGH: return h->value >> 32;
+	default: return io_ones(size);
+	}
+}
+
+static void host_port_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct host *h = opaque;
+	char text[HOST_TEXT_SIZE];
+
+	if (size != 4)
+		return;
+	if (HOST_PORT + offset == HOST_PRESS)
+		power_press_button(&h->machine->power);
+	if (memory_read(&h->machine->map, value, text, sizeof(text)) < 0)
+		return;
+	text[sizeof(text) - 1] = '\0';
+	if (HOST_PORT + offset == HOST_ASK)
+		ask(h, text);
+	if (HOST_PORT + offset == HOST_FIND)
+		h->value = find(h, text);
+}
+
+static const struct io_ops host_port_ops = { .read = host_port_read, .write = host_port_write };
+
+int host_init(struct host *host, struct machine *machine, const char *qmp_path)
+{
+	*host = (struct host){
+		.machine = machine,
+		.qmp_path = qmp_path,
+		.port = {
+			.base = HOST_PORT,
+			.size = HOST_PORT_SIZE,
+			.ops = &host_port_ops,
+			.opaque = host,
+			.name = "host port",
+		},
+		.fd = -1,
+	};
+	return io_bus_add(&machine->pio, &host->port);
+}
+
+void host_finish(struct host *host)
+{
+	if (!host->machine)
+		return;
+	io_bus_remove(&host->machine->pio, &host->port);
+	fd_close(&host->fd);
+	json_decref(host->answer);
+	host->machine = NULL;
+}

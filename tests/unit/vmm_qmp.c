@@ -1,0 +1,1369 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+
+#include "tests/fakes/process.h"
+#include "vmm/machine.h"
+
+#define MIB (1ull << 20)
+#define HELLO "{\"execute\": \"qmp_capabilities\"}\n"
+#define DONE "{\"return\": {}}"
+
+static struct event_loop loop;
+static struct machine machine;
+static struct qmp qmp;
+static char directory[64];
+static char path[96];
+static unsigned int fds_before;
+
+/*
+ * The machine and its balloon, in the place of vmm/machine.c and devices/virtio_balloon.c, which
+ * are then not linked: what they were asked, and what they shall answer.
+ */
+
+static struct {
+	struct machine_memory memory;
+	struct virtio_balloon_stats stats;
+	int set_error;
+	int request_error;
+	uint64_t kept;
+	unsigned int period;
+	unsigned int nr_sets;
+	unsigned int nr_requests;
+	unsigned int nr_power_downs;
+	unsigned int nr_quits;
+} world;
+
+int machine_set_memory(struct machine *m, uint64_t bytes)
+{
+	ck_assert_ptr_eq(m, &machine);
+	if (!world.memory.has_balloon)
+		return -ENODEV;
+	world.kept = bytes;
+	world.nr_sets++;
+	if (world.set_error < 0)
+		return world.set_error;
+	world.memory.balloon.target = world.memory.ram > bytes ? world.memory.ram - bytes : 0;
+	return 0;
+}
+
+void machine_get_memory(struct machine *m, struct machine_memory *ret)
+{
+	ck_assert_ptr_eq(m, &machine);
+	*ret = world.memory;
+}
+
+void machine_power_down(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.nr_power_downs++;
+}
+
+void machine_quit(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.nr_quits++;
+}
+
+int virtio_balloon_request_stats(struct virtio_balloon *balloon)
+{
+	ck_assert_ptr_eq(balloon, &machine.balloon);
+	world.nr_requests++;
+	return world.request_error;
+}
+
+void virtio_balloon_get_stats(struct virtio_balloon *balloon, struct virtio_balloon_stats *ret)
+{
+	ck_assert_ptr_eq(balloon, &machine.balloon);
+	*ret = world.stats;
+}
+
+void virtio_balloon_set_stats_period(struct virtio_balloon *balloon, unsigned int seconds)
+{
+	ck_assert_ptr_eq(balloon, &machine.balloon);
+	world.period = seconds;
+}
+
+const char *virtio_balloon_stat_name(unsigned int tag)
+{
+	return tag == 0 ? "swap-in" : tag == 4 ? "free-memory" : "another";
+}
+
+static void have_balloon(void)
+{
+	machine.config.has_balloon = true;
+	world.memory.has_balloon = true;
+}
+
+static void raise_inhibitors(unsigned int nr_inhibitors, enum reclaim_policy policy)
+{
+	struct reclaim_figures *f = &world.memory.reclaim;
+
+	f->policy = policy;
+	f->nr_inhibitors = nr_inhibitors;
+	f->nr_owners = nr_inhibitors < RECLAIM_MAX_OWNERS ? nr_inhibitors : RECLAIM_MAX_OWNERS;
+	for (unsigned int i = 0; i < f->nr_owners; i++)
+		(void)snprintf(f->owners[i], RECLAIM_OWNER_SIZE, "vfio group %u", i + 3);
+	world.memory.pinned = world.memory.ram;
+}
+
+static void setup(void)
+{
+	process_keep_log();
+	(void)strcpy(directory, "/tmp/ballast-qmp-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(directory));
+	(void)snprintf(path, sizeof(path), "%s/qmp", directory);
+	ck_assert_int_eq(event_loop_init(&loop), 0);
+	world.memory.ram = 1024 * MIB;
+	for (unsigned int i = 0; i < VIRTIO_BALLOON_NR_STATS; i++)
+		world.stats.values[i] = VIRTIO_BALLOON_NO_STAT;
+	json_decref(json_object()); /* which seeds its tables now and not within a test */
+	fds_before = process_nr_fds();
+}
+
+/* After which nothing of the socket is left, whatever the test did. */
+static void teardown(void)
+{
+	qmp_finish(&qmp);
+	qmp_finish(&qmp);
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+	ck_assert_int_eq(rmdir(directory), 0);
+}
+
+/* Runs the loop until nobody is ready any more. One that never comes to rest spins. */
+static void settle(void)
+{
+	struct epoll_event e;
+
+	for (unsigned int rounds = 0; epoll_wait(loop.epoll_fd, &e, 1, 0) == 1; rounds++) {
+		struct event_source *source = e.data.ptr;
+		ck_assert_msg(rounds < 10000, "the loop spins");
+		source->ready(source, e.events);
+	}
+}
+
+static int init(void)
+{
+	return qmp_init(&qmp, &loop, path, &machine);
+}
+
+static int try_socket(int type)
+{
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	return fd;
+}
+
+static struct sockaddr_un address_of(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", name);
+	return address;
+}
+
+static int connect_to_path(int fd)
+{
+	struct sockaddr_un address = address_of(path);
+
+	return connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ? -errno : 0;
+}
+
+/* A socket of somebody else's at the path. */
+static int bind_path(int type)
+{
+	struct sockaddr_un address = address_of(path);
+
+	int fd = try_socket(type);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+static void send_bytes(int fd, const char *bytes, size_t size)
+{
+	ck_assert_int_eq(send(fd, bytes, size, MSG_NOSIGNAL), size);
+	settle();
+}
+
+static void send_text(int fd, const char *text)
+{
+	send_bytes(fd, text, strlen(text));
+}
+
+/* What can be read now. */
+static const char *read_all(int fd)
+{
+	static char text[4 * QMP_MAX_OUTPUT];
+	size_t n = 0;
+
+	for (;;) {
+		ssize_t got = recv(fd, text + n, sizeof(text) - 1 - n, MSG_DONTWAIT);
+		if (got <= 0)
+			break;
+		n += (size_t)got;
+		settle();
+	}
+	text[n] = '\0';
+	return text;
+}
+
+/* One whole line, which it returns without its end. */
+static const char *read_one(int fd)
+{
+	static char line[QMP_MAX_OUTPUT];
+
+	const char *text = read_all(fd);
+	size_t n = strlen(text);
+	ck_assert_msg(n >= 2 && strcmp(text + n - 2, "\r\n") == 0, "no line: \"%s\"", text);
+	ck_assert_msg(memchr(text, '\n', n - 1) == NULL, "lines: \"%s\"", text);
+	memcpy(line, text, n - 2);
+	line[n - 2] = '\0';
+	return line;
+}
+
+static bool has_ended(int fd)
+{
+	char byte;
+
+	return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+static int connect_client(void)
+{
+	int fd = try_socket(SOCK_STREAM);
+
+	ck_assert_int_eq(connect_to_path(fd), 0);
+	settle();
+	return fd;
+}
+
+/* One that has read the greeting and negotiated. */
+static int start(void)
+{
+	if (!qmp.loop)
+		ck_assert_int_eq(init(), 0);
+	int fd = connect_client();
+	(void)read_one(fd);
+	send_text(fd, HELLO);
+	ck_assert_str_eq(read_one(fd), DONE);
+	return fd;
+}
+
+static const char *ask(int fd, const char *request)
+{
+	send_text(fd, request);
+	send_text(fd, "\n");
+	return read_one(fd);
+}
+
+static void expect_error(const char *answer, const char *class, const char *part)
+{
+	char start_of_it[64];
+
+	(void)snprintf(start_of_it, sizeof(start_of_it),
+		       "{\"error\": {\"class\": \"%s\", \"desc\": \"", class);
+	ck_assert_msg(strncmp(answer, start_of_it, strlen(start_of_it)) == 0, "%s", answer);
+	ck_assert_msg(strstr(answer, part) != NULL, "no \"%s\" in %s", part, answer);
+	json_t *json = json_loads(answer, JSON_REJECT_DUPLICATES, NULL);
+	ck_assert_msg(json != NULL, "%s", answer);
+	json_decref(json);
+}
+
+/* The dialogue. */
+
+START_TEST(a_client_is_greeted_with_a_version)
+{
+	int major = -1, minor = -1, micro = -1;
+	char expected[256], package[32];
+
+	ck_assert_int_eq(init(), 0);
+	int fd = connect_client();
+	const char *greeting = read_one(fd);
+	ck_assert_int_eq(sscanf(greeting,
+				"{\"QMP\": {\"version\": {\"qemu\": {\"major\": %d, "
+				"\"minor\": %d, \"micro\": %d}, \"package\": \"%31[^\"]\"",
+				&major, &minor, &micro, package),
+			 4);
+	(void)snprintf(expected, sizeof(expected),
+		       "{\"QMP\": {\"version\": {\"qemu\": {\"major\": %d, \"minor\": %d, "
+		       "\"micro\": %d}, \"package\": \"ballast-%d.%d.%d\"}, "
+		       "\"capabilities\": []}}",
+		       major, minor, micro, major, minor, micro);
+	ck_assert_str_eq(greeting, expected);
+	close(fd);
+}
+END_TEST
+
+START_TEST(before_the_negotiation_nothing_else_is_known)
+{
+	ck_assert_int_eq(init(), 0);
+	int fd = connect_client();
+	(void)read_all(fd);
+	expect_error(ask(fd, "{\"execute\": \"quit\"}"), "CommandNotFound",
+		     "'quit': first say {\\\"execute\\\": \\\"qmp_capabilities\\\"}");
+	expect_error(ask(fd, "{\"execute\": \"nonsense\"}"), "CommandNotFound", "'nonsense'");
+	expect_error(ask(fd, "{\"execute\": \"balloon\", \"arguments\": 1}"), "CommandNotFound",
+		     "'balloon'");
+	ck_assert_uint_eq(world.nr_quits, 0);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"qmp_capabilities\", \"arguments\": "
+				 "{\"enable\": []}, \"id\": \"a\"}"),
+			 "{\"return\": {}, \"id\": \"a\"}");
+	expect_error(ask(fd, "{\"execute\": \"qmp_capabilities\"}"), "CommandNotFound", "once");
+	(void)ask(fd, "{\"execute\": \"quit\"}");
+	ck_assert_uint_eq(world.nr_quits, 1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_capability_that_is_not_offered_is_refused)
+{
+	ck_assert_int_eq(init(), 0);
+	int fd = connect_client();
+	(void)read_all(fd);
+	expect_error(ask(fd, "{\"execute\": \"qmp_capabilities\", \"arguments\": "
+			     "{\"enable\": [\"oob\"]}}"),
+		     "GenericError", "'oob'");
+	expect_error(ask(fd, "{\"execute\": \"qmp_capabilities\", \"arguments\": "
+			     "{\"enable\": [1]}}"),
+		     "GenericError", "not a string");
+	expect_error(ask(fd, "{\"execute\": \"qmp_capabilities\", \"arguments\": "
+			     "{\"enable\": \"oob\"}}"),
+		     "GenericError", "'enable' must be a list");
+	expect_error(ask(fd, "{\"execute\": \"query-status\"}"), "CommandNotFound", "first");
+	close(fd);
+}
+END_TEST
+
+START_TEST(ids_of_any_type_come_back)
+{
+	static const char *const ids[] = {
+		"1",
+		"-9223372036854775808",
+		"1.5",
+		"\"a\"",
+		"\"\"",
+		"null",
+		"false",
+		"[1, [], {}]",
+		"{\"b\": 1, \"a\": {}}",
+		"\"}\\\"{[\\\\\"",
+	};
+	int fd = start();
+	char request[128], expected[128];
+
+	for (unsigned int i = 0; i < nitems(ids); i++) {
+		(void)snprintf(request, sizeof(request),
+			       "{\"id\": %s, \"execute\": \"system_powerdown\"}", ids[i]);
+		(void)snprintf(expected, sizeof(expected), "{\"return\": {}, \"id\": %s}",
+			       ids[i]);
+		ck_assert_str_eq(ask(fd, request), expected);
+	}
+	const char *answer = ask(fd, "{\"execute\": \"none\", \"id\": [7]}");
+	expect_error(answer, "CommandNotFound", "'none'");
+	ck_assert_ptr_nonnull(strstr(answer, "}, \"id\": [7]}"));
+	/* Even a request that is wrong in itself has its id. */
+	ck_assert_ptr_nonnull(strstr(ask(fd, "{\"id\": 8}"), "}, \"id\": 8}"));
+	close(fd);
+}
+END_TEST
+
+START_TEST(wrong_requests_are_told_what_is_wrong)
+{
+	static const struct {
+		const char *request;
+		const char *class;
+		const char *part;
+	} cases[] = {
+		{ "{}", "GenericError", "'execute' is missing" },
+		{ "{\"execute\": 1}", "GenericError", "'execute' must be a string" },
+		{ "{\"execute\": null}", "GenericError", "'execute' must be a string" },
+		{ "[]", "GenericError", "a command is an object" },
+		{ "[{\"execute\": \"quit\"}]", "GenericError", "a command is an object" },
+		{ "{\"execute\": \"quit\", \"speed\": 1}", "GenericError", "'speed'" },
+		{ "{\"exec-oob\": \"quit\"}", "GenericError", "'exec-oob'" },
+		{ "{\"execute\": \"quit\", \"arguments\": []}", "GenericError",
+		  "'arguments' must be an object" },
+		{ "{\"execute\": \"quit\", \"arguments\": null}", "GenericError",
+		  "'arguments' must be an object" },
+		{ "{\"execute\": \"quit\", \"arguments\": {\"force\": true}}", "GenericError",
+		  "'force' is none of quit" },
+		{ "{\"execute\": \"Quit\"}", "CommandNotFound", "no command 'Quit'" },
+		{ "{\"execute\": \"\"}", "CommandNotFound", "no command ''" },
+		{ "{\"execute\": \"%s%n\"}", "CommandNotFound", "no command '%s%n'" },
+		{ "{\"execute\": \"\\u00e4\\\"\\u0001\"}", "CommandNotFound",
+		  "'\xc3\xa4\\\"\\u0001'" },
+	};
+	int fd = start();
+
+	for (unsigned int i = 0; i < nitems(cases); i++)
+		expect_error(ask(fd, cases[i].request), cases[i].class, cases[i].part);
+	ck_assert_uint_eq(world.nr_quits, 0);
+	close(fd);
+}
+END_TEST
+
+/* Commands. */
+
+START_TEST(the_version_the_status_and_the_commands_can_be_asked_for)
+{
+	int fd = start();
+
+	const char *version = ask(fd, "{\"execute\": \"query-version\"}");
+	ck_assert_ptr_eq(strstr(version, "{\"return\": {\"qemu\": {\"major\": "), version);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"query-status\"}"),
+			 "{\"return\": {\"status\": \"running\", \"running\": true, "
+			 "\"singlestep\": false}}");
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"query-commands\"}"),
+			 "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
+			 "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
+			 "{\"name\": \"query-status\"}, {\"name\": \"balloon\"}, "
+			 "{\"name\": \"query-balloon\"}, {\"name\": \"system_powerdown\"}, "
+			 "{\"name\": \"quit\"}, {\"name\": \"x-ballast-query-memory\"}, "
+			 "{\"name\": \"x-ballast-query-guest-stats\"}, "
+			 "{\"name\": \"x-ballast-request-guest-stats\"}, "
+			 "{\"name\": \"x-ballast-set-stats-period\"}]}");
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_guest_can_be_ended)
+{
+	int fd = start();
+
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"system_powerdown\", \"arguments\": {}}"),
+			 DONE);
+	ck_assert_uint_eq(world.nr_power_downs, 1);
+	ck_assert_uint_eq(world.nr_quits, 0);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	ck_assert_uint_eq(world.nr_quits, 1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(balloon_says_what_the_guest_is_to_keep)
+{
+	int fd = start();
+
+	have_balloon();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"balloon\", \"arguments\": "
+				 "{\"value\": 536870912}}"),
+			 DONE);
+	ck_assert_uint_eq(world.kept, 512 * MIB);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"balloon\", \"arguments\": "
+				 "{\"value\": 9223372036854775807}}"),
+			 DONE);
+	ck_assert_uint_eq(world.kept, INT64_MAX);
+	world.memory.balloon.actual = 500 * MIB;
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"query-balloon\"}"),
+			 "{\"return\": {\"actual\": 549453824}}");
+	close(fd);
+}
+END_TEST
+
+START_TEST(balloon_tells_that_and_why_the_host_gains_nothing)
+{
+	int fd = start();
+
+	have_balloon();
+	raise_inhibitors(1, RECLAIM_INHIBIT);
+	ck_assert_str_eq(
+		ask(fd, "{\"execute\": \"balloon\", \"arguments\": {\"value\": 536870912}}"),
+		"{\"return\": {\"x-ballast\": {\"host-gains\": false, \"policy\": \"inhibit\", "
+		"\"inhibitors\": 1, \"inhibited-by\": [\"vfio group 3\"], "
+		"\"pinned\": 1073741824}}}");
+	/* Nothing is asked for, and nothing is missed. */
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"balloon\", \"arguments\": "
+				 "{\"value\": 1073741824}}"),
+			 DONE);
+	raise_inhibitors(RECLAIM_MAX_OWNERS + 2, RECLAIM_UNSAFE);
+	ck_assert_str_eq(
+		ask(fd, "{\"execute\": \"balloon\", \"arguments\": {\"value\": 536870912}}"),
+		"{\"return\": {\"x-ballast\": {\"host-gains\": false, \"policy\": \"unsafe\", "
+		"\"inhibitors\": 10, \"inhibited-by\": [\"vfio group 3\", \"vfio group 4\", "
+		"\"vfio group 5\", \"vfio group 6\", \"vfio group 7\", \"vfio group 8\", "
+		"\"vfio group 9\", \"vfio group 10\"], \"pinned\": 1073741824}}}");
+	close(fd);
+}
+END_TEST
+
+START_TEST(balloon_refuses_what_is_no_amount)
+{
+	static const struct {
+		const char *arguments;
+		const char *part;
+	} cases[] = {
+		{ "{\"value\": 0}", "'value' is 0: it goes from 1 to 9223372036854775807" },
+		{ "{\"value\": -1}", "'value' is -1" },
+		{ "{\"value\": 1.0}", "'value' must be an integer" },
+		{ "{\"value\": \"512M\"}", "'value' must be an integer" },
+		{ "{\"value\": null}", "'value' must be an integer" },
+		{ "{\"value\": true}", "'value' must be an integer" },
+		{ "{\"value\": [1]}", "'value' must be an integer" },
+		{ "{\"value\": 9223372036854775808}", "this is no JSON" }, /* to the parser */
+		{ "{}", "'value' is missing: balloon needs it" },
+		{ "{\"Value\": 1}", "'Value' is none of balloon" },
+		{ "{\"value\": 1, \"id\": \"balloon0\"}", "'id' is none of balloon" },
+	};
+	int fd = start();
+	char request[128];
+
+	have_balloon();
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		(void)snprintf(request, sizeof(request),
+			       "{\"execute\": \"balloon\", \"arguments\": %s}",
+			       cases[i].arguments);
+		expect_error(ask(fd, request), "GenericError", cases[i].part);
+	}
+	expect_error(ask(fd, "{\"execute\": \"balloon\"}"), "GenericError",
+		     "'value' is missing");
+	ck_assert_uint_eq(world.nr_sets, 0);
+	world.set_error = -ERANGE;
+	expect_error(ask(fd, "{\"execute\": \"balloon\", \"arguments\": {\"value\": 4096}}"),
+		     "GenericError", "value 4096: the guest is to keep 67108864 or more");
+	world.memory.ram = 32 * MIB;
+	expect_error(ask(fd, "{\"execute\": \"balloon\", \"arguments\": {\"value\": 4096}}"),
+		     "GenericError", "value 4096: the guest is to keep 33554432 or more");
+	world.set_error = -EIO;
+	expect_error(ask(fd, "{\"execute\": \"balloon\", \"arguments\": {\"value\": 4096}}"),
+		     "GenericError", "value 4096: Input/output error");
+	close(fd);
+}
+END_TEST
+
+START_TEST(without_a_balloon_its_commands_say_so)
+{
+	static const char *const requests[] = {
+		"{\"execute\": \"balloon\", \"arguments\": {\"value\": 1048576}}",
+		"{\"execute\": \"query-balloon\"}",
+		"{\"execute\": \"x-ballast-query-guest-stats\"}",
+		"{\"execute\": \"x-ballast-request-guest-stats\"}",
+		("{\"execute\": \"x-ballast-set-stats-period\", \"arguments\": "
+		 "{\"seconds\": 1}}"),
+	};
+	int fd = start();
+
+	for (unsigned int i = 0; i < nitems(requests); i++)
+		expect_error(ask(fd, requests[i]), "DeviceNotActive", "has no balloon");
+	ck_assert_uint_eq(world.nr_requests, 0);
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_memory_report_names_every_figure)
+{
+	int fd = start();
+
+	have_balloon();
+	raise_inhibitors(1, RECLAIM_INHIBIT);
+	world.memory.balloon = (struct virtio_balloon_state){
+		.target = 1,
+		.actual = 2,
+		.running = true,
+		.tells_host = false,
+		.nr_waiting = 1,
+		.nr_retries = 3,
+		.nr_elements = { 4, 5, 6, 7 },
+	};
+	struct reclaim_figures *f = &world.memory.reclaim;
+	f->held = 8;
+	f->reclaimed = 9;
+	f->held_back = 10;
+	f->incomplete = 11;
+	f->policies[RECLAIM_DIRECT] = (struct reclaim_counts){ 12, 13, 14, 15 };
+	f->policies[RECLAIM_INHIBIT] = (struct reclaim_counts){ 16, 17, 18, 19 };
+	f->policies[RECLAIM_UNSAFE] = (struct reclaim_counts){ 20, 21, 22, 23 };
+	f->reports = (struct reclaim_counts){ 24, 25, 26, UINT64_MAX };
+	ck_assert_str_eq(
+		ask(fd, "{\"execute\": \"x-ballast-query-memory\"}"),
+		"{\"return\": {\"ram\": 1073741824, \"pinned\": 1073741824, "
+		"\"balloon\": true, \"target\": 1, \"actual\": 2, \"held\": 8, "
+		"\"reclaimed\": 9, \"held-back\": {\"bytes\": 10, \"incomplete\": 11, "
+		"\"inhibitors\": 1, \"inhibited-by\": [\"vfio group 3\"]}, "
+		"\"policy\": \"inhibit\", \"driver\": {\"running\": true, "
+		"\"tells-host-first\": false}, \"discards\": {"
+		"\"direct\": {\"taken\": 12, \"calls\": 13, \"bytes\": 14, \"failures\": 15}, "
+		"\"inhibit\": {\"taken\": 16, \"calls\": 17, \"bytes\": 18, \"failures\": 19}, "
+		"\"unsafe\": {\"taken\": 20, \"calls\": 21, \"bytes\": 22, \"failures\": 23}}, "
+		"\"reports\": {\"taken\": 24, \"calls\": 25, \"bytes\": 26, "
+		"\"failures\": 9223372036854775807}, "
+		"\"elements\": {\"inflate\": 4, \"deflate\": 5, \"stats\": 6, "
+		"\"reporting\": 7}, \"deflates\": {\"waiting\": 1, \"retries\": 3}}}");
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_memory_report_is_there_without_a_balloon)
+{
+	int fd = start();
+
+	const char *answer = ask(fd, "{\"execute\": \"x-ballast-query-memory\"}");
+	ck_assert_ptr_nonnull(strstr(answer, "{\"ram\": 1073741824, \"pinned\": 0, "
+					     "\"balloon\": false, \"target\": 0,"));
+	ck_assert_ptr_nonnull(strstr(answer, "\"inhibited-by\": []}, \"policy\": \"direct\""));
+	close(fd);
+}
+END_TEST
+
+START_TEST(only_statistics_that_the_guest_reported_are_told)
+{
+	int fd = start();
+
+	have_balloon();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-query-guest-stats\"}"),
+			 "{\"return\": {\"last-update\": 0, \"updates\": 0, \"stats\": {}}}");
+	world.stats.updated = 1700000000;
+	world.stats.nr_updates = 7;
+	world.stats.values[4] = 123 * MIB;
+	world.stats.values[0] = 0;
+	world.stats.values[15] = UINT64_MAX - 1; /* a guest may say anything */
+	ck_assert_str_eq(
+		ask(fd, "{\"execute\": \"x-ballast-query-guest-stats\"}"),
+		"{\"return\": {\"last-update\": 1700000000, \"updates\": 7, \"stats\": {"
+		"\"stat-swap-in\": 0, \"stat-free-memory\": 128974848, "
+		"\"stat-another\": 9223372036854775807}}}");
+	close(fd);
+}
+END_TEST
+
+START_TEST(statistics_can_be_asked_for)
+{
+	static const char request[] = "{\"execute\": \"x-ballast-request-guest-stats\"}";
+	int fd = start();
+
+	have_balloon();
+	ck_assert_str_eq(ask(fd, request), DONE);
+	ck_assert_uint_eq(world.nr_requests, 1);
+	world.request_error = -EAGAIN;
+	expect_error(ask(fd, request), "GenericError", "asked already");
+	world.request_error = -ENOTCONN;
+	expect_error(ask(fd, request), "DeviceNotActive", "no balloon driver");
+	world.request_error = -EIO;
+	expect_error(ask(fd, request), "GenericError", "statistics: Input/output error");
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_period_of_statistics_can_be_set)
+{
+	int fd = start();
+
+	have_balloon();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-set-stats-period\", "
+				 "\"arguments\": {\"seconds\": 31536000}}"),
+			 DONE);
+	ck_assert_uint_eq(world.period, 31536000);
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-stats-period\", \"arguments\": "
+			     "{\"seconds\": 31536001}}"),
+		     "GenericError", "'seconds' is 31536001: it goes from 0 to 31536000");
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-stats-period\", \"arguments\": "
+			     "{\"seconds\": -1}}"),
+		     "GenericError", "'seconds' is -1");
+	ck_assert_uint_eq(world.period, 31536000);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-set-stats-period\", "
+				 "\"arguments\": {\"seconds\": 0}}"),
+			 DONE);
+	ck_assert_uint_eq(world.period, 0);
+	close(fd);
+}
+END_TEST
+
+/* Bytes. */
+
+START_TEST(a_command_needs_no_newline_and_may_have_company)
+{
+	int fd = start();
+
+	send_text(fd, "{\"execute\":\"system_powerdown\"}");
+	ck_assert_str_eq(read_one(fd), DONE);
+	send_text(fd, "{\"execute\":\"system_powerdown\"}{\"execute\":\"system_powerdown\"}\r\n"
+		      "\r\n \t{ \"execute\" : \"system_powerdown\" } \r\n");
+	ck_assert_str_eq(read_all(fd), DONE "\r\n" DONE "\r\n" DONE "\r\n");
+	ck_assert_uint_eq(world.nr_power_downs, 4);
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_command_may_come_in_two_pieces_cut_anywhere)
+{
+	static const char request[] =
+		"{\"execute\": \"system_powerdown\", \"id\": \"a\\\\\\\"}b\\u00e4\"}\n";
+	int fd = start();
+
+	for (size_t i = 1; i < sizeof(request) - 1; i++) {
+		send_bytes(fd, request, i);
+		if (i < sizeof(request) - 2) /* the newline is none of it */
+			ck_assert_str_eq(read_all(fd), "");
+		send_text(fd, request + i);
+		ck_assert_str_eq(read_one(fd),
+				 "{\"return\": {}, \"id\": \"a\\\\\\\"}b\xc3\xa4\"}");
+	}
+	close(fd);
+}
+END_TEST
+
+START_TEST(garbage_is_told_once_and_ends_with_its_line)
+{
+	static const struct {
+		const char *line;
+		const char *part;
+	} cases[] = {
+		{ "hello", "no JSON object" },
+		{ "}", "no JSON object" },
+		{ "42", "no JSON object" },
+		{ "\"{\"", "no JSON object" },
+		{ "\xff\xfe", "no JSON object" },
+		{ "GET / HTTP/1.1 {\"execute\": \"quit\"}", "no JSON object" },
+		{ "{", "before its line does" },
+		{ "{\"execute\": \"quit\"", "before its line does" },
+		{ "{\"execute\": \"quit", "before its line does" },
+		{ "{\"execute\": \"quit\\", "before its line does" },
+		{ "[{\"execute\": \"quit\"}", "before its line does" },
+		{ "{]", "this is no JSON: " },
+		{ "{]}", "this is no JSON: " },
+		{ "{]} and more of it", "this is no JSON: " },
+		{ "{\"execute\" \"quit\"}", "this is no JSON: " },
+		{ "{'execute': 'quit'}", "this is no JSON: " },
+		{ "{\"execute\": \"quit\", \"execute\": \"quit\"}", "this is no JSON: dup" },
+		{ "{\"execute\": \"quit\\u0000\"}", "this is no JSON: " },
+		{ "{\"execute\": \"\xff\"}", "this is no JSON: " },
+		{ "{\"execute\": \"\\ud800\"}", "this is no JSON: " },
+		{ "{\"execute\": \"quit\", }", "this is no JSON: " },
+		{ "{\"id\": NaN}", "this is no JSON: " },
+	};
+	int fd = start();
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		expect_error(ask(fd, cases[i].line), "GenericError", cases[i].part);
+		ck_assert_str_eq(ask(fd, "{\"execute\": \"system_powerdown\"}"), DONE);
+	}
+	ck_assert_uint_eq(world.nr_quits, 0);
+	send_bytes(fd, "{\"execute\": \"a\0b\"}\n", 19);
+	expect_error(read_one(fd), "GenericError", "this is no JSON: ");
+	/* A whole command that the parser refuses does not hide the next one. */
+	send_text(fd, "{\"id\": 1e999}{\"execute\": \"system_powerdown\"}\n");
+	ck_assert_ptr_nonnull(strstr(read_all(fd), "\r\n" DONE "\r\n"));
+	process_expect_no_log();
+	close(fd);
+}
+END_TEST
+
+/* The parser quotes what it does not understand; the quotation is one of whole characters. */
+START_TEST(garbage_of_any_length_is_told)
+{
+	char line[512];
+	int fd = start();
+
+	for (unsigned int shift = 0; shift < 2; shift++) {
+		for (unsigned int size = 1; size < 200; size++) {
+			strcpy(line, shift ? "{\"a\" \"x" : "{\"a\" \"");
+			for (unsigned int i = 0; i < size; i++)
+				strcat(line, "\xc3\xa4");
+			strcat(line, "\"}");
+			expect_error(ask(fd, line), "GenericError", "this is no JSON: ");
+		}
+	}
+	close(fd);
+}
+END_TEST
+
+START_TEST(deep_nesting_is_refused_and_harms_nobody)
+{
+	static char line[60001];
+	int fd = start();
+
+	memset(line, '[', 30000);
+	memset(line + 30000, ']', 30000);
+	expect_error(ask(fd, line), "GenericError", "this is no JSON: ");
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+}
+END_TEST
+
+/* {"execute": "quit", "id": "xx...x"} of `size` bytes. */
+static char *make_long_command(size_t size)
+{
+	static const char start_of_it[] = "{\"execute\": \"quit\", \"id\": \"";
+	char *text = malloc(size + 1);
+
+	ck_assert_ptr_nonnull(text);
+	memset(text, 'x', size);
+	memcpy(text, start_of_it, strlen(start_of_it));
+	strcpy(text + size - 2, "\"}");
+	return text;
+}
+
+START_TEST(a_command_may_be_as_long_as_a_line)
+{
+	autofree char *text = make_long_command(QMP_MAX_LINE);
+	int fd = start();
+
+	for (unsigned int i = 0; i < 3; i++) {
+		send_text(fd, text); /* no newline: they are three, not one */
+		const char *answer = read_one(fd);
+		ck_assert_ptr_eq(strstr(answer, "{\"return\": {}, \"id\": \"xxx"), answer);
+	}
+	ck_assert_uint_eq(world.nr_quits, 3);
+	close(fd);
+}
+END_TEST
+
+static void expect_dropped(int fd)
+{
+	expect_error(read_one(fd), "GenericError", "too long");
+	ck_assert(has_ended(fd));
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	process_expect_log("W qmp: a line of more than 65536 bytes: dropping the client");
+	close(fd);
+}
+
+START_TEST(a_client_with_a_longer_line_is_dropped)
+{
+	autofree char *text = make_long_command(QMP_MAX_LINE + 1);
+	int fd = start();
+
+	send_text(fd, text);
+	expect_dropped(fd);
+	ck_assert_uint_eq(world.nr_quits, 0);
+}
+END_TEST
+
+START_TEST(a_megabyte_of_garbage_is_not_read_to_its_end)
+{
+	autofree char *text = malloc(MIB);
+	size_t sent = 0;
+
+	int fd = start();
+	memset(text, 'x', MIB);
+	for (;;) {
+		ssize_t n = send(fd, text, MIB, MSG_NOSIGNAL | MSG_DONTWAIT);
+		settle();
+		if (n <= 0)
+			break;
+		sent += (size_t)n;
+	}
+	ck_assert_uint_lt(sent, MIB);
+	const char *answer = read_all(fd);
+	ck_assert_ptr_nonnull(strstr(answer, "no JSON object"));
+	ck_assert_ptr_nonnull(strstr(answer, "too long"));
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	process_expect_log("dropping the client");
+	close(fd);
+}
+END_TEST
+
+START_TEST(many_lines_and_empty_ones_are_not_too_long)
+{
+	autofree char *text = malloc(MIB);
+	int fd = start();
+
+	memset(text, ' ', MIB);
+	for (size_t sent = 0; sent < MIB;) {
+		ssize_t n = send(fd, text, MIB - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ck_assert_int_gt(n, 0);
+		sent += (size_t)n;
+		settle();
+	}
+	for (unsigned int i = 0; i < 3000; i++) {
+		send_text(fd, "some thirty bytes of garbage..\n");
+		expect_error(read_one(fd), "GenericError", "no JSON object");
+	}
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+}
+END_TEST
+
+/* Clients that do not read. */
+
+/* Until as much waits for it. Returns how many answers are due. */
+static unsigned int stuff(int fd, size_t limit)
+{
+	static const char request[] = "{\"execute\": \"query-commands\"}\n";
+	unsigned int count = 0;
+	size_t answer = strlen(ask(fd, request)) + 2;
+
+	/* What the kernel takes does not count, and is far less than this. */
+	while (count * answer < limit && qmp.nr_clients > 0) {
+		if (send(fd, request, strlen(request), MSG_NOSIGNAL) < 0)
+			break;
+		settle();
+		count++;
+	}
+	return count;
+}
+
+START_TEST(who_reads_late_gets_all_of_it_in_order)
+{
+	int fd = start();
+
+	unsigned int nr_due = stuff(fd, QMP_MAX_OUTPUT - 4096);
+	send_text(fd, "{\"execute\": \"system_powerdown\", \"id\": \"last\"}\n");
+	ck_assert_uint_gt(nr_due, 1000);
+	const char *text = read_all(fd);
+	unsigned int nr_answers = 0;
+	for (const char *p = text; (p = strstr(p, "{\"return\": [{\"name\": ")); p++)
+		nr_answers++;
+	ck_assert_uint_eq(nr_answers, nr_due);
+	const char *last = "}]}\r\n{\"return\": {}, \"id\": \"last\"}\r\n";
+	ck_assert_str_eq(text + strlen(text) - strlen(last), last);
+	/* It is as good as any other. */
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+}
+END_TEST
+
+START_TEST(who_does_not_read_is_dropped_and_nobody_waits_for_it)
+{
+	int other = start();
+	int fd = start();
+
+	(void)stuff(fd, 4 * QMP_MAX_OUTPUT);
+	ck_assert_uint_eq(qmp.nr_clients, 1);
+	process_expect_log("W qmp: a client does not read its answers: dropping it");
+	ck_assert_str_eq(ask(other, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+	close(other);
+}
+END_TEST
+
+START_TEST(who_vanishes_with_answers_unread_is_forgotten)
+{
+	int fd = start();
+
+	(void)stuff(fd, QMP_MAX_OUTPUT - 4096);
+	ck_assert_uint_eq(qmp.nr_clients, 1);
+	close(fd);
+	settle();
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(who_says_no_more_still_gets_its_answers)
+{
+	int fd = start();
+
+	send_text(fd, "{\"execute\": \"system_powerdown\"}");
+	ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+	settle();
+	ck_assert_str_eq(read_one(fd), DONE);
+	ck_assert(has_ended(fd));
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	close(fd);
+
+	fd = start();
+	unsigned int nr_due = stuff(fd, QMP_MAX_OUTPUT - 4096);
+	send_text(fd, "{\"execute\": \"qu");
+	ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+	settle();
+	ck_assert_uint_eq(qmp.nr_clients, 1);
+	const char *text = read_all(fd);
+	unsigned int nr_answers = 0;
+	for (const char *p = text; (p = strstr(p, "{\"return\": [{\"name\": ")); p++)
+		nr_answers++;
+	ck_assert_uint_eq(nr_answers, nr_due);
+	ck_assert_ptr_nonnull(strstr(text, "a command ends before its line does"));
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	ck_assert_uint_eq(world.nr_quits, 0);
+	close(fd);
+}
+END_TEST
+
+/* Clients that come and go. */
+
+START_TEST(clients_may_vanish_at_any_moment)
+{
+	static const char dialogue[] = HELLO "{\"execute\": \"query-commands\", \"id\": 1}\n"
+					     "garbage\n{\"execute\": \"quit";
+	ck_assert_int_eq(init(), 0);
+	unsigned int fds = process_nr_fds();
+	for (size_t i = 0; i < sizeof(dialogue); i++) {
+		/* Before it is let in, after that with and without having read. */
+		for (unsigned int how = 0; how < 3; how++) {
+			int fd = try_socket(SOCK_STREAM);
+			ck_assert_int_eq(connect_to_path(fd), 0);
+			if (how > 0)
+				settle();
+			ck_assert_int_eq(send(fd, dialogue, i, MSG_NOSIGNAL), i);
+			if (how > 0)
+				settle();
+			if (how > 1)
+				(void)read_all(fd);
+			close(fd);
+			settle();
+			ck_assert_uint_eq(qmp.nr_clients, 0);
+			ck_assert_uint_eq(process_nr_fds(), fds);
+		}
+	}
+	ck_assert_uint_eq(world.nr_quits, 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(clients_do_not_mix)
+{
+	int a = start();
+	int b = connect_client();
+
+	send_text(a, "{\"execute\": \"sys");
+	(void)read_one(b);
+	expect_error(ask(b, "{\"execute\": \"quit\"}"), "CommandNotFound", "first");
+	send_text(a, "tem_powerdown\"}");
+	ck_assert_str_eq(read_one(a), DONE);
+	ck_assert_str_eq(read_all(b), "");
+	close(a);
+	close(b);
+}
+END_TEST
+
+START_TEST(one_client_too_many_is_told_and_sent_away)
+{
+	int fds[QMP_MAX_CLIENTS];
+
+	for (unsigned int i = 0; i < QMP_MAX_CLIENTS; i++)
+		fds[i] = start();
+	ck_assert_uint_eq(qmp.nr_clients, QMP_MAX_CLIENTS);
+	int fd = connect_client();
+	expect_error(read_one(fd), "GenericError", "too many clients");
+	ck_assert(has_ended(fd));
+	close(fd);
+	for (unsigned int i = 0; i < QMP_MAX_CLIENTS; i++)
+		ck_assert_str_eq(ask(fds[i], "{\"execute\": \"quit\"}"), DONE);
+	close(fds[3]);
+	settle();
+	fds[3] = start();
+	for (unsigned int i = 0; i < QMP_MAX_CLIENTS; i++)
+		close(fds[i]);
+	settle();
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes)
+{
+	int first = start();
+	int second = try_socket(SOCK_STREAM);
+	int third = try_socket(SOCK_STREAM);
+	int fourth = try_socket(SOCK_STREAM);
+
+	process_forbid_fds();
+	ck_assert_int_eq(connect_to_path(second), 0);
+	settle(); /* does not spin */
+	process_expect_log("W qmp: a client has to wait: Too many open files");
+	ck_assert_str_eq(read_all(second), "");
+	process_allow_fds();
+	close(first);
+	settle();
+	(void)read_one(second);
+
+	process_forbid_fds();
+	ck_assert_int_eq(connect_to_path(third), 0);
+	settle();
+	process_expect_log("a client has to wait");
+	process_allow_fds();
+	ck_assert_int_eq(connect_to_path(fourth), 0);
+	settle();
+	(void)read_one(third);
+	(void)read_one(fourth);
+	close(second);
+	close(third);
+	close(fourth);
+}
+END_TEST
+
+START_TEST(fds_that_a_client_sends_are_not_kept)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(sizeof(int)),
+				  .cmsg_level = SOL_SOCKET,
+				  .cmsg_type = SCM_RIGHTS } };
+	struct iovec text = { (char *)(uintptr_t) "{\"execute\": \"quit\"}", 19 };
+	const struct msghdr message = { .msg_iov = &text,
+					.msg_iovlen = 1,
+					.msg_control = &control,
+					.msg_controllen = sizeof(control) };
+	int fd = start();
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	unsigned int fds = process_nr_fds();
+	ck_assert_int_eq(sendmsg(fd, &message, MSG_NOSIGNAL), 19);
+	settle();
+	ck_assert_str_eq(read_one(fd), DONE);
+	ck_assert_uint_eq(process_nr_fds(), fds);
+	close(fd);
+}
+END_TEST
+
+START_TEST(who_is_connected_at_the_end_is_dropped)
+{
+	int a = start();
+	int b = connect_client();
+
+	(void)read_all(b);
+	qmp_finish(&qmp);
+	ck_assert(has_ended(a));
+	ck_assert(has_ended(b));
+	close(a);
+	close(b);
+}
+END_TEST
+
+/* The socket. */
+
+static bool is_socket(void)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
+static void expect_refusal(int error, const char *part)
+{
+	ck_assert_int_eq(init(), error);
+	process_expect_log(part);
+	ck_assert_ptr_null(qmp.loop);
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+}
+
+START_TEST(the_socket_is_for_its_owner_and_goes_at_the_end)
+{
+	static const mode_t masks[] = { 0, 022, 077 };
+	struct stat st;
+
+	for (unsigned int i = 0; i < nitems(masks); i++) {
+		(void)umask(masks[i]);
+		ck_assert_int_eq(init(), 0);
+		ck_assert_uint_eq(umask(0),
+				  masks[i]); /* left alone: other threads open files */
+		ck_assert_int_eq(lstat(path, &st), 0);
+		ck_assert(S_ISSOCK(st.st_mode));
+		ck_assert_uint_eq(st.st_mode & 07777, 0600);
+		ck_assert_int_eq(fcntl(qmp.listener.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+		qmp_finish(&qmp);
+		ck_assert(!is_socket());
+	}
+}
+END_TEST
+
+START_TEST(a_socket_that_somebody_serves_is_left_alone)
+{
+	struct qmp second;
+
+	ck_assert_int_eq(init(), 0);
+	ck_assert_int_eq(qmp_init(&second, &loop, path, &machine), -EADDRINUSE);
+	process_expect_log("qmp' (another program serves it: choose another path): Address");
+	qmp_finish(&second);
+	settle();
+	int fd = start();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_socket_whose_queue_is_full_or_of_another_kind_is_left_alone)
+{
+	int clients[2] = { try_socket(SOCK_STREAM), try_socket(SOCK_STREAM) };
+	int fd = bind_path(SOCK_STREAM);
+
+	ck_assert_int_eq(listen(fd, 0), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		(void)fcntl(clients[i], F_SETFL, O_NONBLOCK);
+		(void)connect_to_path(clients[i]); /* or full already */
+	}
+	ck_assert_int_eq(init(), -EADDRINUSE);
+	process_expect_log("another program serves it");
+	ck_assert(is_socket());
+	close(fd);
+	close(clients[0]);
+	close(clients[1]);
+	(void)unlink(path);
+	fd = bind_path(SOCK_DGRAM);
+	ck_assert_int_eq(init(), -EADDRINUSE);
+	process_expect_log("another program serves it");
+	ck_assert(is_socket());
+	close(fd);
+	(void)unlink(path);
+}
+END_TEST
+
+START_TEST(a_socket_that_nobody_serves_is_replaced)
+{
+	close(bind_path(SOCK_STREAM));
+	ck_assert(is_socket());
+	int fd = start();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"quit\"}"), DONE);
+	close(fd);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(what_is_no_socket_is_left_alone)
+{
+	struct stat st;
+
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	close(fd);
+	expect_refusal(-EEXIST, "(it is no socket: remove it, or choose another path)");
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	expect_refusal(-EEXIST, "it is no socket");
+	ck_assert_int_eq(rmdir(path), 0);
+	ck_assert_int_eq(symlink("nowhere", path), 0);
+	expect_refusal(-EEXIST, "it is no socket");
+	ck_assert_int_eq(lstat(path, &st), 0);
+	ck_assert_int_eq(unlink(path), 0);
+}
+END_TEST
+
+START_TEST(a_path_that_cannot_be_is_refused)
+{
+	char longer[200];
+
+	memset(longer, 'x', sizeof(longer));
+	longer[108] = '\0';
+	ck_assert_int_eq(qmp_init(&qmp, &loop, longer, &machine), -ENAMETOOLONG);
+	process_expect_log("(at most 107 bytes, please)");
+	ck_assert_int_eq(qmp_init(&qmp, &loop, "", &machine), -ENOENT);
+	process_expect_log("control socket ''");
+	(void)strcat(path, "/below");
+	expect_refusal(-ENOENT, "No such file or directory");
+	path[strlen(path) - strlen("/below")] = '\0';
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	close(fd);
+	(void)strcat(path, "/below");
+	expect_refusal(-ENOTDIR, "Not a directory");
+	path[strlen(path) - strlen("/below")] = '\0';
+	ck_assert_int_eq(unlink(path), 0);
+}
+END_TEST
+
+START_TEST(a_path_of_full_length_is_taken)
+{
+	(void)memset(path + strlen(path), 'x', sizeof(path) - strlen(path));
+	char full[108];
+	(void)snprintf(full, sizeof(full), "%s/", directory);
+	memset(full + strlen(full), 'x', sizeof(full) - 1 - strlen(full));
+	full[107] = '\0';
+	ck_assert_int_eq(qmp_init(&qmp, &loop, full, &machine), 0);
+	qmp_finish(&qmp);
+	ck_assert_int_lt(access(full, F_OK), 0);
+}
+END_TEST
+
+/* Each step that needs an fd, and the last one, for which the loop must be there. */
+START_TEST(every_step_of_listening_that_fails_leaves_nothing)
+{
+	struct event_loop dead = { .epoll_fd = -1 };
+
+	process_forbid_fds();
+	int r = init();
+	process_allow_fds();
+	ck_assert_int_eq(r, -EMFILE);
+	process_expect_log("control socket");
+	ck_assert(!is_socket());
+
+	close(bind_path(SOCK_STREAM));
+	process_forbid_fds();
+	r = init();
+	process_allow_fds();
+	ck_assert_int_eq(r, -EMFILE);
+	process_expect_log("Too many open files");
+	ck_assert(is_socket()); /* whether it is dead could not be seen */
+	ck_assert_int_eq(unlink(path), 0);
+
+	ck_assert_int_eq(qmp_init(&qmp, &dead, path, &machine), -EBADF);
+	process_expect_log("control socket");
+	ck_assert(!is_socket());
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+}
+END_TEST
+
+START_TEST(a_socket_of_somebody_elses_is_not_removed_at_the_end)
+{
+	ck_assert_int_eq(init(), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	qmp_finish(&qmp); /* there is nothing to remove */
+	ck_assert_int_eq(init(), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	int fd = bind_path(SOCK_STREAM);
+	qmp_finish(&qmp);
+	ck_assert(is_socket());
+	close(fd);
+	ck_assert_int_eq(unlink(path), 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(finishing_a_zeroed_one_does_nothing)
+{
+	struct qmp zeroed = { 0 };
+
+	qmp_finish(&zeroed);
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		a_client_is_greeted_with_a_version,
+		before_the_negotiation_nothing_else_is_known,
+		a_capability_that_is_not_offered_is_refused,
+		ids_of_any_type_come_back,
+		wrong_requests_are_told_what_is_wrong,
+		the_version_the_status_and_the_commands_can_be_asked_for,
+		the_guest_can_be_ended,
+		balloon_says_what_the_guest_is_to_keep,
+		balloon_tells_that_and_why_the_host_gains_nothing,
+		balloon_refuses_what_is_no_amount,
+		without_a_balloon_its_commands_say_so,
+		the_memory_report_names_every_figure,
+		the_memory_report_is_there_without_a_balloon,
+		only_statistics_that_the_guest_reported_are_told,
+		statistics_can_be_asked_for,
+		the_period_of_statistics_can_be_set,
+		a_command_needs_no_newline_and_may_have_company,
+		a_command_may_come_in_two_pieces_cut_anywhere,
+		garbage_is_told_once_and_ends_with_its_line,
+		garbage_of_any_length_is_told,
+		deep_nesting_is_refused_and_harms_nobody,
+		a_command_may_be_as_long_as_a_line,
+		a_client_with_a_longer_line_is_dropped,
+		a_megabyte_of_garbage_is_not_read_to_its_end,
+		many_lines_and_empty_ones_are_not_too_long,
+		who_reads_late_gets_all_of_it_in_order,
+		who_does_not_read_is_dropped_and_nobody_waits_for_it,
+		who_vanishes_with_answers_unread_is_forgotten,
+		who_says_no_more_still_gets_its_answers,
+		clients_may_vanish_at_any_moment,
+		clients_do_not_mix,
+		one_client_too_many_is_told_and_sent_away,
+		with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes,
+		fds_that_a_client_sends_are_not_kept,
+		who_is_connected_at_the_end_is_dropped,
+		the_socket_is_for_its_owner_and_goes_at_the_end,
+		a_socket_that_somebody_serves_is_left_alone,
+		a_socket_whose_queue_is_full_or_of_another_kind_is_left_alone,
+		a_socket_that_nobody_serves_is_replaced,
+		what_is_no_socket_is_left_alone,
+		a_path_that_cannot_be_is_refused,
+		a_path_of_full_length_is_taken,
+		every_step_of_listening_that_fails_leaves_nothing,
+		a_socket_of_somebody_elses_is_not_removed_at_the_end,
+		finishing_a_zeroed_one_does_nothing,
+	};
+	return run_tests("vmm_qmp", setup, teardown, tests, nitems(tests));
+}

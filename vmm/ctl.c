@@ -1,0 +1,717 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/ctl.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#include "vmm/options.h"
+
+#define ANSWER_TIMEOUT 10 /* seconds */
+#define STATS_TRIES 50    /* of STATS_PAUSE_MS each: 5 s */
+#define STATS_PAUSE_MS 100
+#define MIB (1ll << 20)
+
+static const char help[] =
+	"Usage: ballast ctl [--json] SOCKET COMMAND\n"
+	"Talks to a running guest by its control socket: SOCKET is the path that was\n"
+	"given to ballast run --qmp unix:PATH.\n"
+	"\n"
+	"  balloon SIZE  ask the guest to keep SIZE of its memory (as 512M or 4G), and\n"
+	"                to give up the rest. It may take its time, or never comply\n"
+	"  memory        what the balloon holds, what the host has got of it, and who\n"
+	"                keeps it from getting more\n"
+	"  stats         ask the guest's balloon driver for memory statistics\n"
+	"  powerdown     press the power button: the guest may switch itself off\n"
+	"  quit          end the guest at once\n"
+	"\n"
+	"  --json        print the answer as it came\n"
+	"  -h, --help    this text\n"
+	"\n"
+	"While a device is assigned the host may gain nothing by a balloon; balloon and\n"
+	"memory say so. The socket speaks QMP: its commands are in ballast(1).\n"
+	"\n"
+	"Exit status: 0 done; 1 nobody listens, no answer, or refused; 2 wrong usage.\n";
+
+struct command;
+
+struct ctl {
+	enum { FOR_PEOPLE, AS_JSON } output;
+	const char *path;
+	const struct command *command;
+	uint64_t size; /* of `balloon` */
+	int fd;        /* owned */
+	char *line;    /* in `input`: the last line that came; good until the next */
+	size_t nr_taken;
+	size_t nr_input;
+	char input[QMP_MAX_OUTPUT];
+};
+
+struct command {
+	const char *name;
+	enum { NO_OPERAND, SIZE_OPERAND } operand;
+	int (*run)(struct ctl *c);
+};
+
+/* The connection */
+
+/* Says what came to an end instead of an answer. */
+static int explain_receive(const struct ctl *c, ssize_t n)
+{
+	if (n == 0)
+		return log_err(0, "ctl: '%s' hung up without an answer: has the guest ended?",
+			       c->path),
+		       -ECONNRESET;
+	if (errno == EAGAIN)
+		return log_err(0,
+			       "ctl: no answer from '%s' within %d s: try again, or look "
+			       "whether ballast is stopped",
+			       c->path, ANSWER_TIMEOUT),
+		       -ETIMEDOUT;
+	return log_err(-errno, "ctl: reading from '%s'", c->path);
+}
+
+/* c->line is the next line, without its end. */
+static int read_line(struct ctl *c)
+{
+	char *end = NULL;
+
+	c->nr_input -= c->nr_taken;
+	memmove(c->input, c->input + c->nr_taken, c->nr_input);
+	c->nr_taken = 0;
+	while (!(end = memchr(c->input, '\n', c->nr_input))) {
+		if (c->nr_input == sizeof(c->input))
+			return log_err(-EMSGSIZE, "ctl: an answer from '%s'", c->path);
+		ssize_t n =
+			recv(c->fd, c->input + c->nr_input, sizeof(c->input) - c->nr_input, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return explain_receive(c, n);
+		c->nr_input += (size_t)n;
+	}
+	c->nr_taken = (size_t)(end - c->input) + 1;
+	if (end > c->input && end[-1] == '\r')
+		end--;
+	*end = '\0';
+	c->line = c->input;
+	return 0;
+}
+
+/* The next answer that is none of the events in between. */
+static int read_answer(struct ctl *c, json_t **ret)
+{
+	for (;;) {
+		int r = read_line(c);
+		if (r < 0)
+			return r;
+		json_t *answer = json_loads(c->line, 0, NULL);
+		if (!json_is_object(answer)) {
+			json_decref(answer);
+			return log_err(0,
+				       "ctl: '%s' does not speak QMP: is it another "
+				       "program's?",
+				       c->path),
+			       -EPROTO;
+		}
+		if (!json_object_get(answer, "event")) {
+			*ret = answer;
+			return 0;
+		}
+		json_decref(answer);
+	}
+}
+
+static int send_text(struct ctl *c, const char *text)
+{
+	for (size_t size = strlen(text); size > 0;) {
+		ssize_t n = send(c->fd, text, size, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return log_err(-errno, "ctl: writing to '%s'", c->path);
+		text += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+/* Takes `arguments`, which may be NULL. */
+static int send_command(struct ctl *c, const char *name, json_t *arguments)
+{
+	json_t *request = json_pack("{s:s,s:o*}", "execute", name, "arguments", arguments);
+	autofree char *text = request ? json_dumps(request, 0) : NULL;
+
+	json_decref(request);
+	if (!text)
+		return log_err(-ENOMEM, "ctl: a command");
+	int r = send_text(c, text);
+	return r < 0 ? r : send_text(c, "\n");
+}
+
+/* The whole answer: its member is "return" or "error". Takes `arguments`. */
+static int ask(struct ctl *c, const char *name, json_t *arguments, json_t **ret_answer)
+{
+	int r = send_command(c, name, arguments);
+
+	return r < 0 ? r : read_answer(c, ret_answer);
+}
+
+static const char *error_text(const json_t *answer)
+{
+	const char *text =
+		json_string_value(json_object_get(json_object_get(answer, "error"), "desc"));
+
+	return text ? text : "refused, without a reason";
+}
+
+/* What was returned. A refusal is told: to a program as it came. Takes `answer`. */
+static int take_result(struct ctl *c, json_t *answer, json_t **ret_result)
+{
+	*ret_result = json_incref(json_object_get(answer, "return"));
+	if (!*ret_result && c->output == AS_JSON)
+		puts(c->line);
+	else if (!*ret_result)
+		(void)log_err(0, "ctl: %s", error_text(answer));
+	json_decref(answer);
+	return *ret_result ? 0 : -EREMOTEIO;
+}
+
+/* Takes `arguments`. */
+static int get_result(struct ctl *c, const char *name, json_t *arguments, json_t **ret_result)
+{
+	json_t *answer = NULL;
+
+	int r = ask(c, name, arguments, &answer);
+	return r < 0 ? r : take_result(c, answer, ret_result);
+}
+
+static int misunderstood(const json_error_t *error)
+{
+	return log_err(0, "ctl: an answer of another version of ballast: %s", error->text),
+	       -EPROTO;
+}
+
+/* A socket that neither takes nor gives anything for long holds nobody up. */
+static int set_timeouts(int fd)
+{
+	const struct timeval timeout = { .tv_sec = ANSWER_TIMEOUT };
+
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0)
+		return -errno;
+	return 0;
+}
+
+static int connect_socket(struct ctl *c)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(c->path) >= sizeof(address.sun_path))
+		return log_err(-ENAMETOOLONG, "ctl: '%s'", c->path);
+	strcpy(address.sun_path, c->path);
+	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (c->fd < 0)
+		return log_err(-errno, "ctl: socket");
+	int r = set_timeouts(c->fd);
+	if (r < 0)
+		return log_err(r, "ctl: socket");
+	if (connect(c->fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+		return 0;
+	if (errno == ENOENT || errno == ECONNREFUSED)
+		return log_err(-errno,
+			       "ctl: nobody listens at '%s' (does the guest run, with "
+			       "--qmp unix:%s?)",
+			       c->path, c->path);
+	return log_err(-errno, "ctl: connecting to '%s'", c->path);
+}
+
+/* Up to where commands are taken. */
+static int open_connection(struct ctl *c)
+{
+	json_t *answer = NULL;
+
+	int r = connect_socket(c);
+	if (r >= 0)
+		r = read_answer(c, &answer);
+	if (r < 0)
+		return r;
+	if (!json_object_get(answer, "QMP")) {
+		(void)log_err(0, "ctl: '%s': %s", c->path, error_text(answer));
+		r = -EREMOTEIO;
+	}
+	json_decref(answer);
+	if (r < 0)
+		return r;
+	r = get_result(c, "qmp_capabilities", NULL, &answer);
+	json_decref(answer);
+	return r;
+}
+
+/* For people */
+
+#define TEXT_SIZE 32u
+
+/* MiB where it is that much. */
+static const char *format_bytes(json_int_t n, char text[TEXT_SIZE])
+{
+	long long mib = n / MIB;
+
+	if (n == 0)
+		(void)snprintf(text, TEXT_SIZE, "0 MiB");
+	else if (n < MIB)
+		(void)snprintf(text, TEXT_SIZE, "%lld bytes", (long long)n);
+	else if (n % MIB == 0)
+		(void)snprintf(text, TEXT_SIZE, "%lld MiB", mib);
+	else
+		(void)snprintf(text, TEXT_SIZE, "%lld.%lld MiB", mib, n % MIB * 10 / MIB);
+	return text;
+}
+
+static void print_pinners(const json_t *owners, json_int_t nr_inhibitors)
+{
+	size_t nr_owners = json_array_size(owners);
+	json_int_t nr_more = nr_inhibitors - (json_int_t)nr_owners;
+
+	for (size_t i = 0; i < nr_owners; i++) {
+		const char *name = json_string_value(json_array_get(owners, i));
+		printf("%s%s", i > 0 ? ", " : "", name ? name : "somebody");
+	}
+	if (nr_more > 0)
+		printf(" and %lld more", (long long)nr_more);
+	printf(" %s guest memory pinned\n", nr_inhibitors == 1 ? "has" : "have");
+}
+
+/* The main command's: for a program it is printed as it came. Takes `arguments`. */
+static int get_answer(struct ctl *c, const char *name, json_t *arguments, json_t **ret_result)
+{
+	int r = get_result(c, name, arguments, ret_result);
+
+	if (r >= 0 && c->output == AS_JSON)
+		puts(c->line);
+	return r;
+}
+
+static int just_do(struct ctl *c, const char *name, const char *done)
+{
+	json_t *result = NULL;
+
+	int r = get_answer(c, name, NULL, &result);
+	if (r >= 0 && c->output == FOR_PEOPLE)
+		puts(done);
+	json_decref(result);
+	return r;
+}
+
+static int powerdown_run(struct ctl *c)
+{
+	return just_do(c, "system_powerdown", "the power button is pressed");
+}
+
+static int quit_run(struct ctl *c)
+{
+	return just_do(c, "quit", "the guest is ended");
+}
+
+static int print_asked(struct ctl *c)
+{
+	char keep[TEXT_SIZE], all[TEXT_SIZE];
+	json_t *memory = NULL;
+	json_error_t error;
+	json_int_t ram = 0;
+
+	int r = get_result(c, "x-ballast-query-memory", NULL, &memory);
+	if (r >= 0 && json_unpack_ex(memory, &error, 0, "{s:I}", "ram", &ram) < 0)
+		r = misunderstood(&error);
+	json_decref(memory);
+	if (r < 0)
+		return r;
+	json_int_t size = c->size < (uint64_t)ram ? (json_int_t)c->size : ram;
+	printf("the guest is asked to keep %s of %s\n", format_bytes(size, keep),
+	       format_bytes(ram, all));
+	return 0;
+}
+
+/* What came with the answer because the host gains nothing. */
+static int print_loss(json_t *loss)
+{
+	json_error_t error;
+	json_int_t nr_inhibitors = 0;
+	const char *policy = NULL;
+	json_t *owners = NULL; /* borrowed */
+
+	if (json_unpack_ex(loss, &error, 0, "{s:s,s:I,s:o}", "policy", &policy, "inhibitors",
+			   &nr_inhibitors, "inhibited-by", &owners) < 0)
+		return misunderstood(&error);
+	printf("the host gains nothing by it: ");
+	print_pinners(owners, nr_inhibitors);
+	if (strcmp(policy, "unsafe") == 0)
+		puts("what the guest gives up is discarded all the same (unsafe): this corrupts "
+		     "memory");
+	return 0;
+}
+
+static int balloon_run(struct ctl *c)
+{
+	json_t *result = NULL;
+
+	int r = get_answer(c, "balloon", json_pack("{s:I}", "value", (json_int_t)c->size),
+			   &result);
+	if (r >= 0 && c->output == FOR_PEOPLE)
+		r = print_asked(c);
+	json_t *loss = json_object_get(result, "x-ballast");
+	if (r >= 0 && c->output == FOR_PEOPLE && loss)
+		r = print_loss(loss);
+	json_decref(result);
+	return r;
+}
+
+/* The answer to x-ballast-query-memory; pointers into it. */
+struct memory_report {
+	json_int_t ram, pinned, target, actual, held, reclaimed;
+	json_int_t held_back, incomplete, nr_inhibitors;
+	json_int_t waiting, retries;
+	int has_balloon, running, tells_host;
+	const char *policy;
+	json_t *owners;
+	json_t *discards;
+	json_t *reports;
+};
+
+static int read_report(json_t *memory, struct memory_report *ret)
+{
+	json_error_t error;
+
+	if (json_unpack_ex(memory, &error, 0,
+			   "{s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:o},s:s,s:{s:b,s:b},"
+			   "s:o,s:o,s:{s:I,s:I}}",
+			   "ram", &ret->ram, "pinned", &ret->pinned, "balloon",
+			   &ret->has_balloon, "target", &ret->target, "actual", &ret->actual,
+			   "held", &ret->held, "reclaimed", &ret->reclaimed, "held-back",
+			   "bytes", &ret->held_back, "incomplete", &ret->incomplete,
+			   "inhibitors", &ret->nr_inhibitors, "inhibited-by", &ret->owners,
+			   "policy", &ret->policy, "driver", "running", &ret->running,
+			   "tells-host-first", &ret->tells_host, "discards", &ret->discards,
+			   "reports", &ret->reports, "deflates", "waiting", &ret->waiting,
+			   "retries", &ret->retries) < 0)
+		return misunderstood(&error);
+	return 0;
+}
+
+static void print_amount(const char *name, json_int_t bytes, const char *meaning)
+{
+	char text[TEXT_SIZE];
+
+	printf("%-10s %16s%s%s\n", name, format_bytes(bytes, text), *meaning ? "  " : "",
+	       meaning);
+}
+
+static void print_policy(const struct memory_report *m)
+{
+	printf("%-10s %16s  ", "policy", m->policy);
+	if (m->nr_inhibitors > 0)
+		print_pinners(m->owners, m->nr_inhibitors);
+	else
+		puts("nobody has guest memory pinned");
+}
+
+static void print_driver(const struct memory_report *m)
+{
+	printf("%-10s %16s%s\n", "driver", m->running ? "running" : "not running",
+	       !m->running     ? ""
+	       : m->tells_host ? "  it asks before it uses a page again"
+			       : "  it may use a page again without asking");
+	if (m->waiting > 0)
+		printf("a deflate waits for host memory, after %lld retries\n",
+		       (long long)m->retries);
+}
+
+/* Rows of nothing but zeroes are left out, unless they are what is going on. */
+static int print_counts(const char *name, json_t *counts, const char *policy)
+{
+	json_int_t taken = 0, calls = 0, bytes = 0, failures = 0;
+	char taken_text[TEXT_SIZE], bytes_text[TEXT_SIZE];
+	json_error_t error;
+
+	if (json_unpack_ex(counts, &error, 0, "{s:I,s:I,s:I,s:I}", "taken", &taken, "calls",
+			   &calls, "bytes", &bytes, "failures", &failures) < 0)
+		return misunderstood(&error);
+	if (taken || calls || failures || strcmp(name, policy) == 0)
+		printf("%-10s %16s %16s %9lld %9lld\n", name, format_bytes(taken, taken_text),
+		       format_bytes(bytes, bytes_text), (long long)calls, (long long)failures);
+	return 0;
+}
+
+static int print_discards(const struct memory_report *m)
+{
+	const char *name;
+	json_t *counts;
+	int r = 0;
+
+	printf("\n%-10s %16s %16s %9s %9s\n", "discards", "given up", "discarded", "calls",
+	       "failed");
+	json_object_foreach(m->discards, name, counts)
+	{
+		if (r >= 0)
+			r = print_counts(name, counts, m->policy);
+	}
+	return r < 0 ? r : print_counts("reported", m->reports, m->policy);
+}
+
+static int print_memory(json_t *memory)
+{
+	struct memory_report m = { 0 };
+
+	int r = read_report(memory, &m);
+	if (r < 0)
+		return r;
+	print_amount("ram", m.ram, "");
+	print_amount("pinned", m.pinned, "of it, for assigned devices");
+	if (!m.has_balloon) {
+		puts("balloon                none  start the guest with --balloon");
+		return 0;
+	}
+	print_amount("target", m.target, "wanted in the balloon");
+	print_amount("actual", m.actual, "in the balloon, the guest's driver says");
+	print_amount("held", m.held, "taken from the guest");
+	print_amount("reclaimed", m.reclaimed, "of what is held: given back to the host");
+	print_amount("held back", m.held_back, "of what is held: not given back");
+	if (m.incomplete > 0)
+		print_amount("incomplete", m.incomplete,
+			     "of what is held back: parts of larger pages");
+	print_policy(&m);
+	print_driver(&m);
+	return print_discards(&m);
+}
+
+static int memory_run(struct ctl *c)
+{
+	json_t *result = NULL;
+
+	int r = get_answer(c, "x-ballast-query-memory", NULL, &result);
+	if (r >= 0 && c->output == FOR_PEOPLE)
+		r = print_memory(result);
+	json_decref(result);
+	return r;
+}
+
+/* Statistics */
+
+static const char query_stats[] = "x-ballast-query-guest-stats";
+
+/* The others count events. */
+static const char *const stats_in_bytes[] = {
+	"swap-in", "swap-out", "free-memory", "total-memory", "available-memory", "disk-caches",
+};
+
+static void print_stat(const char *name, json_int_t value)
+{
+	char text[TEXT_SIZE];
+
+	if (strncmp(name, "stat-", 5) == 0)
+		name += 5;
+	for (unsigned int i = 0; i < nitems(stats_in_bytes); i++) {
+		if (strcmp(name, stats_in_bytes[i]) == 0) {
+			printf("%-16s %16s\n", name, format_bytes(value, text));
+			return;
+		}
+	}
+	printf("%-16s %16lld\n", name, (long long)value);
+}
+
+static int print_stats(json_t *answer)
+{
+	json_error_t error;
+	json_int_t updated = 0;
+	json_t *stats = NULL; /* borrowed */
+	const char *name;
+	json_t *value;
+
+	if (json_unpack_ex(answer, &error, 0, "{s:I,s:o}", "last-update", &updated, "stats",
+			   &stats) < 0)
+		return misunderstood(&error);
+	long long age = (long long)time(NULL) - updated;
+	if (updated == 0)
+		return 0; /* never: there are none */
+	if (age > 1)
+		printf("as of %lld s ago:\n", age);
+	json_object_foreach(stats, name, value)
+	{
+		print_stat(name, json_integer_value(value));
+	}
+	return 0;
+}
+
+/* The answer is at c->line, too. */
+static int get_stats(struct ctl *c, json_int_t *ret_nr_updates, json_t **ret_stats)
+{
+	json_error_t error;
+
+	int r = get_result(c, query_stats, NULL, ret_stats);
+	if (r >= 0 &&
+	    json_unpack_ex(*ret_stats, &error, 0, "{s:I}", "updates", ret_nr_updates) < 0)
+		r = misunderstood(&error);
+	return r;
+}
+
+/* *ret_stats: new ones, or, with -ETIMEDOUT, those there are. */
+static int await_stats(struct ctl *c, json_int_t nr_before, json_t **ret_stats)
+{
+	const struct timespec pause = { .tv_nsec = STATS_PAUSE_MS * 1000000l };
+	json_int_t nr_updates = nr_before;
+
+	for (unsigned int i = 0; i < STATS_TRIES; i++) {
+		json_decref(*ret_stats);
+		*ret_stats = NULL;
+		int r = get_stats(c, &nr_updates, ret_stats);
+		if (r < 0 || nr_updates != nr_before)
+			return r;
+		(void)nanosleep(&pause, NULL); /* a little less does not matter */
+	}
+	return -ETIMEDOUT;
+}
+
+/*
+ * 0: asked, or about to be able to: worth waiting for. A guest without a driver is told at once.
+ */
+static int request_stats(struct ctl *c)
+{
+	static const char name[] = "x-ballast-request-guest-stats";
+	json_t *answer = NULL;
+	json_t *result = NULL;
+
+	int r = ask(c, name, NULL, &answer);
+	if (r < 0)
+		return r;
+	const char *class =
+		json_string_value(json_object_get(json_object_get(answer, "error"), "class"));
+	if (!class || strcmp(class, "DeviceNotActive") != 0) {
+		json_decref(answer);
+		return 0;
+	}
+	return take_result(c, answer, &result);
+}
+
+static int stats_run(struct ctl *c)
+{
+	json_int_t nr_before = 0;
+	json_t *stats = NULL;
+
+	int r = get_stats(c, &nr_before, &stats);
+	if (r >= 0)
+		r = request_stats(c);
+	if (r >= 0)
+		r = await_stats(c, nr_before, &stats);
+	if (r == -ETIMEDOUT)
+		(void)log_err(0, "ctl: the guest's balloon driver has not answered within %d s",
+			      STATS_TRIES * STATS_PAUSE_MS / 1000);
+	if ((r >= 0 || r == -ETIMEDOUT) && c->output == AS_JSON)
+		puts(c->line);
+	else if ((r >= 0 || r == -ETIMEDOUT) && print_stats(stats) < 0)
+		r = -EPROTO;
+	json_decref(stats);
+	return r;
+}
+
+/* The command line */
+
+static const struct command commands[] = {
+	{ "balloon", SIZE_OPERAND, balloon_run }, { "memory", NO_OPERAND, memory_run },
+	{ "stats", NO_OPERAND, stats_run },       { "powerdown", NO_OPERAND, powerdown_run },
+	{ "quit", NO_OPERAND, quit_run },
+};
+
+static const struct command *find_command(const char *name)
+{
+	for (unsigned int i = 0; i < nitems(commands); i++) {
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static int parse_operands(struct ctl *c, const char *const *operands, unsigned int nr_operands)
+{
+	if (nr_operands < 2)
+		return log_err(0, "ctl: %s is missing: ballast ctl SOCKET COMMAND (see --help)",
+			       nr_operands == 0 ? "the socket's path" : "the command"),
+		       -EINVAL;
+	c->path = operands[0];
+	c->command = find_command(operands[1]);
+	if (!c->command)
+		return log_err(0,
+			       "ctl: command '%s': it is one of balloon, memory, stats, "
+			       "powerdown, quit",
+			       operands[1]),
+		       -EINVAL;
+	unsigned int nr_wanted = c->command->operand == SIZE_OPERAND ? 3 : 2;
+	if (nr_operands > nr_wanted)
+		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
+			       c->command->name),
+		       -EINVAL;
+	if (c->command->operand == NO_OPERAND)
+		return 0;
+	if (nr_operands < nr_wanted || options_parse_size(operands[2], &c->size) < 0 ||
+	    c->size == 0 || c->size > INT64_MAX)
+		return log_err(0, "ctl: balloon '%s': a size such as 512M or 4G, please",
+			       nr_operands < nr_wanted ? "" : operands[2]),
+		       -EINVAL;
+	return 0;
+}
+
+/* 1: the help was asked for. */
+static int parse(struct ctl *c, int argc, char **argv)
+{
+	const char *operands[4] = { 0 };
+	unsigned int nr_operands = 0;
+
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0)
+			return 1;
+		if (strcmp(argv[i], "--json") == 0)
+			c->output = AS_JSON;
+		else if (argv[i][0] == '-')
+			return log_err(0, "ctl: option '%s': there are --json and --help",
+				       argv[i]),
+			       -EINVAL;
+		else if (nr_operands < nitems(operands))
+			operands[nr_operands++] = argv[i];
+	}
+	return parse_operands(c, operands, nr_operands);
+}
+
+static int run(struct ctl *c)
+{
+	int r = open_connection(c);
+
+	return r < 0 ? r : c->command->run(c);
+}
+
+int ctl_main(int argc, char **argv)
+{
+	autofree struct ctl *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return log_err(-ENOMEM, "ctl"), STATUS_FAILED;
+	c->fd = -1;
+	int r = parse(c, argc, argv);
+	if (r < 0)
+		return STATUS_USAGE;
+	if (r == 0)
+		r = run(c);
+	else
+		(void)fputs(help, stdout); /* looked at below */
+	fd_close(&c->fd);
+	if (fflush(stdout) != 0 || ferror(stdout))
+		r = log_err(-EIO, "ctl: standard output");
+	return r < 0 ? STATUS_FAILED : 0;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ctl.h - `ballast ctl SOCKET COMMAND`: a client of the control socket, for people.
+ *
+ *	balloon SIZE   the guest is to keep SIZE of its memory
+ *	memory         what the balloon holds and what the host has of it, and why not more
+ *	stats          what the guest says of its memory, asked anew
+ *	powerdown      presses the power button
+ *	quit           ends the guest at once
+ *
+ * With --json the answer is printed as it came.
+ */
+#ifndef VMM_CTL_H
+#define VMM_CTL_H
+
+/*
+ * argv[0] is "ctl". Returns the exit status: 0, 1 (the guest's side refused, or nobody
+ * listens at the socket; one line has said so) or 2 (wrong usage).
+ */
+int ctl_main(int argc, char **argv);
+
+#endif /* VMM_CTL_H */
