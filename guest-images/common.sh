@@ -7,8 +7,9 @@
 #  images   one folder of the cache with everything a boot needs, keyed by kernel version and by what it is made of:
 #             vmlinuz     Debian's kernel as shipped (bzImage)
 #             vmlinux     the ELF file inside it, for PVH boots
-#             guest.cpio  initramfs of Ballast's guests: busybox, drivers, guest-init
+#             guest.cpio  initramfs of Ballast's guests: busybox, drivers, guest-init, oracle
 #             lab.cpio    initramfs of the lab host: busybox, 9p, overlay, lab-init
+#             ballast_mdev.ko  module of the lab host: a mediated device
 #             linux       -> the unpacked kernel package, with all of its modules
 #  lab      the machine under QEMU that has KVM, an IOMMU and PCI devices to assign; see ./lab
 
@@ -73,7 +74,7 @@ refresh_package_lists() {
 cache=${BALLAST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ballast}
 
 # What builds Ballast.
-build_packages=(gcc libc6-dev meson ninja-build pkg-config acpica-tools check)
+build_packages=(gcc libc6-dev meson ninja-build pkg-config acpica-tools check libjansson-dev)
 
 # Builds Ballast, unless BALLAST names a finished one, and sets ballast to the binary's path.
 build_ballast() {
@@ -129,7 +130,7 @@ prepare_kernel() {
     work=$(mktemp -d "$cache/tmp.XXXXXX")
     (
         cd "$work" || exit
-        # The headers are for the one module of our own, edu/.
+        # The headers are for the modules of our own, edu/ and mdev/.
         unpack_packages root "$package" "linux-headers-$release" "linux-headers-${release%-amd64}-common" \
             "linux-kbuild-${release%%.0-*}" linux-compiler-gcc-12-x86
         rm -rf root/usr/share
@@ -197,8 +198,9 @@ make_lab_initramfs() {
 make_guest_initramfs() {
     make_busybox_tree "$1"
     install -m 755 "$images_source/guest-init" "$1/init"
+    quietly gcc-12 -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o "$1/bin/oracle" "$images_source/oracle.c"
     copy_modules "$1" nvme e1000e virtio_pci virtio_balloon virtio_rng button evdev
-    build_edu_module "$1/lib/modules/$release/ballast_edu.ko"
+    build_module edu "$1/lib/modules/$release/ballast_edu.ko"
     pack_initramfs "$1" "$2"
 }
 
@@ -216,14 +218,14 @@ add_guest_drivers() {
     rm -rf "$tree"
 }
 
-# Builds the guest's driver for QEMU's teaching device against Debian's kernel headers.
-build_edu_module() {
+# Builds the kernel module of ours in folder $1 against Debian's kernel headers, to be file $2.
+build_module() {
     local build
     build=$(mktemp -d "$cache/tmp.XXXXXX")
-    cp "$images_source"/edu/* "$build/"
+    cp "$images_source/$1"/* "$build/"
     quietly make -s -C "$linux/usr/src/linux-headers-${release%-amd64}-common" \
         O="$linux/usr/src/linux-headers-$release" KERNELRELEASE="$release" ARCH=x86 CC=gcc-12 M="$build" modules
-    cp "$build/ballast_edu.ko" "$1"
+    cp "$build/ballast_$1.ko" "$2"
     rm -rf "$build"
 }
 
@@ -240,7 +242,7 @@ prepare_images() {
     need_packages busybox-static cpio kmod xz-utils make gcc-12 libc6-dev
     mkdir -p "$cache"
     prepare_kernel
-    key=$(cat "$images_source"/{common.sh,lab-init,guest-init,edu/*} /bin/busybox | sha256sum | head -c 12)
+    key=$(cat "$images_source"/{common.sh,lab-init,guest-init,oracle.c,{edu,mdev}/*} /bin/busybox | sha256sum | head -c 12)
     images=$cache/images-$(basename "$linux" | sed 's/^linux-//')-$key
     [[ ! -d $images ]] || return 0
 
@@ -251,6 +253,7 @@ prepare_images() {
     ln -s "$linux/boot/vmlinux" "$work/images/vmlinux"
     make_guest_initramfs "$work/guest" "$work/images/guest.cpio"
     make_lab_initramfs "$work/lab" "$work/images/lab.cpio"
+    build_module mdev "$work/images/ballast_mdev.ko"
     ln -s "$linux" "$work/images/linux"
     mv "$work/images" "$images"
     rm -rf "$work"

@@ -12,6 +12,9 @@
  *   fire              write how many interrupts to raise, one after the other; read how many came
  *   dma               write "low" or "high": a page is sent to the device and fetched back into another, both of them below or
  *                     above 4 GiB of guest memory; read what became of it
+ *   good_page         a page of the driver's own, since it was loaded: read and write
+ *   take              write a guest-physical address: the device reads the page there, and writes it to the good page
+ *   put               write a guest-physical address: the device reads the good page, and writes the page there
  */
 #include <linux/delay.h>
 #include <linux/interrupt.h>
@@ -51,6 +54,7 @@ struct edu {
 	u32 counted;
 	u32 spurious;
 	u32 last_status;
+	u8 *good_page; /* with the driver before any balloon can have had it */
 	/* What the last tests found. */
 	char fired[160];
 	char dma[160];
@@ -324,16 +328,79 @@ static ssize_t dma_show(struct device *dev, struct device_attribute *attr, char 
 }
 static DEVICE_ATTR_RW(dma);
 
+static ssize_t good_page_read(struct file *file, struct kobject *kobj,
+			      struct bin_attribute *attr, char *bytes, loff_t offset,
+			      size_t size)
+{
+	struct edu *edu = dev_get_drvdata(kobj_to_dev(kobj));
+
+	return memory_read_from_buffer(bytes, size, &offset, edu->good_page, PAGE_SIZE);
+}
+
+static ssize_t good_page_write(struct file *file, struct kobject *kobj,
+			       struct bin_attribute *attr, char *bytes, loff_t offset,
+			       size_t size)
+{
+	struct edu *edu = dev_get_drvdata(kobj_to_dev(kobj));
+
+	/* sysfs keeps offset and size within the attribute's size. */
+	memcpy(edu->good_page + offset, bytes, size);
+	return size;
+}
+static BIN_ATTR_RW(good_page, PAGE_SIZE);
+
+/*
+ * Moves a page at an address of the caller's choice to the good page or from it, by way of the device. The address goes
+ * to the device as it is: there is no IOMMU in the guest, and any page is meant, whoever has it.
+ */
+static ssize_t edu_move(struct edu *edu, const char *text, size_t count, bool take)
+{
+	u64 good = virt_to_phys(edu->good_page), other;
+	int err = kstrtou64(text, 0, &other);
+
+	if (err)
+		return err;
+	if (!PAGE_ALIGNED(other))
+		return -EINVAL;
+	mutex_lock(&edu->lock);
+	mb(); /* what the CPU wrote is in memory before the device looks */
+	if (!edu_transfer(edu, take ? other : good, EDU_BUFFER, 0) ||
+	    !edu_transfer(edu, EDU_BUFFER, take ? good : other, EDU_DMA_TO_RAM))
+		err = -EIO;
+	mutex_unlock(&edu->lock);
+	return err ? err : count;
+}
+
+static ssize_t take_store(struct device *dev, struct device_attribute *attr, const char *text,
+			  size_t count)
+{
+	return edu_move(dev_get_drvdata(dev), text, count, true);
+}
+static DEVICE_ATTR_WO(take);
+
+static ssize_t put_store(struct device *dev, struct device_attribute *attr, const char *text,
+			 size_t count)
+{
+	return edu_move(dev_get_drvdata(dev), text, count, false);
+}
+static DEVICE_ATTR_WO(put);
+
 static struct attribute *edu_attrs[] = {
-	&dev_attr_identity.attr,
-	&dev_attr_liveness.attr,
-	&dev_attr_factorial.attr,
-	&dev_attr_irq_mode.attr,
-	&dev_attr_fire.attr,
-	&dev_attr_dma.attr,
+	&dev_attr_identity.attr, &dev_attr_liveness.attr, &dev_attr_factorial.attr,
+	&dev_attr_irq_mode.attr, &dev_attr_fire.attr,     &dev_attr_dma.attr,
+	&dev_attr_take.attr,     &dev_attr_put.attr,      NULL,
+};
+
+static struct bin_attribute *edu_bin_attrs[] = {
+	&bin_attr_good_page,
 	NULL,
 };
-ATTRIBUTE_GROUPS(edu);
+
+static const struct attribute_group edu_group = {
+	.attrs = edu_attrs,
+	.bin_attrs = edu_bin_attrs,
+};
+__ATTRIBUTE_GROUPS(edu);
 
 static int edu_probe(struct pci_dev *pci, const struct pci_device_id *id)
 {
@@ -344,6 +411,9 @@ static int edu_probe(struct pci_dev *pci, const struct pci_device_id *id)
 		return -ENOMEM;
 	edu->pci = pci;
 	mutex_init(&edu->lock);
+	edu->good_page = (u8 *)devm_get_free_pages(&pci->dev, GFP_KERNEL, 0);
+	if (!edu->good_page)
+		return -ENOMEM;
 	err = pcim_enable_device(pci);
 	if (err)
 		return err;

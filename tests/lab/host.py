@@ -1,6 +1,7 @@
-"""The lab host's side of a test: devices bound and given back, guests run and listened to, KVM's counters read."""
+"""The lab host's side of a test: devices bound and given back, guests run, listened to and told what to do, counters read."""
 
 import glob
+import json
 import os
 import queue
 import re
@@ -101,16 +102,31 @@ class Counters:
         return self.stats.get(name, 0) - before.stats.get(name, 0)
 
 
+def host_memory(name):
+    """A value of /proc/meminfo: bytes, or pages where it has no unit."""
+    value, unit = re.search(rf"^{name}: *(\d+)( kB)?$", read("/proc/meminfo"), re.MULTILINE).groups()
+    return int(value) * (1024 if unit else 1)
+
+
+def available_memory():
+    """MemAvailable, and the free pages that it leaves out: those on the processors' own lists, tens of MiB."""
+    lists = re.findall(r"^ *count: (\d+)$", read("/proc/zoneinfo"), re.MULTILINE)
+    return host_memory("MemAvailable") + 4096 * sum(map(int, lists))
+
+
 # -- guests -------------------------------------------------------------------------------------------------------
 
 
+class GuestFailed(Exception):
+    """It ended, or did not do in time, or did wrong, what it was told to."""
+
+
 class Guest:
-    """One run of Ballast, its serial console on our pipe."""
+    """One run of Ballast, its serial console on our pipes. As a context it is surely gone in the end."""
 
     def __init__(self, *args, run="tests", kernel=VMLINUZ, cmdline="", cpus=1, memory="256M", wrapper=(), limit=None):
         words = f"console=ttyS0 quiet loglevel=1 panic=-1 ballast.run={run} {cmdline}".split()
-        command = [*wrapper, BALLAST, "run", "--kernel", kernel, "--initrd", INITRD, "--cmdline", " ".join(words),
-                   "--cpus", str(cpus), "--memory", memory, "--serial", "stdio", *args]
+        command = [*wrapper, *self._command(kernel, " ".join(words), cpus, memory), *args]
         self.results = []   # (boot, name, passed, text) in order
         self.devices = []
         self.bytes = []     # what nvme-bytes said
@@ -120,13 +136,25 @@ class Guest:
         self.boot = 1
         self.in_dmesg = False
         self.waiting = queue.Queue()
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        preexec_fn=limit)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE if run == "obey" else subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit)
         self.errors = []
         self.threads = [threading.Thread(target=self._hear, daemon=True),
                         threading.Thread(target=self._hear_errors, daemon=True)]
         for thread in self.threads:
             thread.start()
+
+    def _command(self, kernel, cmdline, cpus, memory):
+        return [BALLAST, "run", "--kernel", kernel, "--initrd", INITRD, "--cmdline", cmdline, "--cpus", str(cpus),
+                "--memory", memory, "--serial", "stdio"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.finish(10)
 
     def _hear_errors(self):
         for line in self.process.stderr:
@@ -172,6 +200,41 @@ class Guest:
                     return False
         return False
 
+    # -- a guest that obeys (run="obey") --
+
+    def send(self, line):
+        """One line for its console: a command, or something for one that is under way."""
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def hear(self, start, seconds):
+        """The "ballast:" lines up to and with the first that starts so."""
+        lines = []
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                lines.append(self.waiting.get(timeout=0.5))
+                if lines[-1].startswith(start):
+                    return lines
+                if lines[-1].startswith(("obeyed", "FAIL")):
+                    raise GuestFailed(f"'{lines[-1]}' instead of '{start}'")
+            except queue.Empty:
+                if self.process.poll() is not None and self.waiting.empty():
+                    raise GuestFailed(f"no '{start}', it ended: {self.last_words()}") from None
+        raise GuestFailed(f"no '{start}' in {seconds} s: {self.last_words()}")
+
+    def ask(self, command, seconds=60):
+        """Has it do a command, successfully; returns what that answered."""
+        self.send(command)
+        return self.hear_end(seconds)
+
+    def hear_end(self, seconds=60):
+        """Hears a command to its end, which must be a success; returns what it answered."""
+        lines = self.hear("obeyed", seconds)
+        if lines[-1] != "obeyed 0":
+            raise GuestFailed(" | ".join(lines[-3:]))
+        return [line.partition(" ")[2] for line in lines[:-1]]
+
     def wait_for_error(self, part, seconds):
         """Waits for a line of Ballast's log with this in it."""
         deadline = time.monotonic() + seconds
@@ -199,3 +262,48 @@ class Guest:
     def last_words(self):
         """A line or two for a failure's text."""
         return " | ".join((self.lines[-2:] + self.errors[-3:])[-4:])
+
+
+# -- the balloon --------------------------------------------------------------------------------------------------
+
+
+BALLOON_SECONDS = 240  # more than any change of a balloon takes here, so that a hang ends
+
+
+class Balloon:
+    """A guest's balloon, by its control socket and the command that people use."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def ctl(self, *words):
+        """What `ballast ctl` prints."""
+        run = subprocess.run([BALLAST, "ctl", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                             check=False)
+        if run.returncode != 0:
+            raise GuestFailed(f"ballast ctl {' '.join(words)}: status {run.returncode}, {run.stderr.strip()}")
+        return run.stdout
+
+    def memory(self):
+        return self.ask("memory")
+
+    def ask(self, command):
+        """What the control socket returns to a command of ctl's."""
+        return json.loads(self.ctl("--json", self.path, command))["return"]
+
+    def wait(self, bytes_held, seconds):
+        """Waits until the guest says that so much is in its balloon; returns the figures."""
+        deadline = time.monotonic() + seconds
+        while True:
+            memory = self.memory()
+            if memory["actual"] == bytes_held:
+                return memory
+            if time.monotonic() > deadline:
+                raise GuestFailed(f"{bytes_held >> 20} MiB wanted in the balloon, after {seconds} s {memory}")
+            time.sleep(0.5)
+
+    def keep(self, size, seconds=BALLOON_SECONDS):
+        """The guest is to keep so many bytes; returns what ctl said, and the figures once it does."""
+        said = self.ctl(self.path, "balloon", str(size))
+        memory = self.memory()
+        return said, self.wait(memory["ram"] - size, seconds)
