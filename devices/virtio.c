@@ -84,7 +84,7 @@ bool virtio_has_feature(const struct virtio *virtio, unsigned int bit)
 bool virtio_running(const struct virtio *virtio)
 {
 	return (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-	       !(virtio->status & VIRTIO_CONFIG_S_NEEDS_RESET);
+	       !(virtio->status & VIRTIO_CONFIG_S_NEEDS_RESET) && !virtio->resetting;
 }
 
 void virtio_notify(struct virtio *virtio, unsigned int index)
@@ -95,7 +95,8 @@ void virtio_notify(struct virtio *virtio, unsigned int index)
 
 static void config_interrupt(struct virtio *virtio)
 {
-	if (virtio->transport && (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK))
+	if (virtio->transport && (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK) &&
+	    !virtio->resetting)
 		virtio->transport->config_interrupt(virtio);
 }
 
@@ -114,8 +115,8 @@ void virtio_break(struct virtio *virtio, const char *why)
 	config_interrupt(virtio);
 }
 
-/* Under the lock. */
-static void reset(struct virtio *virtio)
+/* Nothing of what the driver has set is left. Under the lock. */
+static void forget_driver(struct virtio *virtio)
 {
 	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
 		struct virtio_queue *queue = &virtio->queues[i];
@@ -123,10 +124,34 @@ static void reset(struct virtio *virtio)
 		queue->vector = VIRTIO_NO_VECTOR;
 		(void)eventfd_take(queue->kicked.fd); /* kicks of the time before */
 	}
-	virtio->status = 0;
 	virtio->driver_features = 0;
 	virtio->config_vector = VIRTIO_NO_VECTOR;
-	virtio->ops->reset(virtio);
+}
+
+void virtio_reset_done(struct virtio *virtio)
+{
+	forget_driver(virtio); /* of one that did not wait, perhaps */
+	virtio->status = 0;
+	virtio->resetting = false;
+}
+
+/* Under the lock. */
+static void reset(struct virtio *virtio)
+{
+	if (virtio->resetting)
+		return;
+	forget_driver(virtio);
+	virtio->resetting = true;
+	if (virtio->ops->reset(virtio))
+		virtio_reset_done(virtio);
+}
+
+bool virtio_is_resetting(struct virtio *virtio)
+{
+	pthread_mutex_lock(&virtio->lock);
+	bool resetting = virtio->resetting;
+	pthread_mutex_unlock(&virtio->lock);
+	return resetting;
 }
 
 void virtio_reset(struct virtio *virtio)
@@ -167,6 +192,9 @@ static void set_status(struct virtio *virtio, uint8_t status)
 	if (!((virtio->status | added) & VIRTIO_CONFIG_S_FEATURES_OK))
 		added &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
 	virtio->status |= added;
+	/* It must not take this back. One that does may be about to free its queues. */
+	if (!(status & VIRTIO_CONFIG_S_DRIVER_OK))
+		virtio->status &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
 		start(virtio);
 }
@@ -176,7 +204,7 @@ void virtio_set_status(struct virtio *virtio, uint8_t status)
 	pthread_mutex_lock(&virtio->lock);
 	if (status == 0)
 		reset(virtio);
-	else
+	else if (!virtio->resetting)
 		set_status(virtio, status);
 	pthread_mutex_unlock(&virtio->lock);
 }

@@ -44,8 +44,11 @@ struct virtio_ops {
 	 * may be used. NULL: nothing to do.
 	 */
 	void (*start)(struct virtio *virtio);
-	/* The driver, or the guest's reset: back to the beginning. Queues are off already. */
-	void (*reset)(struct virtio *virtio);
+	/*
+	 * The driver, or the guest's reset: back to the beginning. Queues are off already. False: it
+	 * takes more time, and virtio_reset_done() comes later, on the event loop.
+	 */
+	bool (*reset)(struct virtio *virtio);
 	/*
 	 * Device config space: `size` is 1, 2 or 4 bytes, offset + size <= config_size. NULL
 	 * write: the space is read-only.
@@ -81,6 +84,7 @@ struct virtio {
 	uint64_t features;         /* offered; fixed after virtio_init() */
 	uint64_t driver_features;  /* lock; accepted so far, final once FEATURES_OK is set */
 	uint8_t status;            /* lock */
+	bool resetting;            /* lock; until the device says that it is through */
 	uint8_t config_generation; /* lock */
 	uint16_t config_vector;    /* lock */
 	unsigned int nr_queues;
@@ -115,8 +119,11 @@ void virtio_finish(struct virtio *virtio);
 
 /*
  * Device status written (1.2, 2.1): 0 resets; FEATURES_OK sticks only if the driver accepted
- * VIRTIO_F_VERSION_1 and nothing that was not offered; a bit once set stays until the reset.
+ * VIRTIO_F_VERSION_1 and nothing that was not offered; a bit once set stays until the reset,
+ * but for DRIVER_OK: a driver that takes it back, which it must not, has its queues left alone.
  * Writing DRIVER_OK starts the device and serves what the queues hold already.
+ * Until a reset is through the status reads as it was before, which a driver has to wait for
+ * (4.1.4.3.2), and what is written is ignored.
  */
 void virtio_set_status(struct virtio *virtio, uint8_t status);
 uint8_t virtio_get_status(struct virtio *virtio);
@@ -131,6 +138,8 @@ void virtio_config_write(struct virtio *virtio, uint64_t offset, unsigned int si
 			 uint64_t value);
 /* The guest's reset: as if the driver had written status 0. */
 void virtio_reset(struct virtio *virtio);
+/* A reset has begun and is not through. */
+bool virtio_is_resetting(struct virtio *virtio);
 /* What the event loop does when a queue's eventfd was signalled. */
 void virtio_kick(struct virtio *virtio, unsigned int index);
 
@@ -145,7 +154,9 @@ void virtio_notify(struct virtio *virtio, unsigned int index);
 void virtio_config_changed(struct virtio *virtio);
 /* The driver broke the rules: NEEDS_RESET, and queues stand still until it resets. */
 void virtio_break(struct virtio *virtio, const char *why);
-/* DRIVER_OK, and not broken. */
+/* DRIVER_OK, neither broken nor in a reset. */
 bool virtio_running(const struct virtio *virtio);
+/* The reset that took more time is through. */
+void virtio_reset_done(struct virtio *virtio);
 
 #endif /* DEVICES_VIRTIO_H */

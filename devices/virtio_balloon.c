@@ -55,6 +55,17 @@
  */
 #define KICK_MAX_PAGES 65536u
 
+/*
+ * How long an element is served before others have their turn, and how much of a reset is done
+ * at once; in between is looked at the clock.
+ */
+#define SLICE_MS 50
+#define RESET_STEP (64ull << 20)
+#define DEFLATE_RUN_PAGES 1024u
+
+/* A granule rests for one to two of these. */
+#define REST_SECONDS 1
+
 static struct virtio_balloon *balloon_of(struct virtio *virtio)
 {
 	return container_of(virtio, struct virtio_balloon, virtio);
@@ -144,31 +155,49 @@ static int read_pfns(struct virtio_balloon *b, unsigned int index,
 }
 
 /* The next run among sorted page numbers, from *i on; repeated ones count once. */
-static uint64_t next_run(const uint32_t *pfns, unsigned int nr, unsigned int *i, gpa_t *ret_gpa)
+static uint64_t next_run(const uint32_t *pfns, unsigned int nr, uint64_t max_pages,
+			 unsigned int *i, gpa_t *ret_gpa)
 {
 	uint64_t first = pfns[*i];
 	uint64_t last = first;
 
-	while (++*i < nr && pfns[*i] - last <= 1)
+	while (++*i < nr && pfns[*i] - last <= 1 && pfns[*i] - first < max_pages)
 		last = pfns[*i];
 	*ret_gpa = first << PFN_SHIFT;
 	return (last - first + 1) << PFN_SHIFT;
 }
 
-/*
- * Has reclaim do one thing, take or give back, with an element's pages. How many page numbers
- * there were. -ENOMEM: not now; all of it may be tried again. -EPROTO: broken.
- */
-static int for_each_run(struct virtio_balloon *b, unsigned int index,
-			const struct virtq_chain *chain,
-			int (*act)(struct reclaim *reclaim, gpa_t gpa, uint64_t size))
+static int64_t now_ms(void)
 {
-	int nr = read_pfns(b, index, chain);
+	struct timespec now = { 0 };
 
-	for (unsigned int i = 0; nr > 0 && i < (unsigned int)nr;) {
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/*
+ * Has reclaim take, or give back, the pages of the element at work, from where it was left. Its
+ * page numbers are read again: a driver that changes them meanwhile harms itself. 1: it is
+ * through. 0: for now. -ENOMEM: not now; try again. -EPROTO: broken.
+ */
+static int serve_pages(struct virtio_balloon *b, unsigned int index)
+{
+	struct virtio_balloon_element *element = &b->elements[index];
+	bool inflates = index == QUEUE_INFLATE;
+	unsigned int start = element->nr_done;
+	int64_t end = now_ms() + SLICE_MS;
+
+	int nr = read_pfns(b, index, &element->chain);
+	if (nr < 0)
+		return nr;
+	for (unsigned int i = start; i < (unsigned int)nr; element->nr_done = i) {
 		gpa_t gpa;
-		uint64_t size = next_run(b->pfns, (unsigned int)nr, &i, &gpa);
-		int r = act(b->reclaim, gpa, size);
+		if (i > start && now_ms() >= end)
+			return 0;
+		uint64_t size = next_run(b->pfns, (unsigned int)nr,
+					 inflates ? UINT64_MAX : DEFLATE_RUN_PAGES, &i, &gpa);
+		int r = inflates ? reclaim_take(b->reclaim, gpa, size)
+				 : reclaim_give_back(b->reclaim, gpa, size);
 		if (r == -ENOMEM)
 			return r;
 		if (r < 0)
@@ -177,63 +206,76 @@ static int for_each_run(struct virtio_balloon *b, unsigned int index,
 				  ", skipping what is not",
 				  index, gpa, size);
 	}
-	return nr;
+	return 1;
 }
 
-static unsigned int serve_inflate(struct virtio_balloon *b)
+static void tell_event(struct virtio_balloon *b, enum virtio_balloon_event event)
 {
-	int nr = for_each_run(b, QUEUE_INFLATE, &b->chain, reclaim_take);
-
-	if (nr < 0)
-		return 0;
-	b->nr_elements[QUEUE_INFLATE]++;
-	finish_element(b, QUEUE_INFLATE, b->chain.head);
-	return (unsigned int)nr;
+	b->events |= 1u << event;
 }
 
-static void wait_for_memory(struct virtio_balloon *b, unsigned int ms)
+/* First after RETRY_FIRST_MS, then after twice as long as the last time. */
+static void wait_for_memory(struct virtio_balloon *b, const char *what)
 {
-	const struct timespec first = { ms / 1000, (long)(ms % 1000) * 1000000 };
+	unsigned int ms = b->retry_ms * 2;
 
-	b->retry_ms = ms;
+	if (ms == 0) {
+		ms = RETRY_FIRST_MS;
+		log_guest(&b->virtio.budget,
+			  "balloon: no host memory for a %s: trying again until there is",
+			  what);
+		tell_event(b, VIRTIO_BALLOON_WAITS);
+	}
+	b->retry_ms = ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS;
+	const struct timespec first = { b->retry_ms / 1000,
+					(long)(b->retry_ms % 1000) * 1000000 };
 	timer_set(&b->retry_timer, first, (struct timespec){ 0 });
 }
 
-static unsigned int serve_deflate(struct virtio_balloon *b)
+static void waited_for_memory(struct virtio_balloon *b, const char *what)
 {
-	int nr = for_each_run(b, QUEUE_DEFLATE, &b->chain, reclaim_give_back);
-
-	if (nr == -ENOMEM) {
-		/* Acknowledged now, the guest would use pages that the host does not have. */
-		log_warn("balloon: no host memory for a deflate: trying again until there is");
-		b->chain_waiting = b->chain;
-		b->deflate_waits = true;
-		wait_for_memory(b, RETRY_FIRST_MS);
-		return 0;
-	}
-	if (nr < 0)
-		return 0;
-	b->nr_elements[QUEUE_DEFLATE]++;
-	finish_element(b, QUEUE_DEFLATE, b->chain.head);
-	return (unsigned int)nr;
+	if (b->retry_ms == 0)
+		return;
+	b->retry_ms = 0;
+	log_guest(&b->virtio.budget, "balloon: the %s that waited for host memory is done",
+		  what);
+	tell_event(b, VIRTIO_BALLOON_SERVED);
 }
 
-/* The page numbers are read again: a driver that changes them meanwhile harms itself. */
-static void retry_deflate(struct virtio_balloon *b)
+/* Granules may be at rest now: look again after a while. */
+static void start_rest(struct virtio_balloon *b)
 {
-	b->nr_retries++;
-	int nr = for_each_run(b, QUEUE_DEFLATE, &b->chain_waiting, reclaim_give_back);
-	if (nr == -ENOMEM) {
-		wait_for_memory(b, b->retry_ms * 2 < RETRY_MAX_MS ? b->retry_ms * 2
-								  : RETRY_MAX_MS);
+	if (b->rests)
 		return;
+	b->rests = true;
+	timer_set(&b->rest_timer, (struct timespec){ .tv_sec = REST_SECONDS },
+		  (struct timespec){ 0 });
+}
+
+/* How many pages were named, or so many that others have their turn. */
+static unsigned int serve_element_of_pages(struct virtio_balloon *b, unsigned int index)
+{
+	struct virtio_balloon_element *element = &b->elements[index];
+
+	int r = serve_pages(b, index);
+	if (r == 0)
+		return KICK_MAX_PAGES;
+	if (r == -ENOMEM) {
+		/* Acknowledged now, the guest would use pages that the host does not have. */
+		b->deflate_waits = true;
+		wait_for_memory(b, "deflate");
+		return 0;
 	}
-	b->deflate_waits = false;
-	if (nr < 0)
-		return;
-	log_info("balloon: the deflate that waited for host memory is done");
-	b->nr_elements[QUEUE_DEFLATE]++;
-	finish_element(b, QUEUE_DEFLATE, b->chain_waiting.head);
+	element->at_work = false;
+	if (r < 0)
+		return 0;
+	if (index == QUEUE_DEFLATE) {
+		waited_for_memory(b, "deflate");
+		start_rest(b);
+	}
+	b->nr_elements[index]++;
+	finish_element(b, index, element->chain.head);
+	return element->nr_done;
 }
 
 /* Statistics */
@@ -273,7 +315,6 @@ static void parse_stats(struct virtio_balloon *b)
 static void return_stats_buffer(struct virtio_balloon *b)
 {
 	b->has_stats_buffer = false;
-	b->stats_asked = true;
 	finish_element(b, QUEUE_STATS, b->stats_head);
 }
 
@@ -284,7 +325,6 @@ static unsigned int serve_stats(struct virtio_balloon *b)
 		return_stats_buffer(b);
 	b->has_stats_buffer = true;
 	b->stats_head = b->chain.head;
-	b->stats_asked = false;
 	forget_stats(b);
 	parse_stats(b);
 	b->stats.updated = time(NULL);
@@ -364,11 +404,30 @@ static bool can_serve(const struct virtio_balloon *b, unsigned int role)
 static unsigned int serve_element(struct virtio_balloon *b, unsigned int role)
 {
 	switch (role) {
-	case QUEUE_INFLATE: return serve_inflate(b);
-	case QUEUE_DEFLATE: return serve_deflate(b);
 	case QUEUE_STATS: return serve_stats(b);
-	default: return serve_reporting(b);
+	case QUEUE_REPORTING: return serve_reporting(b);
+	default: return serve_element_of_pages(b, role);
 	}
+}
+
+/* The next element, or the one that is at work. False: there is none. */
+static bool next_element(struct virtio_balloon *b, unsigned int role, struct virtq *ring)
+{
+	struct virtio_balloon_element *element =
+		role < nitems(b->elements) ? &b->elements[role] : NULL;
+
+	if (element && element->at_work)
+		return true;
+	int r = virtq_pop(ring, element ? &element->chain : &b->chain);
+	if (r < 0)
+		virtio_break(&b->virtio, "a malformed queue");
+	if (r <= 0)
+		return false;
+	if (element) {
+		element->at_work = true;
+		element->nr_done = 0;
+	}
+	return true;
 }
 
 static void balloon_kick(struct virtio *virtio, unsigned int index)
@@ -385,10 +444,7 @@ static void balloon_kick(struct virtio *virtio, unsigned int index)
 			eventfd_signal(queue->kicked.fd);
 			return;
 		}
-		int r = virtq_pop(&queue->ring, &b->chain);
-		if (r < 0)
-			virtio_break(virtio, "a malformed queue");
-		if (r <= 0)
+		if (!next_element(b, role, &queue->ring))
 			return;
 		nr_pages += serve_element(b, role);
 	}
@@ -419,19 +475,40 @@ static void balloon_start(struct virtio *virtio)
 	start_asking(b);
 }
 
-static void balloon_reset(struct virtio *virtio)
+/* True: every page is the guest's again. Else the timer goes on with it. */
+static bool continue_reset(struct virtio_balloon *b)
+{
+	const struct timespec at_once = { .tv_nsec = 1 };
+
+	int r = reclaim_give_back_all(b->reclaim, RESET_STEP);
+	if (r < 0) {
+		wait_for_memory(b, "reset");
+		return false;
+	}
+	if (r > 0) {
+		timer_set(&b->retry_timer, at_once, (struct timespec){ 0 });
+		return false;
+	}
+	waited_for_memory(b, "reset");
+	start_rest(b);
+	return true;
+}
+
+static bool balloon_reset(struct virtio *virtio)
 {
 	struct virtio_balloon *b = balloon_of(virtio);
 
 	timer_stop(&b->timer);
 	timer_stop(&b->retry_timer);
+	for (unsigned int i = 0; i < nitems(b->elements); i++)
+		b->elements[i].at_work = false;
 	b->deflate_waits = false;
+	b->retry_ms = 0;
 	b->has_stats_buffer = false;
-	b->stats_asked = false;
 	forget_stats(b); /* of a driver that is gone */
 	b->actual = 0;
 	b->poison_val = 0;
-	reclaim_give_back_all(b->reclaim);
+	return continue_reset(b);
 }
 
 /* Config space */
@@ -480,6 +557,19 @@ static const struct virtio_ops balloon_ops = {
 
 /* On the event loop */
 
+/* With the lock released: who is told may look at us. */
+static void pass_events(struct virtio_balloon *b)
+{
+	pthread_mutex_lock(&b->virtio.lock);
+	unsigned int events = b->events;
+	b->events = 0;
+	pthread_mutex_unlock(&b->virtio.lock);
+	for (unsigned int event = 0; b->config.event && events >> event; event++) {
+		if (events >> event & 1)
+			b->config.event(b->config.opaque, event);
+	}
+}
+
 static void timer_ready(struct event_source *source, uint32_t events)
 {
 	struct virtio_balloon *b = container_of(source, struct virtio_balloon, timer);
@@ -499,10 +589,31 @@ static void retry_timer_ready(struct event_source *source, uint32_t events)
 	(void)events;
 	pthread_mutex_lock(&b->virtio.lock);
 	timer_take(source);
-	if (b->deflate_waits && virtio_running(&b->virtio)) {
-		retry_deflate(b);
-		balloon_kick(&b->virtio, QUEUE_DEFLATE); /* those that came after it */
+	if (b->virtio.resetting) {
+		b->nr_retries += b->retry_ms > 0;
+		if (continue_reset(b)) {
+			virtio_reset_done(&b->virtio);
+			tell_event(b, VIRTIO_BALLOON_RESET);
+		}
+	} else if (b->deflate_waits && virtio_running(&b->virtio)) {
+		b->nr_retries++;
+		b->deflate_waits = false;
+		balloon_kick(&b->virtio, QUEUE_DEFLATE);
 	}
+	pthread_mutex_unlock(&b->virtio.lock);
+	pass_events(b);
+}
+
+static void rest_timer_ready(struct event_source *source, uint32_t events)
+{
+	struct virtio_balloon *b = container_of(source, struct virtio_balloon, rest_timer);
+
+	(void)events;
+	pthread_mutex_lock(&b->virtio.lock);
+	timer_take(source);
+	b->rests = false;
+	if (reclaim_tick(b->reclaim))
+		start_rest(b);
 	pthread_mutex_unlock(&b->virtio.lock);
 }
 
@@ -556,6 +667,7 @@ int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
 		.nr_reporting = QUEUE_REPORTING,
 		.timer = { .fd = -1, .ready = timer_ready },
 		.retry_timer = { .fd = -1, .ready = retry_timer_ready },
+		.rest_timer = { .fd = -1, .ready = rest_timer_ready },
 	};
 	forget_stats(balloon);
 	int r = -EINVAL;
@@ -574,6 +686,9 @@ int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
 	r = timer_create_on(&balloon->retry_timer, loop);
 	if (r < 0)
 		goto fail;
+	r = timer_create_on(&balloon->rest_timer, loop);
+	if (r < 0)
+		goto fail;
 	return 0;
 fail:
 	virtio_balloon_finish(balloon);
@@ -588,8 +703,9 @@ void virtio_balloon_finish(struct virtio_balloon *balloon)
 		return;
 	timer_destroy(&balloon->timer, loop);
 	timer_destroy(&balloon->retry_timer, loop);
+	timer_destroy(&balloon->rest_timer, loop);
 	virtio_finish(&balloon->virtio);
-	reclaim_give_back_all(balloon->reclaim);
+	reclaim_forget(balloon->reclaim);
 	free(balloon->pfns);
 	*balloon = (struct virtio_balloon){ 0 };
 }
@@ -623,6 +739,7 @@ void virtio_balloon_get_state(struct virtio_balloon *balloon, struct virtio_ball
 		.tells_host = virtio_has_feature(&balloon->virtio, F_MUST_TELL_HOST),
 		.nr_waiting = balloon->deflate_waits,
 		.nr_retries = balloon->nr_retries,
+		.resetting = balloon->virtio.resetting,
 	};
 	memcpy(ret->nr_elements, balloon->nr_elements, sizeof(ret->nr_elements));
 	pthread_mutex_unlock(&balloon->virtio.lock);

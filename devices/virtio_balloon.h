@@ -18,10 +18,13 @@
  *    than VIRTIO_BALLOON_MAX_PFNS page numbers breaks the device.
  *  - an element's pages are sorted and joined: one call into reclaim, one madvise or
  *    fallocate, for each contiguous run of them.
+ *  - an element that takes long (its pages have to be made present and pinned again) is served
+ *    a slice at a time, so that the event loop's other work goes on.
  *  - a deflate that reclaim cannot serve yet (no host memory) is not acknowledged. The
  *    element waits, and is tried again after 10 ms, then ever more rarely, up to a second.
  *  - statistics: the driver leaves a buffer with us; handing it back asks for new ones.
- *  - after a reset the target stays, every held page is the guest's again, `actual` is 0.
+ *  - after a reset the target stays, every held page is the guest's again, `actual` is 0. The
+ *    reset is through only then: it may take its time, or wait for host memory.
  *
  * Threads: any, but init and finish as virtio_init(). Takes virtio->lock, then what reclaim
  * takes.
@@ -36,10 +39,19 @@
 #define VIRTIO_BALLOON_NR_STATS 16u    /* tags 0 to 15 */
 #define VIRTIO_BALLOON_NO_STAT UINT64_MAX
 
+enum virtio_balloon_event {
+	VIRTIO_BALLOON_WAITS, /* the host has no memory for a deflate or a reset: it is retried */
+	VIRTIO_BALLOON_SERVED, /* it had it, in the end */
+	VIRTIO_BALLOON_RESET,  /* a reset that did not end at once is through */
+};
+
 struct virtio_balloon_config {
 	bool deflate_on_oom;
 	bool reporting;            /* not for hugetlb RAM: see -EINVAL below */
 	unsigned int stats_period; /* seconds between requests; 0: only on demand */
+	/* On the event loop, with virtio->lock not held. NULL: nobody wants to know. */
+	void (*event)(void *opaque, enum virtio_balloon_event event);
+	void *opaque;
 };
 
 struct virtio_balloon_stats {
@@ -55,9 +67,17 @@ struct virtio_balloon_state {
 	uint64_t actual;         /* bytes the driver says are in it, at most all RAM */
 	bool running;            /* a driver has taken the device up */
 	bool tells_host;         /* MUST_TELL_HOST was negotiated */
-	uint64_t nr_waiting;     /* elements of deflates not acknowledged yet: 0 or 1 */
-	uint64_t nr_retries;     /* of deflates, so far */
+	uint64_t nr_waiting;     /* deflates that wait for host memory: 0 or 1 */
+	uint64_t nr_retries;     /* of deflates and resets, so far */
+	bool resetting;          /* a reset is not through */
 	uint64_t nr_elements[4]; /* served so far: inflate, deflate, stats, reporting */
+};
+
+/* An element of page numbers on its way. */
+struct virtio_balloon_element {
+	bool at_work; /* it is popped and not pushed */
+	unsigned int nr_done;
+	struct virtq_chain chain;
 };
 
 struct virtio_balloon {
@@ -67,7 +87,8 @@ struct virtio_balloon {
 	uint64_t ram_size;               /* bytes; fixed */
 	unsigned int nr_reporting;       /* virtio->lock; the number of that queue */
 	struct event_source timer;       /* fd owned: time to ask for statistics */
-	struct event_source retry_timer; /* fd owned: time to try a deflate again */
+	struct event_source retry_timer; /* fd owned: time to try a deflate or a reset again */
+	struct event_source rest_timer;  /* fd owned: granules have rested */
 	/* All below: virtio->lock. */
 	uint32_t num_pages;  /* the target as config space says it, in 4 KiB pages */
 	uint32_t actual;     /* as the driver wrote it */
@@ -75,12 +96,13 @@ struct virtio_balloon {
 	struct virtio_balloon_stats stats;
 	bool has_stats_buffer; /* the driver's, at stats_head */
 	uint16_t stats_head;
-	bool stats_asked;         /* the buffer went back; what comes next is the answer */
-	bool deflate_waits;       /* `chain_waiting` is not acknowledged */
-	unsigned int retry_ms;    /* until the next try */
-	struct virtq_chain chain; /* the element at work */
-	struct virtq_chain chain_waiting; /* the deflate that waits */
-	uint32_t *pfns;                   /* owned: VIRTIO_BALLOON_MAX_PFNS */
+	bool deflate_waits;    /* for host memory, until the timer says so */
+	unsigned int retry_ms; /* until the next try; 0: nothing is waited for */
+	bool rests;            /* the rest timer runs */
+	unsigned int events;   /* to be passed on; a bit each */
+	struct virtio_balloon_element elements[2]; /* inflate, deflate */
+	struct virtq_chain chain;                  /* of another queue */
+	uint32_t *pfns;                            /* owned: VIRTIO_BALLOON_MAX_PFNS */
 	uint64_t nr_retries;
 	uint64_t nr_elements[4];
 };
@@ -93,7 +115,7 @@ struct virtio_balloon {
 must_check int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
 				   struct reclaim *reclaim, struct event_loop *loop,
 				   const struct virtio_balloon_config *config);
-/* Gives back what is held. Accepts a zeroed object. */
+/* The guest is gone: what is held is forgotten. Accepts a zeroed object. */
 void virtio_balloon_finish(struct virtio_balloon *balloon);
 
 /*

@@ -302,24 +302,54 @@ static bool window_access(struct pci_device *dev, uint64_t *ret_offset, unsigned
 	return true;
 }
 
+/* 4.1.4.5.1: without MSI-X the PCI status tells of what the ISR status has. */
+static void update_status(struct virtio_pci *vp)
+{
+	uint16_t status = pci_get_16(&vp->pci, PCI_STATUS) & (uint16_t)~PCI_STATUS_INTERRUPT;
+
+	pthread_mutex_lock(&vp->virtio->lock);
+	if (vp->isr && !msix_is_enabled(&vp->msix))
+		status |= PCI_STATUS_INTERRUPT;
+	pthread_mutex_unlock(&vp->virtio->lock);
+	pci_set_16(&vp->pci, PCI_STATUS, status);
+}
+
 static uint32_t pci_read(struct pci_device *dev, unsigned int offset, unsigned int size)
 {
 	uint64_t at;
 	unsigned int length;
 
+	if (range_overlaps(offset, size, PCI_STATUS, 2))
+		update_status(of_pci(dev));
 	if (range_overlaps(offset, size, WINDOW_DATA, 4) && window_access(dev, &at, &length))
 		pci_set_32(dev, WINDOW_DATA, (uint32_t)bar_read(of_pci(dev), at, length));
 	return pci_config_read(dev, offset, size);
 }
 
-/* INTx Disable takes it off its line; what is raised meanwhile waits in the eventfd. */
+/* What the guest has not looked at yet raises the line, again or for the first time. */
+static void raise_intx(struct virtio_pci *vp)
+{
+	pthread_mutex_lock(&vp->virtio->lock);
+	if (vp->isr && !msix_is_enabled(&vp->msix))
+		irq_raise(&vp->intx);
+	pthread_mutex_unlock(&vp->virtio->lock);
+}
+
+/* INTx Disable takes it off its line. */
 static int update_intx(struct virtio_pci *vp)
 {
+	int r;
+
 	if (pci_get_16(&vp->pci, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE) {
 		irq_disconnect(&vp->intx);
 		return 0;
 	}
-	return vp->intx.connected ? 0 : irq_connect_level(&vp->intx, pci_intx_gsi(&vp->pci, 1));
+	if (vp->intx.connected)
+		return 0;
+	r = irq_connect_level(&vp->intx, pci_intx_gsi(&vp->pci, 1));
+	if (r >= 0)
+		raise_intx(vp);
+	return r;
 }
 
 static void pci_write(struct pci_device *dev, unsigned int offset, unsigned int size,
@@ -412,13 +442,15 @@ static const struct pci_device_ops virtio_pci_ops = {
 
 static void interrupt(struct virtio_pci *vp, uint16_t vector, uint8_t isr)
 {
-	if (msix_is_enabled(&vp->msix)) {
-		if (vector != VIRTIO_NO_VECTOR)
-			msix_raise(&vp->msix, vector);
-		return;
-	}
-	vp->isr |= isr;
-	irq_raise(&vp->intx);
+	bool enabled = msix_is_enabled(&vp->msix);
+
+	/* 1.2, 4.1.4.5.1: the one for config changes whatever the interrupt, the other without MSI-X. */
+	if (isr == ISR_CONFIG || !enabled)
+		vp->isr |= isr;
+	if (!enabled)
+		irq_raise(&vp->intx);
+	else if (vector != VIRTIO_NO_VECTOR)
+		msix_raise(&vp->msix, vector);
 }
 
 static struct virtio_pci *of_virtio(struct virtio *virtio)
@@ -447,12 +479,8 @@ static void resample_ready(struct event_source *source, uint32_t events)
 	struct virtio_pci *vp = container_of(source, struct virtio_pci, resample);
 
 	(void)events;
-	if (!eventfd_take(source->fd))
-		return;
-	pthread_mutex_lock(&vp->virtio->lock);
-	if (vp->isr && !msix_is_enabled(&vp->msix))
-		irq_raise(&vp->intx);
-	pthread_mutex_unlock(&vp->virtio->lock);
+	if (eventfd_take(source->fd))
+		raise_intx(vp);
 }
 
 /* Beginning and end */

@@ -13,7 +13,7 @@
  * ISR status. There is no transitional device, and no VIRTIO_PCI_CAP_PCI_CFG window's worth
  * of state beyond what 4.1.4.9 demands.
  *
- * Threads: register accesses from any vCPU; create and destroy with the vCPUs parked, on the
+ * Threads: register accesses from any vCPU; init and finish with the vCPUs parked, on the
  * event loop's thread. Takes virtio->lock and msix->lock.
  */
 #ifndef DEVICES_VIRTIO_PCI_H

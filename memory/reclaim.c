@@ -6,13 +6,17 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/bits.h"
 #include "base/log.h"
 #include "base/trace.h"
 
 #include "memory/ram.h"
 
-#define BITS 64u
+/* What is made present, or pinned, before somebody else may have the gate; a granule at least. */
+#define STEP (64ull << 20)
+#define PROGRESS_SECONDS 2
 
 /* The books on one region of RAM. All under the gate. */
 struct block {
@@ -20,49 +24,34 @@ struct block {
 	const struct memory_region *region; /* borrowed; outlives its stay in the map */
 	uint64_t offset;                    /* bytes: where the region begins in its RAM */
 	uint64_t nr_pages;
+	uint64_t unit_pages;
 	uint64_t granule_pages;
 	uint64_t *held;      /* owned; a bit a page */
-	uint64_t *reclaimed; /* owned; a bit a granule */
+	uint64_t *reclaimed; /* owned; a bit a unit */
+	uint64_t *released;  /* owned; a bit a granule */
+	uint64_t *rests;     /* owned; a bit a granule: made live since the last tick */
+	uint64_t *rested;    /* owned; likewise: since the one before */
 	uint64_t nr_held;
-	uint64_t nr_reclaimed; /* granules */
+	uint64_t nr_reclaimed; /* units */
+	uint64_t nr_released;  /* granules */
+	uint64_t nr_resting;   /* bits in both */
 };
 
-/* Pages, or granules, [first, end) of a block. */
-struct span {
-	uint64_t first;
-	uint64_t end;
-};
-
-static bool test_bit(const uint64_t *bits, uint64_t i)
-{
-	return bits[i / BITS] >> (i % BITS) & 1;
-}
-
-/* Both return by how many the number of bits set has changed: 0 or 1. */
-static unsigned int set_bit(uint64_t *bits, uint64_t i)
-{
-	if (test_bit(bits, i))
-		return 0;
-	bits[i / BITS] |= 1ull << (i % BITS);
-	return 1;
-}
-
-static unsigned int clear_bit(uint64_t *bits, uint64_t i)
-{
-	if (!test_bit(bits, i))
-		return 0;
-	bits[i / BITS] &= ~(1ull << (i % BITS));
-	return 1;
-}
+/* A struct span here is of pages, units or granules of a block. */
 
 static struct block *block_of(struct list_node *n)
 {
 	return container_of(n, struct block, link);
 }
 
-static uint64_t granule_size(const struct block *block)
+static uint64_t min_of(uint64_t a, uint64_t b)
 {
-	return block->granule_pages * GUEST_PAGE_SIZE;
+	return a < b ? a : b;
+}
+
+static uint64_t divide_up(uint64_t n, uint64_t by)
+{
+	return (n + by - 1) / by;
 }
 
 /* The pages of [gpa, gpa + size) that are the block's; empty (end <= first) if none are. */
@@ -80,88 +69,284 @@ static struct span pages_of(const struct block *block, gpa_t gpa, uint64_t size)
 			      (to - region->gpa) / GUEST_PAGE_SIZE + 1 };
 }
 
-/* The granules that these pages touch. */
-static struct span granules_touched(const struct block *block, struct span pages)
+/* Pieces are of so many pages each, the last one perhaps of fewer. Those that pages touch. */
+static struct span touched(struct span pages, uint64_t piece_pages)
 {
-	return (struct span){ pages.first / block->granule_pages,
-			      (pages.end + block->granule_pages - 1) / block->granule_pages };
+	return (struct span){ pages.first / piece_pages, divide_up(pages.end, piece_pages) };
 }
 
-/* The granules that consist of these pages alone. */
-static struct span granules_within(const struct block *block, struct span pages)
+/* The pages of pieces. */
+static struct span pages_in(const struct block *block, struct span pieces, uint64_t piece_pages)
 {
-	return (struct span){ (pages.first + block->granule_pages - 1) / block->granule_pages,
-			      pages.end / block->granule_pages };
+	return (struct span){ pieces.first * piece_pages,
+			      min_of(pieces.end * piece_pages, block->nr_pages) };
 }
 
-static bool is_complete(const struct block *block, uint64_t granule)
+static struct span all_pages(const struct block *block)
 {
-	uint64_t first = granule * block->granule_pages;
-
-	for (uint64_t page = first; page < first + block->granule_pages; page++) {
-		if (!test_bit(block->held, page))
-			return false;
-	}
-	return true;
+	return (struct span){ 0, block->nr_pages };
 }
 
-/* Under the gate. */
+static struct span all_granules(const struct block *block)
+{
+	return touched(all_pages(block), block->granule_pages);
+}
+
+/* Pages are whole units. */
+static struct span units_of(const struct block *block, struct span pages)
+{
+	return (struct span){ pages.first / block->unit_pages, pages.end / block->unit_pages };
+}
+
+static uint64_t span_size(struct span pages)
+{
+	return (pages.end - pages.first) * GUEST_PAGE_SIZE;
+}
+
+static uint64_t span_offset(const struct block *block, struct span pages)
+{
+	return block->offset + pages.first * GUEST_PAGE_SIZE;
+}
+
+static gpa_t span_gpa(const struct block *block, struct span pages)
+{
+	return block->region->gpa + pages.first * GUEST_PAGE_SIZE;
+}
+
+static bool is_resting(const struct block *block, uint64_t granule)
+{
+	return bit_test(block->rests, granule) || bit_test(block->rested, granule);
+}
+
+/* Under the gate, as all that follows. */
 static enum reclaim_policy policy_now(const struct reclaim *reclaim)
 {
-	if (list_empty(&reclaim->inhibitors))
+	if (reclaim->draining)
+		return RECLAIM_INHIBIT;
+	if (!list_empty(&reclaim->inhibitors))
+		return reclaim->unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT;
+	if (list_empty(&reclaim->pinners))
 		return RECLAIM_DIRECT;
-	return reclaim->unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT;
+	return reclaim->driver == RECLAIM_DRIVER_TELLS_FIRST ? RECLAIM_COORDINATED
+							     : RECLAIM_INHIBIT;
 }
 
-/* One call for all of these granules, whoever holds them. */
-static int discard(struct reclaim *reclaim, const struct block *block, struct span granules,
+/* How many pages can be discarded by themselves. */
+static uint64_t piece_pages(const struct reclaim *reclaim, const struct block *block)
+{
+	return list_empty(&reclaim->pinners) ? block->unit_pages : block->granule_pages;
+}
+
+static void mark_reclaimed(struct block *block, struct span pages)
+{
+	struct span units = units_of(block, pages);
+
+	for (uint64_t i = units.first; i < units.end; i++)
+		block->nr_reclaimed += bit_set(block->reclaimed, i);
+}
+
+static void unmark_reclaimed(struct block *block, struct span pages)
+{
+	struct span units = units_of(block, pages);
+
+	for (uint64_t i = units.first; i < units.end && block->nr_reclaimed; i++)
+		block->nr_reclaimed -= bit_clear(block->reclaimed, i);
+}
+
+static void unmark_released(struct block *block, struct span granules)
+{
+	for (uint64_t i = granules.first; i < granules.end && block->nr_released; i++)
+		block->nr_released -= bit_clear(block->released, i);
+}
+
+/* Pinners let go, and pin again */
+
+/* One call for all of these pages, whoever holds them. */
+static int discard(struct reclaim *reclaim, const struct block *block, struct span pages,
 		   struct reclaim_counts *counts)
 {
-	uint64_t at = granules.first * granule_size(block);
-	uint64_t size = (granules.end - granules.first) * granule_size(block);
-
-	int r = ram_discard(block->region->ram, block->offset + at, size);
+	int r = ram_discard(block->region->ram, span_offset(block, pages), span_size(pages));
 	if (r < 0) {
 		counts->failures++;
 		if (!reclaim->failure_told)
 			(void)log_err(r,
 				      "reclaim: discard 0x%" PRIx64 "+0x%" PRIx64
 				      ": the host keeps it; further failures are only counted",
-				      block->region->gpa + at, size);
+				      span_gpa(block, pages), span_size(pages));
 		reclaim->failure_told = true;
 		return r;
 	}
 	counts->calls++;
-	counts->bytes += size;
+	counts->bytes += span_size(pages);
 	return 0;
 }
 
+static struct pinner *pinner_of(struct list_node *n)
+{
+	return container_of(n, struct pinner, link);
+}
+
+static int populate_one(struct list_node *n, const struct block *block, struct span pages)
+{
+	return pinner_of(n)->ops->populate(pinner_of(n), block->region, span_gpa(block, pages),
+					   span_size(pages));
+}
+
+static int discard_one(struct list_node *n, const struct block *block, struct span pages)
+{
+	return pinner_of(n)->ops->discard(pinner_of(n), block->region, span_gpa(block, pages),
+					  span_size(pages));
+}
+
+/* All pinners let go of pages that are live, or, if one of them cannot, none does. */
+static int discard_pinners(struct reclaim *reclaim, const struct block *block,
+			   struct span pages, bool *ret_undone)
+{
+	*ret_undone = true;
+	list_for_each(n, &reclaim->pinners) {
+		int r = discard_one(n, block, pages);
+		if (r >= 0)
+			continue;
+		*ret_undone = populate_one(n, block, pages) >= 0;
+		list_for_each_reverse_from(told, n, &reclaim->pinners)
+			*ret_undone &= populate_one(told, block, pages) >= 0;
+		return r;
+	}
+	return 0;
+}
+
+/* The reverse. */
+static int populate_pinners(struct reclaim *reclaim, const struct block *block,
+			    struct span pages, bool *ret_undone)
+{
+	*ret_undone = true;
+	list_for_each(n, &reclaim->pinners) {
+		int r = populate_one(n, block, pages);
+		if (r >= 0)
+			continue;
+		list_for_each_reverse_from(told, n, &reclaim->pinners)
+			*ret_undone &= discard_one(told, block, pages) >= 0;
+		return r;
+	}
+	return 0;
+}
+
+/* Granules are pinned by nobody any more. On failure those that were live are live as before. */
+static int release(struct reclaim *reclaim, struct block *block, struct span granules)
+{
+	struct span pages = pages_in(block, granules, block->granule_pages);
+	bool undone;
+
+	int r = discard_pinners(reclaim, block, pages, &undone);
+	if (r < 0) {
+		reclaim->nr_not_released += granules.end - granules.first;
+		if (!reclaim->release_failure_told)
+			(void)log_err(r,
+				      "reclaim: unmap 0x%" PRIx64 "+0x%" PRIx64
+				      " for devices: it stays as it is; further failures are "
+				      "only counted",
+				      span_gpa(block, pages), span_size(pages));
+		reclaim->release_failure_told = true;
+		if (undone)
+			return r;
+		/* Some have it pinned, some do not: that is mended before it is given back. */
+	}
+	for (uint64_t i = granules.first; i < granules.end; i++) {
+		unsigned int change = bit_set(block->released, i);
+		block->nr_released += change;
+		reclaim->nr_released += r < 0 ? 0 : change;
+	}
+	return r;
+}
+
 /*
- * Of these granules, those that are held as a whole and not reclaimed yet, in runs. Under a
- * pin the host does not get what is discarded: that counts as a discard, not as reclaimed.
+ * What was made present for granules that then could not be pinned goes back. One that was not
+ * reclaimed before some pinner may hold on to: it stays. So does all under an inhibitor.
  */
-static void discard_held(struct reclaim *reclaim, struct block *block, struct span granules,
+static void discard_again(struct reclaim *reclaim, struct block *block, struct span granules)
+{
+	bool may = list_empty(&reclaim->inhibitors);
+
+	for (uint64_t i = granules.first; i < granules.end; i++) {
+		struct span pages =
+			pages_in(block, (struct span){ i, i + 1 }, block->granule_pages);
+		if (may && bits_all(block->reclaimed, units_of(block, pages)) &&
+		    ram_discard(block->region->ram, span_offset(block, pages),
+				span_size(pages)) >= 0)
+			continue;
+		unmark_reclaimed(block, pages);
+	}
+}
+
+/*
+ * Makes released granules live: present first, then pinned by all. -ENOMEM: they are as they
+ * were, but for what some pinner that was asked to let go again could not: that is not reclaimed.
+ */
+static int restore(struct reclaim *reclaim, struct block *block, struct span granules)
+{
+	struct span pages = pages_in(block, granules, block->granule_pages);
+	bool undone = true;
+
+	int r = ram_populate(block->region->ram, span_offset(block, pages), span_size(pages));
+	if (r >= 0)
+		r = populate_pinners(reclaim, block, pages, &undone);
+	if (r < 0) {
+		reclaim->nr_not_restored += granules.end - granules.first;
+		if (undone)
+			discard_again(reclaim, block, granules);
+		else
+			unmark_reclaimed(block, pages);
+		return -ENOMEM;
+	}
+	reclaim->nr_restored += granules.end - granules.first;
+	unmark_released(block, granules);
+	unmark_reclaimed(block, pages);
+	return 0;
+}
+
+/* Discarding what is held */
+
+/* Pieces that were let go of, one call for all. What was pinned does not count as reclaimed. */
+static void discard_run(struct reclaim *reclaim, struct block *block, struct span pages,
+			enum reclaim_policy policy)
+{
+	if (policy == RECLAIM_COORDINATED &&
+	    release(reclaim, block, touched(pages, block->granule_pages)) < 0)
+		return;
+	if (discard(reclaim, block, pages, &reclaim->policies[policy]) >= 0 &&
+	    policy != RECLAIM_UNSAFE)
+		mark_reclaimed(block, pages);
+}
+
+/* Held as a whole, and neither gone already nor at rest. */
+static bool is_due(const struct block *block, uint64_t piece, uint64_t pages,
+		   enum reclaim_policy policy)
+{
+	struct span one = pages_in(block, (struct span){ piece, piece + 1 }, pages);
+
+	if (!bits_all(block->held, one))
+		return false;
+	/* One that is released and not reclaimed could not be discarded the last time. */
+	return !bits_all(block->reclaimed, units_of(block, one)) &&
+	       (policy != RECLAIM_COORDINATED || !is_resting(block, piece));
+}
+
+/* Of these pieces, those that are due, in runs. */
+static void discard_held(struct reclaim *reclaim, struct block *block, struct span pieces,
 			 enum reclaim_policy policy)
 {
-	for (uint64_t i = granules.first; i < granules.end; i++) {
+	uint64_t pages =
+		policy == RECLAIM_COORDINATED ? block->granule_pages : block->unit_pages;
+
+	for (uint64_t i = pieces.first; i < pieces.end; i++) {
 		struct span run = { i, i };
-		while (run.end < granules.end && !test_bit(block->reclaimed, run.end) &&
-		       is_complete(block, run.end))
+		while (run.end < pieces.end && is_due(block, run.end, pages, policy))
 			run.end++;
 		if (run.end == run.first)
 			continue;
 		i = run.end - 1;
-		int r = discard(reclaim, block, run, &reclaim->policies[policy]);
-		if (r < 0 || policy != RECLAIM_DIRECT)
-			continue;
-		for (uint64_t granule = run.first; granule < run.end; granule++)
-			block->nr_reclaimed += set_bit(block->reclaimed, granule);
+		discard_run(reclaim, block, pages_in(block, run, pages), policy);
 	}
-}
-
-static struct span all_granules(const struct block *block)
-{
-	return (struct span){ 0, block->nr_pages / block->granule_pages };
 }
 
 /* Bytes, of all blocks. */
@@ -170,20 +355,41 @@ static uint64_t reclaimed_bytes(const struct reclaim *reclaim)
 	uint64_t bytes = 0;
 
 	list_for_each(n, &reclaim->blocks)
-		bytes += block_of(n)->nr_reclaimed * granule_size(block_of(n));
+		bytes += block_of(n)->nr_reclaimed * block_of(n)->unit_pages * GUEST_PAGE_SIZE;
 	return bytes;
+}
+
+/* All that is held, if nobody forbids it and the driver would say when it uses it. */
+static void discard_all_held(struct reclaim *reclaim)
+{
+	enum reclaim_policy policy = policy_now(reclaim);
+
+	if (policy == RECLAIM_INHIBIT || policy == RECLAIM_UNSAFE ||
+	    reclaim->driver != RECLAIM_DRIVER_TELLS_FIRST)
+		return;
+	list_for_each(n, &reclaim->blocks) {
+		struct block *block = block_of(n);
+		if (block->nr_held)
+			discard_held(reclaim, block,
+				     touched(all_pages(block), piece_pages(reclaim, block)),
+				     policy);
+	}
 }
 
 /* The map's listener: books are opened on a region, and closed. */
 
 static void block_free(struct block *block)
 {
+	free(block->rested);
+	free(block->rests);
+	free(block->released);
 	free(block->reclaimed);
 	free(block->held);
 	free(block);
 }
 
-static struct block *block_create(const struct memory_region *region)
+static struct block *block_create(const struct reclaim *reclaim,
+				  const struct memory_region *region)
 {
 	struct block *block = calloc(1, sizeof(*block));
 
@@ -193,12 +399,17 @@ static struct block *block_create(const struct memory_region *region)
 		.region = region,
 		.offset = (uint64_t)((char *)region->host - (char *)region->ram->host),
 		.nr_pages = region->size / GUEST_PAGE_SIZE,
-		.granule_pages = region->ram->page_size / GUEST_PAGE_SIZE,
+		.unit_pages = region->ram->page_size / GUEST_PAGE_SIZE,
+		.granule_pages = reclaim_granule(reclaim, region) / GUEST_PAGE_SIZE,
 	};
-	block->held = calloc(block->nr_pages / BITS + 1, sizeof(*block->held));
-	block->reclaimed = calloc(block->nr_pages / block->granule_pages / BITS + 1,
-				  sizeof(*block->reclaimed));
-	if (!block->held || !block->reclaimed) {
+	uint64_t nr_granules = all_granules(block).end;
+	block->held = bits_create(block->nr_pages);
+	block->reclaimed = bits_create(block->nr_pages / block->unit_pages);
+	block->released = bits_create(nr_granules);
+	block->rests = bits_create(nr_granules);
+	block->rested = bits_create(nr_granules);
+	if (!block->held || !block->reclaimed || !block->released || !block->rests ||
+	    !block->rested) {
 		block_free(block);
 		return NULL;
 	}
@@ -217,7 +428,7 @@ static int reclaim_region_add(struct memory_listener *listener, struct memory_re
 			       "reclaim: %s 0x%" PRIx64 "+0x%" PRIx64
 			       " is not aligned to its pages of 0x%" PRIx64 " bytes",
 			       region->name, region->gpa, region->size, region->ram->page_size);
-	struct block *block = block_create(region);
+	struct block *block = block_create(reclaim, region);
 	if (!block)
 		return log_err(-ENOMEM, "reclaim: books on %s 0x%" PRIx64 "+0x%" PRIx64,
 			       region->name, region->gpa, region->size);
@@ -227,16 +438,23 @@ static int reclaim_region_add(struct memory_listener *listener, struct memory_re
 	return 0;
 }
 
+static struct block *find_block(struct reclaim *reclaim, const struct memory_region *region)
+{
+	list_for_each(n, &reclaim->blocks) {
+		if (block_of(n)->region == region)
+			return block_of(n);
+	}
+	return NULL;
+}
+
 static void reclaim_region_del(struct memory_listener *listener, struct memory_region *region)
 {
 	struct reclaim *reclaim = container_of(listener, struct reclaim, listener);
 
 	pthread_mutex_lock(&reclaim->gate);
-	list_for_each_safe(n, &reclaim->blocks) {
-		struct block *block = block_of(n);
-		if (block->region != region)
-			continue;
-		list_remove(n);
+	struct block *block = find_block(reclaim, region);
+	if (block) {
+		list_remove(&block->link);
 		block_free(block);
 	}
 	pthread_mutex_unlock(&reclaim->gate);
@@ -247,15 +465,19 @@ static const struct memory_listener_ops reclaim_listener_ops = {
 	.del = reclaim_region_del,
 };
 
-int reclaim_init(struct reclaim *reclaim, struct memory_map *map, enum reclaim_policy inhibited)
+int reclaim_init(struct reclaim *reclaim, struct memory_map *map, enum reclaim_policy inhibited,
+		 uint64_t granule)
 {
+	assert(granule == 0 || (is_power_of_2(granule) && granule >= GUEST_PAGE_SIZE));
 	*reclaim = (struct reclaim){
 		.map = map,
 		.unsafe = inhibited == RECLAIM_UNSAFE,
+		.granule = granule,
 		.listener = { .ops = &reclaim_listener_ops, .name = "reclaim" },
 	};
 	pthread_mutex_init(&reclaim->gate, NULL);
 	list_init(&reclaim->inhibitors);
+	list_init(&reclaim->pinners);
 	list_init(&reclaim->blocks);
 	int r = memory_map_listen(map, &reclaim->listener);
 	if (r < 0)
@@ -268,70 +490,75 @@ void reclaim_finish(struct reclaim *reclaim)
 	if (!reclaim->map)
 		return;
 	assert(list_empty(&reclaim->inhibitors));
+	assert(list_empty(&reclaim->pinners));
 	memory_map_unlisten(reclaim->map, &reclaim->listener);
 	pthread_mutex_destroy(&reclaim->gate);
 	*reclaim = (struct reclaim){ 0 };
 }
+
+uint64_t reclaim_granule(const struct reclaim *reclaim, const struct memory_region *region)
+{
+	if (reclaim->granule == 0)
+		return region->size;
+	return reclaim->granule > region->ram->page_size ? reclaim->granule
+							 : region->ram->page_size;
+}
+
+/* Inhibitors */
 
 /* Whoever pins makes every page present: what had been given back is not any more. */
 static uint64_t forget_reclaimed(struct reclaim *reclaim)
 {
 	uint64_t bytes = reclaimed_bytes(reclaim);
 
-	list_for_each(n, &reclaim->blocks) {
-		struct block *block = block_of(n);
-		struct span all = all_granules(block);
-		for (uint64_t i = all.first; i < all.end && block->nr_reclaimed; i++)
-			block->nr_reclaimed -= clear_bit(block->reclaimed, i);
-	}
+	list_for_each(n, &reclaim->blocks)
+		unmark_reclaimed(block_of(n), all_pages(block_of(n)));
 	return bytes;
+}
+
+static void tell_lost(const char *who, uint64_t bytes)
+{
+	if (bytes)
+		log_info("reclaim: %s pins guest memory: %" PRIu64
+			 " MiB that the balloon had given to the host come back",
+			 who, bytes >> 20);
 }
 
 void inhibitor_raise(struct reclaim *reclaim, struct inhibitor *inhibitor, const char *owner)
 {
+	uint64_t lost = 0;
+
 	TRACE(inhibitor_raise, 0, 0);
 	(void)snprintf(inhibitor->owner, sizeof(inhibitor->owner), "%s", owner);
 	pthread_mutex_lock(&reclaim->gate);
 	assert(!list_linked(&inhibitor->link));
 	list_append(&reclaim->inhibitors, &inhibitor->link);
 	inhibitor->told = false;
-	uint64_t lost = forget_reclaimed(reclaim);
+	/* What a pinner has let go of nobody else has pinned, and it stays away. */
+	if (list_empty(&reclaim->pinners))
+		lost = forget_reclaimed(reclaim);
 	pthread_mutex_unlock(&reclaim->gate);
-	if (lost)
-		log_info("reclaim: %s pins guest memory: %" PRIu64
-			 " MiB that the balloon had given to the host come back",
-			 owner, lost >> 20);
-}
-
-/* All that is held, since nobody keeps it back any more. */
-static uint64_t discard_all_held(struct reclaim *reclaim)
-{
-	if (reclaim->driver != RECLAIM_DRIVER_TELLS_FIRST)
-		return 0;
-	list_for_each(n, &reclaim->blocks) {
-		if (block_of(n)->nr_held)
-			discard_held(reclaim, block_of(n), all_granules(block_of(n)),
-				     RECLAIM_DIRECT);
-	}
-	return reclaimed_bytes(reclaim);
+	tell_lost(owner, lost);
 }
 
 void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 {
-	uint64_t gained = 0;
+	uint64_t before = 0;
+	uint64_t after = 0;
 
 	TRACE(inhibitor_lower, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
 	if (list_linked(&inhibitor->link)) {
 		list_remove(&inhibitor->link);
-		if (list_empty(&reclaim->inhibitors))
-			gained = discard_all_held(reclaim);
+		before = reclaimed_bytes(reclaim);
+		discard_all_held(reclaim);
+		after = reclaimed_bytes(reclaim);
 	}
 	pthread_mutex_unlock(&reclaim->gate);
-	if (gained)
-		log_info("reclaim: %s pins no more: %" PRIu64
+	if (after > before)
+		log_info("reclaim: %s inhibits no more: %" PRIu64
 			 " MiB that the balloon holds go to the host",
-			 inhibitor->owner, gained >> 20);
+			 inhibitor->owner, (after - before) >> 20);
 }
 
 unsigned int reclaim_inhibitors(struct reclaim *reclaim)
@@ -345,10 +572,146 @@ unsigned int reclaim_inhibitors(struct reclaim *reclaim)
 	return n;
 }
 
+/* Pinners */
+
+/* From units to granules: one that is wholly gone is released, of others nothing stays gone. */
+static void adopt_granules(struct block *block)
+{
+	struct span all = all_granules(block);
+
+	for (uint64_t i = all.first; i < all.end; i++) {
+		struct span pages =
+			pages_in(block, (struct span){ i, i + 1 }, block->granule_pages);
+		if (bits_all(block->reclaimed, units_of(block, pages)))
+			block->nr_released += bit_set(block->released, i);
+		else
+			unmark_reclaimed(block, pages);
+	}
+}
+
+void pinner_join(struct reclaim *reclaim, struct pinner *pinner)
+{
+	TRACE(pinner_join, 0, 0);
+	pthread_mutex_lock(&reclaim->gate);
+	assert(!list_linked(&pinner->link));
+	uint64_t before = reclaimed_bytes(reclaim);
+	if (list_empty(&reclaim->pinners)) {
+		list_for_each(n, &reclaim->blocks)
+			adopt_granules(block_of(n));
+	}
+	list_append(&reclaim->pinners, &pinner->link);
+	uint64_t lost = before - reclaimed_bytes(reclaim);
+	pthread_mutex_unlock(&reclaim->gate);
+	tell_lost("a device", lost);
+}
+
+static time_t now_seconds(void)
+{
+	struct timespec now = { 0 };
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
+	return now.tv_sec;
+}
+
+/* A long way, of which something is said now and then. */
+struct progress {
+	uint64_t done; /* bytes, of the region */
+	time_t told;
+};
+
+static void tell_progress(struct progress *progress, const struct memory_region *region)
+{
+	if (progress->done == region->size || now_seconds() - progress->told < PROGRESS_SECONDS)
+		return;
+	log_info("reclaim: making %s present: %" PRIu64 " of %" PRIu64 " MiB", region->name,
+		 progress->done >> 20, region->size >> 20);
+	progress->told = now_seconds();
+}
+
+/*
+ * Makes pages present. Pinning would do so as well, but page by page, and without a word for
+ * as long as it takes.
+ */
+static int make_present(const struct block *block, struct span pages, struct progress *progress)
+{
+	uint64_t size = span_size(pages);
+
+	for (uint64_t done = 0; done < size;) {
+		uint64_t step = min_of(size - done, STEP);
+		int r = ram_populate(block->region->ram, span_offset(block, pages) + done,
+				     step);
+		if (r < 0)
+			return r;
+		done += step;
+		progress->done = pages.first * GUEST_PAGE_SIZE + done;
+		tell_progress(progress, block->region);
+	}
+	return 0;
+}
+
+/* From *granule on: what is live next, but not much of it. Moves *granule on. */
+static int pin_some(struct pinner *pinner, struct block *block, uint64_t *granule,
+		    struct progress *progress)
+{
+	uint64_t end = all_granules(block).end;
+	uint64_t most = STEP / GUEST_PAGE_SIZE / block->granule_pages;
+
+	while (*granule < end && bit_test(block->released, *granule))
+		(*granule)++;
+	struct span run = { *granule, *granule };
+	while (run.end < end && !bit_test(block->released, run.end) &&
+	       (run.end == run.first || run.end - run.first < most))
+		run.end++;
+	*granule = run.end;
+	if (run.end == run.first)
+		return 0;
+	struct span pages = pages_in(block, run, block->granule_pages);
+	int r = make_present(block, pages, progress);
+	return r < 0 ? r
+		     : pinner->ops->populate(pinner, block->region, span_gpa(block, pages),
+					     span_size(pages));
+}
+
+int pinner_pin(struct reclaim *reclaim, struct pinner *pinner,
+	       const struct memory_region *region)
+{
+	struct progress progress = { .told = now_seconds() };
+	uint64_t granule = 0;
+	bool more = true;
+	int r = 0;
+
+	while (more && r >= 0) {
+		pthread_mutex_lock(&reclaim->gate);
+		struct block *block = find_block(reclaim, region);
+		assert(block); /* we are the first to hear of a region, and the last */
+		r = pin_some(pinner, block, &granule, &progress);
+		more = granule < all_granules(block).end;
+		pthread_mutex_unlock(&reclaim->gate);
+	}
+	return r;
+}
+
+void pinner_leave(struct reclaim *reclaim, struct pinner *pinner)
+{
+	TRACE(pinner_leave, 0, 0);
+	pthread_mutex_lock(&reclaim->gate);
+	bool joined = list_linked(&pinner->link);
+	list_remove(&pinner->link);
+	if (joined && list_empty(&reclaim->pinners)) {
+		list_for_each(n, &reclaim->blocks)
+			unmark_released(block_of(n), all_granules(block_of(n)));
+		discard_all_held(reclaim);
+	}
+	pthread_mutex_unlock(&reclaim->gate);
+}
+
+/* The balloon */
+
 void reclaim_set_driver(struct reclaim *reclaim, enum reclaim_driver driver)
 {
 	pthread_mutex_lock(&reclaim->gate);
 	reclaim->driver = driver;
+	reclaim->driver_told = false;
 	pthread_mutex_unlock(&reclaim->gate);
 }
 
@@ -363,66 +726,112 @@ static void tell_inhibitors(struct reclaim *reclaim)
 				 inhibitor->owner);
 		inhibitor->told = true;
 	}
+	if (list_empty(&reclaim->inhibitors) && !reclaim->driver_told) {
+		log_warn("reclaim: guest memory is pinned, and the guest's balloon driver does "
+			 "not promise to tell before it uses a page again: what it gives up is "
+			 "remembered, the host gains nothing");
+		reclaim->driver_told = true;
+	}
 }
 
 static void take_pages(struct reclaim *reclaim, struct block *block, struct span pages)
 {
 	enum reclaim_policy policy = policy_now(reclaim);
-	struct span granules = granules_touched(block, pages);
 	uint64_t before = block->nr_held;
 
 	for (uint64_t page = pages.first; page < pages.end; page++)
-		block->nr_held += set_bit(block->held, page);
+		block->nr_held += bit_set(block->held, page);
 	reclaim->policies[policy].taken += (block->nr_held - before) * GUEST_PAGE_SIZE;
 	if (policy == RECLAIM_INHIBIT) {
 		tell_inhibitors(reclaim);
 		return;
 	}
+	if (policy == RECLAIM_COORDINATED) {
+		discard_held(reclaim, block, touched(pages, block->granule_pages), policy);
+		return;
+	}
 	if (reclaim->driver == RECLAIM_DRIVER_MAY_NOT_TELL) {
+		/* A huge page might be missing when it is used again, which would be fatal. */
+		if (block->unit_pages > 1)
+			return;
 		/* What was held before may be in use; what is named now is not, this once. */
-		granules = granules_within(block, pages);
-		for (uint64_t i = granules.first; i < granules.end; i++)
-			block->nr_reclaimed -= clear_bit(block->reclaimed, i);
+		unmark_reclaimed(block, pages);
 	}
-	discard_held(reclaim, block, granules, policy);
+	discard_held(reclaim, block, touched(pages, block->unit_pages), policy);
 }
 
-/* A hugetlb granule, before it is touched: from an empty pool a touch would be fatal. */
-static int make_present(const struct block *block, uint64_t granule)
+/* A guest that toggles the last page of a granule waits for its next round. */
+static void rest(struct block *block, struct span granules)
 {
-	if (block->granule_pages == 1)
-		return 0;
-	return ram_populate(block->region->ram, block->offset + granule * granule_size(block),
-			    granule_size(block));
+	for (uint64_t i = granules.first; i < granules.end; i++)
+		block->nr_resting += bit_set(block->rests, i);
 }
 
-/* Is one of those pages held that lie in the granule? */
-static bool any_held(const struct block *block, struct span pages, uint64_t granule)
+static struct span common(struct span a, struct span b)
 {
-	uint64_t begin = granule * block->granule_pages;
-	uint64_t page = begin > pages.first ? begin : pages.first;
-
-	for (; page < pages.end && page < begin + block->granule_pages; page++) {
-		if (test_bit(block->held, page))
-			return true;
-	}
-	return false;
+	return (struct span){ a.first > b.first ? a.first : b.first, min_of(a.end, b.end) };
 }
 
-static int give_back_pages(struct block *block, struct span pages)
+/* Released granules that any of these pages are needed of are made live. */
+static int restore_granules(struct reclaim *reclaim, struct block *block, struct span pages)
 {
-	struct span granules = granules_touched(block, pages);
+	struct span granules = touched(pages, block->granule_pages);
 
-	for (uint64_t i = granules.first; i < granules.end; i++) {
-		if (!test_bit(block->reclaimed, i) || !any_held(block, pages, i))
+	for (uint64_t i = granules.first; i < granules.end && block->nr_released; i++) {
+		struct span one = { i, i + 1 };
+		struct span its = pages_in(block, one, block->granule_pages);
+		if (!bit_test(block->released, i) || !bits_any(block->held, common(its, pages)))
 			continue;
-		if (make_present(block, i) < 0)
+		if (restore(reclaim, block, one) < 0)
 			return -ENOMEM;
-		block->nr_reclaimed -= clear_bit(block->reclaimed, i);
+		rest(block, one);
 	}
-	for (uint64_t page = pages.first; page < pages.end; page++)
-		block->nr_held -= clear_bit(block->held, page);
 	return 0;
+}
+
+/* A hugetlb page, before it is touched: from an empty pool a touch would be fatal. */
+static int restore_unit(struct block *block, uint64_t unit)
+{
+	struct span pages = pages_in(block, (struct span){ unit, unit + 1 }, block->unit_pages);
+
+	if (block->unit_pages > 1 &&
+	    ram_populate(block->region->ram, span_offset(block, pages), span_size(pages)) < 0)
+		return -ENOMEM;
+	unmark_reclaimed(block, pages);
+	return 0;
+}
+
+/* Those that nobody had pinned. */
+static int restore_units(struct block *block, struct span pages)
+{
+	struct span units = touched(pages, block->unit_pages);
+
+	for (uint64_t i = units.first; i < units.end && block->nr_reclaimed; i++) {
+		struct span its = pages_in(block, (struct span){ i, i + 1 }, block->unit_pages);
+		if (!bit_test(block->reclaimed, i) ||
+		    !bits_any(block->held, common(its, pages)))
+			continue;
+		if (restore_unit(block, i) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static void clear_held(struct block *block, struct span pages)
+{
+	for (uint64_t page = pages.first; page < pages.end && block->nr_held; page++)
+		block->nr_held -= bit_clear(block->held, page);
+}
+
+static int give_back_pages(struct reclaim *reclaim, struct block *block, struct span pages)
+{
+	int r = restore_granules(reclaim, block, pages);
+
+	if (r >= 0)
+		r = restore_units(block, pages);
+	if (r >= 0)
+		clear_held(block, pages);
+	return r;
 }
 
 static bool pages_valid(gpa_t gpa, uint64_t size)
@@ -463,7 +872,7 @@ int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 		if (pages.end == pages.first)
 			continue;
 		nr_found += pages.end - pages.first;
-		r = give_back_pages(block_of(n), pages);
+		r = give_back_pages(reclaim, block_of(n), pages);
 		if (r < 0)
 			break;
 	}
@@ -473,57 +882,160 @@ int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 	return nr_found == size / GUEST_PAGE_SIZE ? 0 : -EFAULT;
 }
 
-/* Whatever fails: a page that could not be made present is the guest's all the same. */
-static int give_back_block(struct block *block)
-{
-	struct span all = all_granules(block);
-	int r = 0;
+/* All at once */
 
-	for (uint64_t i = all.first; i < all.end && block->nr_reclaimed; i++) {
-		if (!test_bit(block->reclaimed, i))
-			continue;
-		block->nr_reclaimed -= clear_bit(block->reclaimed, i);
-		if (r >= 0)
-			r = make_present(block, i);
-	}
-	for (uint64_t page = 0; page < block->nr_pages && block->nr_held; page++)
-		block->nr_held -= clear_bit(block->held, page);
+/* The next released granules, as many as may be made live in one go. */
+static int restore_some(struct reclaim *reclaim, struct block *block)
+{
+	uint64_t end = all_granules(block).end;
+	uint64_t most = STEP / GUEST_PAGE_SIZE / block->granule_pages;
+	struct span run = { 0, 0 };
+
+	while (run.first < end && !bit_test(block->released, run.first))
+		run.first++;
+	run.end = run.first;
+	while (run.end < end && bit_test(block->released, run.end) &&
+	       (run.end == run.first || run.end - run.first < most))
+		run.end++;
+	int r = restore(reclaim, block, run);
+	if (r >= 0 && reclaim->draining)
+		rest(block, run);
 	return r;
 }
 
-void reclaim_give_back_all(struct reclaim *reclaim)
+/* 0: all is live, and present where a touch would not make it so. 1: *most is used up. */
+static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t *most)
+{
+	uint64_t unit_size = block->unit_pages * GUEST_PAGE_SIZE;
+
+	while (block->nr_released) {
+		uint64_t before = block->nr_released;
+		if (*most == 0)
+			return 1;
+		if (restore_some(reclaim, block) < 0)
+			return -ENOMEM;
+		uint64_t done =
+			(before - block->nr_released) * block->granule_pages * GUEST_PAGE_SIZE;
+		*most -= min_of(*most, done);
+	}
+	for (uint64_t i = 0; block->nr_reclaimed; i++) {
+		if (!bit_test(block->reclaimed, i))
+			continue;
+		if (*most == 0 && block->unit_pages > 1)
+			return 1;
+		if (restore_unit(block, i) < 0)
+			return -ENOMEM;
+		*most -= min_of(*most, unit_size);
+	}
+	return 0;
+}
+
+static int restore_all(struct reclaim *reclaim, uint64_t most)
+{
+	list_for_each(n, &reclaim->blocks) {
+		int r = restore_block(reclaim, block_of(n), &most);
+		if (r != 0)
+			return r;
+	}
+	return 0;
+}
+
+static void clear_all_held(struct reclaim *reclaim)
+{
+	list_for_each(n, &reclaim->blocks)
+		clear_held(block_of(n), all_pages(block_of(n)));
+}
+
+int reclaim_give_back_all(struct reclaim *reclaim, uint64_t most)
 {
 	TRACE(reclaim_give_back_all, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
-	list_for_each(n, &reclaim->blocks) {
-		const struct memory_region *region = block_of(n)->region;
-		int r = give_back_block(block_of(n));
-		if (r < 0)
-			(void)log_err(r,
-				      "reclaim: make all of %s present again: going on, the "
-				      "guest fails where it touches what is missing (free more "
-				      "hugetlb pages)",
-				      region->name);
+	reclaim->draining = true;
+	int r = restore_all(reclaim, most);
+	if (r == 0) {
+		clear_all_held(reclaim);
+		reclaim->draining = false;
 	}
 	pthread_mutex_unlock(&reclaim->gate);
+	return r;
+}
+
+void reclaim_forget(struct reclaim *reclaim)
+{
+	pthread_mutex_lock(&reclaim->gate);
+	(void)forget_reclaimed(reclaim);
+	clear_all_held(reclaim);
+	reclaim->draining = false;
+	pthread_mutex_unlock(&reclaim->gate);
+}
+
+int reclaim_restore(struct reclaim *reclaim)
+{
+	int r = 1;
+
+	while (r > 0) {
+		pthread_mutex_lock(&reclaim->gate);
+		assert(!list_empty(&reclaim->inhibitors));
+		r = restore_all(reclaim, STEP);
+		pthread_mutex_unlock(&reclaim->gate);
+	}
+	return r;
+}
+
+/* What has rested once may be released by the next tick: a whole one at least has passed then. */
+static void tick_block(struct block *block)
+{
+	uint64_t nr_words = all_granules(block).end / BITS_A_WORD + 1;
+	uint64_t nr_resting = 0;
+
+	for (uint64_t i = 0; i < nr_words; i++) {
+		block->rested[i] = block->rests[i];
+		block->rests[i] = 0;
+		nr_resting += (uint64_t)__builtin_popcountll(block->rested[i]);
+	}
+	block->nr_resting = nr_resting;
+}
+
+bool reclaim_tick(struct reclaim *reclaim)
+{
+	bool rests = false;
+
+	pthread_mutex_lock(&reclaim->gate);
+	list_for_each(n, &reclaim->blocks) {
+		if (block_of(n)->nr_resting == 0)
+			continue;
+		tick_block(block_of(n));
+		rests |= block_of(n)->nr_resting > 0;
+	}
+	if (policy_now(reclaim) == RECLAIM_COORDINATED)
+		discard_all_held(reclaim);
+	pthread_mutex_unlock(&reclaim->gate);
+	return rests;
+}
+
+static bool is_pinned(const struct reclaim *reclaim)
+{
+	return !list_empty(&reclaim->inhibitors) || !list_empty(&reclaim->pinners);
 }
 
 static int report(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 {
 	list_for_each(n, &reclaim->blocks) {
 		const struct block *block = block_of(n);
+		uint64_t unit_size = block->unit_pages * GUEST_PAGE_SIZE;
 		if (!range_within(gpa, size, block->region->gpa, block->region->size))
 			continue;
 		/* What sticks out at either end is no whole page either. */
-		uint64_t from = align_up(gpa - block->region->gpa, granule_size(block));
-		uint64_t to = align_down(gpa - block->region->gpa + size, granule_size(block));
-		struct span granules = { from / granule_size(block), to / granule_size(block) };
+		uint64_t from = align_up(gpa - block->region->gpa, unit_size);
+		uint64_t to = align_down(gpa - block->region->gpa + size, unit_size);
 		reclaim->reports.taken += size;
-		if (!list_empty(&reclaim->inhibitors))
+		if (is_pinned(reclaim))
 			return -EBUSY;
-		if (granules.first >= granules.end)
+		if (from >= to)
 			return 0;
-		return discard(reclaim, block, granules, &reclaim->reports);
+		return discard(reclaim, block,
+			       (struct span){ from / GUEST_PAGE_SIZE, to / GUEST_PAGE_SIZE },
+			       &reclaim->reports);
 	}
 	return -EFAULT;
 }
@@ -539,17 +1051,28 @@ int reclaim_report(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 	return r;
 }
 
-/* Bytes held in granules that are not held as a whole. */
-static uint64_t incomplete_bytes(const struct block *block)
-{
-	struct span all = all_granules(block);
-	uint64_t nr_complete = 0;
+/* Figures */
 
-	if (block->granule_pages == 1 || block->nr_held == 0)
-		return 0;
-	for (uint64_t i = all.first; i < all.end; i++)
-		nr_complete += is_complete(block, i);
-	return (block->nr_held - nr_complete * block->granule_pages) * GUEST_PAGE_SIZE;
+/* Held bytes of pieces that are not held as a whole, and of granules that are, but rest. */
+static void add_held_back(const struct reclaim *reclaim, const struct block *block,
+			  struct reclaim_figures *figures)
+{
+	uint64_t pages = piece_pages(reclaim, block);
+	struct span all = touched(all_pages(block), pages);
+	uint64_t complete = 0;
+
+	if (block->nr_held == 0 || pages == 1)
+		return;
+	for (uint64_t i = all.first; i < all.end; i++) {
+		struct span its = pages_in(block, (struct span){ i, i + 1 }, pages);
+		if (!bits_all(block->held, its))
+			continue;
+		complete += span_size(its);
+		if (pages == block->granule_pages && is_resting(block, i) &&
+		    !bit_test(block->released, i))
+			figures->resting += span_size(its);
+	}
+	figures->incomplete += block->nr_held * GUEST_PAGE_SIZE - complete;
 }
 
 static void name_owners(const struct reclaim *reclaim, struct reclaim_figures *ret)
@@ -562,23 +1085,28 @@ static void name_owners(const struct reclaim *reclaim, struct reclaim_figures *r
 		memcpy(ret->owners[ret->nr_owners++], inhibitor->owner,
 		       sizeof(inhibitor->owner));
 	}
+	list_for_each(n, &reclaim->pinners)
+		ret->nr_pinners++;
 }
 
 void reclaim_figures(struct reclaim *reclaim, struct reclaim_figures *ret)
 {
-	*ret = (struct reclaim_figures){ 0 };
+	*ret = (struct reclaim_figures){ .granule = reclaim->granule };
 	pthread_mutex_lock(&reclaim->gate);
 	ret->policy = policy_now(reclaim);
 	list_for_each(n, &reclaim->blocks) {
-		const struct block *block = block_of(n);
-		ret->held += block->nr_held * GUEST_PAGE_SIZE;
-		ret->reclaimed += block->nr_reclaimed * granule_size(block);
-		ret->incomplete += incomplete_bytes(block);
+		ret->held += block_of(n)->nr_held * GUEST_PAGE_SIZE;
+		add_held_back(reclaim, block_of(n), ret);
 	}
+	ret->reclaimed = reclaimed_bytes(reclaim);
 	ret->held_back = ret->held - ret->reclaimed;
 	name_owners(reclaim, ret);
 	memcpy(ret->policies, reclaim->policies, sizeof(ret->policies));
 	ret->reports = reclaim->reports;
+	ret->nr_released = reclaim->nr_released;
+	ret->nr_restored = reclaim->nr_restored;
+	ret->nr_not_released = reclaim->nr_not_released;
+	ret->nr_not_restored = reclaim->nr_not_restored;
 	pthread_mutex_unlock(&reclaim->gate);
 }
 
@@ -587,6 +1115,7 @@ const char *reclaim_policy_name(enum reclaim_policy policy)
 	static const char *const names[] = {
 		[RECLAIM_DIRECT] = "direct",
 		[RECLAIM_INHIBIT] = "inhibit",
+		[RECLAIM_COORDINATED] = "coordinated",
 		[RECLAIM_UNSAFE] = "unsafe",
 	};
 

@@ -6,27 +6,32 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
 
+#include <linux/capability.h>
+
+#include "base/bits.h"
 #include "base/log.h"
 #include "base/trace.h"
 
 #include "memory/ram.h"
 #include "vfio/group.h"
 
-/* What a kernel that does not say how many entries it has left was built with. */
-#define DEFAULT_ENTRIES 65535u
-
-/* Populating goes in steps of this size, and says how far it is when it takes long. */
-#define POPULATE_STEP (256ull << 20)
-#define PROGRESS_SECONDS 2
-
-/* One call of vfio_map_dma() that has not been undone. */
+/*
+ * What is known of a region. It is mapped in granules, each by one call of vfio_map_dma(); a BAR
+ * is one granule.
+ */
 struct mapping {
 	struct list_node link;
 	const struct memory_region *region; /* borrowed, outlives this */
+	uint64_t granule;                   /* bytes */
+	uint64_t nr_granules;
+	uint64_t nr_mapped;
+	uint64_t *mapped; /* owned; a bit a granule */
+	uint64_t *fresh;  /* owned; likewise: by the call that is under way */
 };
 
 static struct vfio_container *container_of_listener(struct memory_listener *listener)
@@ -40,9 +45,14 @@ static struct mapping *mapping_of(struct list_node *n)
 }
 
 void vfio_init(struct vfio *vfio, struct memory_map *map, struct reclaim *reclaim,
-	       struct wires *wires)
+	       struct wires *wires, const struct vfio_dma_config *config)
 {
-	*vfio = (struct vfio){ .map = map, .reclaim = reclaim, .wires = wires };
+	*vfio = (struct vfio){
+		.map = map,
+		.reclaim = reclaim,
+		.wires = wires,
+		.config = *config,
+	};
 	list_init(&vfio->containers);
 	list_init(&vfio->groups);
 }
@@ -83,6 +93,31 @@ unsigned int vfio_address_bits(struct vfio *vfio)
 	return bits;
 }
 
+/* Where granules begin in their region, and how many bytes they are: the last may be smaller. */
+static uint64_t span_offset(const struct mapping *mapping, struct span span)
+{
+	return span.first * mapping->granule;
+}
+
+static uint64_t span_size(const struct mapping *mapping, struct span span)
+{
+	uint64_t end = span.end == mapping->nr_granules ? mapping->region->size
+							: span.end * mapping->granule;
+	return end - span_offset(mapping, span);
+}
+
+/* Bytes of the region that are mapped. */
+static uint64_t mapped_size(const struct mapping *mapping)
+{
+	uint64_t last = mapping->nr_granules - 1;
+	uint64_t missing = mapping->nr_granules * mapping->granule - mapping->region->size;
+
+	if (mapping->nr_mapped == 0)
+		return 0;
+	return mapping->nr_mapped * mapping->granule -
+	       (bit_test(mapping->mapped, last) ? missing : 0);
+}
+
 /* Bytes of RAM. */
 static uint64_t mapped(struct vfio_container *container)
 {
@@ -90,9 +125,8 @@ static uint64_t mapped(struct vfio_container *container)
 
 	pthread_mutex_lock(&container->lock);
 	list_for_each(n, &container->mappings) {
-		const struct memory_region *region = mapping_of(n)->region;
-		if (region->kind == MEMORY_RAM)
-			bytes += region->size;
+		if (mapping_of(n)->region->kind == MEMORY_RAM)
+			bytes += mapped_size(mapping_of(n));
 	}
 	pthread_mutex_unlock(&container->lock);
 	return bytes;
@@ -175,7 +209,7 @@ static int refresh_iommu(struct vfio_container *container)
 		return log_err(r, "vfio: ask what the IOMMU translates");
 	vfio_iommu_finish(&container->iommu);
 	container->iommu = iommu;
-	container->max_mappings = DEFAULT_ENTRIES;
+	container->max_mappings = VFIO_DEFAULT_ENTRIES;
 	if (iommu.has_entries && iommu.entries <= UINT32_MAX - container->nr_mappings)
 		container->max_mappings = iommu.entries + container->nr_mappings;
 	list_for_each(n, &container->mappings) {
@@ -189,42 +223,6 @@ static int refresh_iommu(struct vfio_container *container)
 	return 0;
 }
 
-static time_t now_seconds(void)
-{
-	struct timespec now = { 0 };
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
-	return now.tv_sec;
-}
-
-/*
- * Makes the pages present first. The pin would do so as well, but page by page, and without
- * a word for as long as it takes.
- */
-static int populate(const struct memory_region *region)
-{
-	uint64_t offset = (uint64_t)((char *)region->host - (char *)region->ram->host);
-	time_t told = now_seconds();
-
-	for (uint64_t done = 0; done < region->size;) {
-		uint64_t left = region->size - done;
-		uint64_t step = left < POPULATE_STEP ? left : POPULATE_STEP;
-		int r = ram_populate(region->ram, offset + done, step);
-		if (r < 0)
-			return log_err(r,
-				       "vfio: make %s present, 0x%" PRIx64 " of 0x%" PRIx64
-				       " bytes done",
-				       region->name, done, region->size);
-		done += step;
-		if (done < region->size && now_seconds() - told >= PROGRESS_SECONDS) {
-			log_info("vfio: making %s present: %" PRIu64 " of %" PRIu64 " MiB",
-				 region->name, done >> 20, region->size >> 20);
-			told = now_seconds();
-		}
-	}
-	return 0;
-}
-
 /* What must be locked at once: all RAM, for each container that pins once more. */
 static uint64_t locked_bytes(const struct vfio *vfio, const struct memory_region *region)
 {
@@ -232,7 +230,7 @@ static uint64_t locked_bytes(const struct vfio *vfio, const struct memory_region
 	uint64_t nr_pinning = 0;
 
 	/* While it is being added a region is not on the map yet. */
-	if (!list_linked(&region->link))
+	if (region && !list_linked(&region->link))
 		size += region->size;
 	list_for_each(n, &vfio->containers)
 		nr_pinning += container_of(n, struct vfio_container, link)->pins;
@@ -256,51 +254,253 @@ static int explain_refusal(const struct vfio *vfio, const struct memory_region *
 		       region->gpa, region->size);
 }
 
-/* One mapping and its entry in our own books, or neither. Not logged. Under container->lock. */
-static int map_region(struct vfio_container *container, const struct memory_region *region)
+/* Mappings. All under container->lock, and not logged. */
+
+static struct mapping *find_mapping(struct vfio_container *container,
+				    const struct memory_region *region)
 {
-	if (container->nr_mappings >= container->max_mappings)
-		return -ENOSPC;
+	list_for_each(n, &container->mappings) {
+		if (mapping_of(n)->region == region)
+			return mapping_of(n);
+	}
+	return NULL;
+}
+
+static void mapping_destroy(struct mapping *mapping)
+{
+	list_remove(&mapping->link);
+	free(mapping->mapped);
+	free(mapping->fresh);
+	free(mapping);
+}
+
+/* Books on a region of which nothing is mapped yet. */
+static int mapping_create(struct vfio_container *container, const struct memory_region *region,
+			  uint64_t granule, struct mapping **ret)
+{
 	struct mapping *mapping = calloc(1, sizeof(*mapping));
+
 	if (!mapping)
 		return -ENOMEM;
-	int r = vfio_map_dma(container->fd, region->host, region->gpa, region->size);
-	if (r < 0) {
-		free(mapping);
-		return r;
-	}
-	mapping->region = region;
+	*mapping = (struct mapping){
+		.region = region,
+		.granule = granule,
+		.nr_granules = (region->size + granule - 1) / granule,
+	};
 	list_append(&container->mappings, &mapping->link);
+	mapping->mapped = bits_create(mapping->nr_granules);
+	mapping->fresh = bits_create(mapping->nr_granules);
+	if (!mapping->mapped || !mapping->fresh) {
+		mapping_destroy(mapping);
+		return -ENOMEM;
+	}
+	*ret = mapping;
+	return 0;
+}
+
+static int map_granule(struct vfio_container *container, struct mapping *mapping, uint64_t i)
+{
+	const struct memory_region *region = mapping->region;
+	struct span one = { i, i + 1 };
+	uint64_t offset = span_offset(mapping, one);
+
+	if (container->nr_mappings >= container->max_mappings)
+		return -ENOSPC;
+	int r = vfio_map_dma(container->fd, (char *)region->host + offset, region->gpa + offset,
+			     span_size(mapping, one));
+	/* -EEXIST: an unmap that went wrong has left it there. */
+	if (r < 0 && r != -EEXIST)
+		return r;
+	bit_set(mapping->mapped, i);
+	mapping->nr_mapped++;
 	container->nr_mappings++;
 	return 0;
 }
 
-static int add_ram(struct vfio_container *container, const struct memory_region *region)
+/* They are all mapped. -EIO: some of them may be. */
+static int unmap_run(struct vfio_container *container, struct mapping *mapping, struct span run)
 {
+	uint64_t size = span_size(mapping, run);
+	uint64_t unmapped = 0;
+
+	int r = vfio_unmap_dma(container->fd, mapping->region->gpa + span_offset(mapping, run),
+			       size, &unmapped);
+	if (r < 0)
+		return r;
+	for (uint64_t i = run.first; i < run.end; i++)
+		bit_clear(mapping->mapped, i);
+	mapping->nr_mapped -= run.end - run.first;
+	container->nr_mappings -= (unsigned int)(run.end - run.first);
+	return unmapped == size ? 0 : -EIO;
+}
+
+/* Of these granules, those whose bit is set. */
+static int unmap_span(struct vfio_container *container, struct mapping *mapping,
+		      const uint64_t *which, struct span span)
+{
+	int r = 0;
+
+	for (;;) {
+		struct span run = bits_run(which, span);
+		if (run.end == run.first || r < 0)
+			return r;
+		r = unmap_run(container, mapping, run);
+		span.first = run.end;
+	}
+}
+
+/* Of these granules, those that are not mapped; on failure no more are than before. */
+static int map_span(struct vfio_container *container, struct mapping *mapping, struct span span)
+{
+	int r = 0;
+
+	for (uint64_t i = span.first; i < span.end && r >= 0; i++) {
+		if (bit_test(mapping->mapped, i))
+			continue;
+		r = map_granule(container, mapping, i);
+		if (r >= 0)
+			bit_set(mapping->fresh, i);
+	}
+	if (r < 0 && unmap_span(container, mapping, mapping->fresh, span) < 0)
+		log_warn(
+			"vfio: %s stays mapped in part, after it could not be mapped as a whole",
+			mapping->region->name);
+	for (uint64_t i = span.first; i < span.end; i++)
+		bit_clear(mapping->fresh, i);
+	return r;
+}
+
+/* Reclaim asks: a pinner lets go of granules, and pins them again. */
+
+static struct vfio_container *container_of_pinner(struct pinner *pinner)
+{
+	return container_of(pinner, struct vfio_container, pinner);
+}
+
+static struct span granules_at(const struct mapping *mapping, gpa_t gpa, uint64_t size)
+{
+	uint64_t first = (gpa - mapping->region->gpa) / mapping->granule;
+
+	return (struct span){ first, first + (size + mapping->granule - 1) / mapping->granule };
+}
+
+static int dma_discard(struct pinner *pinner, const struct memory_region *region, gpa_t gpa,
+		       uint64_t size)
+{
+	struct vfio_container *container = container_of_pinner(pinner);
+	int r = 0;
+
+	TRACE(dma_discard, gpa, size);
 	pthread_mutex_lock(&container->lock);
-	int r = check_reach(container, region);
-	if (r < 0)
-		goto out;
-	if (container->pins)
-		r = populate(region);
-	if (r < 0)
-		goto out;
-	r = map_region(container, region);
-	if (r == -ENOSPC)
-		(void)log_err(r, "vfio: map %s: all %u entries of the IOMMU are taken",
-			      region->name, container->nr_mappings);
-	else if (r < 0)
-		(void)explain_refusal(container->vfio, region, r);
-out:
+	struct mapping *mapping = find_mapping(container, region);
+	if (mapping)
+		r = unmap_span(container, mapping, mapping->mapped,
+			       granules_at(mapping, gpa, size));
 	pthread_mutex_unlock(&container->lock);
 	return r;
+}
+
+static int dma_populate(struct pinner *pinner, const struct memory_region *region, gpa_t gpa,
+			uint64_t size)
+{
+	struct vfio_container *container = container_of_pinner(pinner);
+	int r = 0;
+
+	TRACE(dma_populate, gpa, size);
+	pthread_mutex_lock(&container->lock);
+	struct mapping *mapping = find_mapping(container, region);
+	if (mapping)
+		r = map_span(container, mapping, granules_at(mapping, gpa, size));
+	pthread_mutex_unlock(&container->lock);
+	return r;
+}
+
+static const struct pinner_ops dma_pinner_ops = {
+	.discard = dma_discard,
+	.populate = dma_populate,
+};
+
+/* The map's listener */
+
+/* Everything of a region; after a failure, too, when only some of it was mapped. */
+static void forget_region(struct vfio_container *container, const struct memory_region *region)
+{
+	uint64_t unmapped = 0;
+
+	pthread_mutex_lock(&container->lock);
+	struct mapping *mapping = find_mapping(container, region);
+	if (!mapping)
+		goto out; /* a BAR that could not be mapped */
+	uint64_t size = mapped_size(mapping);
+	int r = 0;
+	if (size > 0)
+		r = vfio_unmap_dma(container->fd, region->gpa, region->size, &unmapped);
+	if (r < 0)
+		(void)log_err(r, "vfio: unmap %s 0x%" PRIx64 "+0x%" PRIx64, region->name,
+			      region->gpa, region->size);
+	else if (unmapped != size)
+		(void)log_err(0,
+			      "vfio: unmap %s 0x%" PRIx64 "+0x%" PRIx64
+			      ": the kernel unmapped 0x%" PRIx64 " bytes of 0x%" PRIx64
+			      ", going on",
+			      region->name, region->gpa, region->size, unmapped, size);
+	container->nr_mappings -= (unsigned int)mapping->nr_mapped;
+	mapping_destroy(mapping);
+out:
+	pthread_mutex_unlock(&container->lock);
+}
+
+/* All of it at once. -errno: nothing is left of it. */
+static int map_whole(struct vfio_container *container, const struct memory_region *region)
+{
+	struct mapping *mapping;
+
+	int r = mapping_create(container, region, region->size, &mapping);
+	if (r < 0)
+		return r;
+	r = map_granule(container, mapping, 0);
+	if (r < 0)
+		mapping_destroy(mapping);
+	return r;
+}
+
+static int explain_full(const struct vfio_container *container,
+			const struct memory_region *region)
+{
+	return log_err(-ENOSPC, "vfio: map %s: all %u entries of the IOMMU are taken",
+		       region->name, container->max_mappings);
+}
+
+static int add_ram(struct vfio_container *container, const struct memory_region *region)
+{
+	struct reclaim *reclaim = container->vfio->reclaim;
+	struct mapping *mapping;
+
+	pthread_mutex_lock(&container->lock);
+	int r = check_reach(container, region);
+	if (r < 0) {
+		pthread_mutex_unlock(&container->lock);
+		return r;
+	}
+	r = container->pins ? mapping_create(container, region,
+					     reclaim_granule(reclaim, region), &mapping)
+			    : map_whole(container, region);
+	pthread_mutex_unlock(&container->lock);
+	if (r >= 0 && container->pins) {
+		r = pinner_pin(reclaim, &container->pinner, region);
+		if (r < 0)
+			forget_region(container, region);
+	}
+	if (r == -ENOSPC)
+		return explain_full(container, region);
+	return r < 0 ? explain_refusal(container->vfio, region, r) : 0;
 }
 
 /* Not every IOMMU maps what is no memory, and no guest depends on it. */
 static void add_peer(struct vfio_container *container, const struct memory_region *region)
 {
 	pthread_mutex_lock(&container->lock);
-	int r = map_region(container, region);
+	int r = map_whole(container, region);
 	if (r < 0 && !container->peers_warned) {
 		container->peers_warned = true;
 		log_warn("vfio: map %s 0x%" PRIx64 "+0x%" PRIx64
@@ -321,46 +521,111 @@ static int dma_region_add(struct memory_listener *listener, struct memory_region
 	return 0;
 }
 
-static struct mapping *find_mapping(struct vfio_container *container,
-				    const struct memory_region *region)
-{
-	list_for_each(n, &container->mappings) {
-		if (mapping_of(n)->region == region)
-			return mapping_of(n);
-	}
-	return NULL;
-}
-
 static void dma_region_del(struct memory_listener *listener, struct memory_region *region)
 {
-	struct vfio_container *container = container_of_listener(listener);
-	uint64_t unmapped = 0;
-
 	TRACE(dma_region_del, region->gpa, region->size);
-	pthread_mutex_lock(&container->lock);
-	struct mapping *mapping = find_mapping(container, region);
-	if (!mapping)
-		goto out; /* a BAR that could not be mapped */
-	int r = vfio_unmap_dma(container->fd, region->gpa, region->size, &unmapped);
-	if (r < 0)
-		(void)log_err(r, "vfio: unmap %s 0x%" PRIx64 "+0x%" PRIx64, region->name,
-			      region->gpa, region->size);
-	else if (unmapped != region->size)
-		(void)log_err(0,
-			      "vfio: unmap %s 0x%" PRIx64 "+0x%" PRIx64
-			      ": the kernel unmapped 0x%" PRIx64 " bytes, going on",
-			      region->name, region->gpa, region->size, unmapped);
-	list_remove(&mapping->link);
-	container->nr_mappings--;
-	free(mapping);
-out:
-	pthread_mutex_unlock(&container->lock);
+	forget_region(container_of_listener(listener), region);
 }
 
 static const struct memory_listener_ops dma_listener_ops = {
 	.add = dma_region_add,
 	.del = dma_region_del,
 };
+
+/* What must be so before anything is mapped */
+
+/* Granules that all RAM is cut into, if they have this size. */
+static uint64_t count_granules(struct vfio *vfio, uint64_t granule)
+{
+	uint64_t nr = 0;
+
+	pthread_rwlock_rdlock(&vfio->map->layout_lock);
+	list_for_each(n, &vfio->map->regions) {
+		const struct memory_region *region =
+			container_of(n, struct memory_region, link);
+		if (region->kind == MEMORY_RAM)
+			nr += (region->size + granule - 1) / granule;
+	}
+	pthread_rwlock_unlock(&vfio->map->layout_lock);
+	return nr;
+}
+
+/* "4K", "2M", "1G": as the option has it. */
+static const char *format_size(uint64_t size, char *text, size_t text_size)
+{
+	unsigned int unit = size >= 1ull << 30 ? 30 : size >= 1ull << 20 ? 20 : 10;
+
+	(void)snprintf(text, text_size, "%" PRIu64 "%c", size >> unit, "KMG"[unit / 10 - 1]);
+	return text;
+}
+
+static int check_budget(struct vfio_container *container)
+{
+	struct vfio *vfio = container->vfio;
+	uint64_t granule = vfio->reclaim->granule;
+	char now[24], better[24];
+
+	if (!container->pins || granule == 0)
+		return 0;
+	uint64_t needed = count_granules(vfio, granule);
+	pthread_mutex_lock(&container->lock);
+	uint64_t entries = container->max_mappings;
+	pthread_mutex_unlock(&container->lock);
+	if (needed + VFIO_SPARE_ENTRIES <= entries)
+		return 0;
+	uint64_t fits = granule;
+	while (count_granules(vfio, fits) + VFIO_SPARE_ENTRIES > entries && fits < 1ull << 40)
+		fits *= 2;
+	(void)log_err(0,
+		      "vfio: granule=%s: %" PRIu64 " MiB of RAM are %" PRIu64
+		      " granules, and %u entries are kept for BARs, but the IOMMU has %" PRIu64
+		      ": granule=%s does, or less memory",
+		      format_size(granule, now, sizeof(now)),
+		      memory_map_ram_size(vfio->map) >> 20, needed, VFIO_SPARE_ENTRIES, entries,
+		      format_size(fits, better, sizeof(better)));
+	return -E2BIG;
+}
+
+/* Whoever has the capability may lock what he likes. */
+static bool may_lock_all(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	return syscall(SYS_capget, &header, data) == 0 &&
+	       data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK);
+}
+
+/*
+ * A deflate cannot be refused. What is not pinned now, or not for long, must be able to be
+ * pinned at any time.
+ */
+static int check_promise(const struct vfio *vfio)
+{
+	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
+	uint64_t size = memory_map_ram_size(vfio->map);
+	uint64_t needed = locked_bytes(vfio, NULL);
+	struct sysinfo host = { 0 };
+
+	(void)getrlimit(RLIMIT_MEMLOCK, &limit); /* this resource always exists */
+	if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed && !may_lock_all())
+		return log_err(
+			-ENOMEM,
+			"vfio: policy=coordinated: %" PRIu64
+			" bytes must be locked when the balloon is empty, RLIMIT_MEMLOCK allows "
+			"%" PRIu64
+			": raise it (ulimit -l, LimitMEMLOCK=), or give the guest less",
+			needed, (uint64_t)limit.rlim_cur);
+	if (sysinfo(&host) == 0 && (uint64_t)host.totalram * host.mem_unit < size)
+		return log_err(-ENOMEM,
+			       "vfio: policy=coordinated: the guest has %" PRIu64
+			       " MiB when the balloon is empty, the host no more than %" PRIu64
+			       ": give the guest less",
+			       size >> 20, (uint64_t)host.totalram * host.mem_unit >> 20);
+	return 0;
+}
+
+/* Containers */
 
 /* Does what is mapped for this group stay where it is? */
 static bool group_pins(const struct vfio_group *group)
@@ -380,8 +645,10 @@ static struct vfio_container *container_create(struct vfio *vfio,
 		.vfio = vfio,
 		.fd = -1,
 		.pins = group_pins(group),
+		.asleep = true,
 		.listener = { .ops = &dma_listener_ops, .name = "vfio container" },
-		.max_mappings = DEFAULT_ENTRIES,
+		.pinner.ops = &dma_pinner_ops,
+		.max_mappings = VFIO_DEFAULT_ENTRIES,
 	};
 	pthread_mutex_init(&container->lock, NULL);
 	list_init(&container->groups);
@@ -395,6 +662,8 @@ static void container_destroy(struct vfio_container *container)
 {
 	memory_map_unlisten(container->vfio->map, &container->listener);
 	assert(list_empty(&container->mappings));
+	/* After the last page has been unpinned. */
+	pinner_leave(container->vfio->reclaim, &container->pinner);
 	list_remove(&container->link);
 	vfio_close(&container->fd);
 	vfio_iommu_finish(&container->iommu);
@@ -434,6 +703,25 @@ static int enter(struct vfio_container *container, struct vfio_group *group)
 	group->container = container;
 	list_append(&container->groups, &group->container_link);
 	return 0;
+}
+
+/* What will be mapped later: can it be? */
+static int check_ram(struct vfio_container *container)
+{
+	struct memory_map *map = container->vfio->map;
+	int r = 0;
+
+	pthread_mutex_lock(&container->lock);
+	pthread_rwlock_rdlock(&map->layout_lock);
+	list_for_each(n, &map->regions) {
+		const struct memory_region *region =
+			container_of(n, struct memory_region, link);
+		if (region->kind == MEMORY_RAM && r >= 0)
+			r = check_reach(container, region);
+	}
+	pthread_rwlock_unlock(&map->layout_lock);
+	pthread_mutex_unlock(&container->lock);
+	return r;
 }
 
 /* Joins one that is at work already, where there is one that takes us. 1: joined. */
@@ -481,12 +769,35 @@ static int join_new(struct vfio *vfio, struct vfio_group *group)
 	pthread_mutex_lock(&container->lock);
 	r = refresh_iommu(container);
 	pthread_mutex_unlock(&container->lock);
+	if (r >= 0)
+		r = check_budget(container);
+	if (r >= 0 && vfio->config.coordinate && container->pins)
+		r = check_promise(vfio);
 	if (r < 0)
 		return r;
-	return memory_map_listen(vfio->map, &container->listener);
+	if (vfio->config.coordinate && vfio->config.map_late && container->pins)
+		return check_ram(container);
+	return vfio_container_wake(container);
 fail:
 	/* Nobody is in it. Further on it goes with the group that leaves. */
 	container_destroy(container);
+	return r;
+}
+
+int vfio_container_wake(struct vfio_container *container)
+{
+	struct vfio *vfio = container->vfio;
+
+	if (!container->asleep)
+		return 0;
+	TRACE(vfio_container_wake, 0, 0);
+	/* Before the first call that pins. */
+	if (container->pins)
+		pinner_join(vfio->reclaim, &container->pinner);
+	int r = memory_map_listen(vfio->map, &container->listener);
+	if (r < 0)
+		pinner_leave(vfio->reclaim, &container->pinner);
+	container->asleep = r < 0;
 	return r;
 }
 
@@ -519,4 +830,45 @@ void vfio_container_leave(struct vfio_group *group)
 			      group->number);
 	if (list_empty(&container->groups))
 		container_destroy(container);
+}
+
+/* Groups of mdevs that allow the balloon have none. */
+static void raise_inhibitors(struct vfio *vfio)
+{
+	list_for_each(n, &vfio->groups)
+		vfio_group_inhibit(container_of(n, struct vfio_group, link));
+}
+
+static void lower_inhibitors(struct vfio *vfio)
+{
+	list_for_each(n, &vfio->groups)
+		inhibitor_lower(vfio->reclaim,
+				&container_of(n, struct vfio_group, link)->inhibitor);
+}
+
+int vfio_coordinate(struct vfio *vfio)
+{
+	if (vfio->config.coordinate)
+		return 0;
+	int r = check_promise(vfio);
+	if (r < 0)
+		return r;
+	vfio->config.coordinate = true;
+	lower_inhibitors(vfio);
+	return 0;
+}
+
+int vfio_inhibit(struct vfio *vfio)
+{
+	int r = 0;
+
+	if (!vfio->config.coordinate)
+		return 0;
+	raise_inhibitors(vfio);
+	if (!list_empty(&vfio->groups))
+		r = reclaim_restore(vfio->reclaim);
+	vfio->config.coordinate = r < 0;
+	if (r < 0)
+		lower_inhibitors(vfio);
+	return r;
 }

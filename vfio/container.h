@@ -12,7 +12,11 @@
  *    kernel's books once more.
  *  - pinning: a container of groups that allow the balloon is for them alone. For their
  *    devices the kernel pins when they ask for it, not when RAM is mapped: what is not present
- *    stays so.
+ *    stays so. Any other container is one of reclaim's pinners: it maps RAM in granules, one
+ *    call each, since what was mapped by one call can only be unmapped as a whole.
+ *  - asleep: a container of groups that came with map_late maps nothing before a device of
+ *    theirs may use DMA at all, which is when the guest first sets its Bus Master Enable (PCI
+ *    3.0, 6.2.2). What the balloon holds by then is never pinned.
  *  - RAM must be mapped or the region is refused. A BAR (MEMORY_DEVICE) is mapped so that
  *    devices may reach each other; where that fails they cannot, which is said once.
  *  - hole: an address range that the IOMMU will not translate, such as that of the MSIs.
@@ -32,18 +36,28 @@
 #include "base/list.h"
 
 #include "memory/map.h"
+#include "memory/reclaim.h"
 #include "vfio/uapi.h"
 
-struct reclaim;
 struct vfio_group;
 struct wires;
 
+/* Of a container's entries these are kept for BARs, with which devices reach each other. */
+#define VFIO_SPARE_ENTRIES 64u
+
+struct vfio_dma_config {
+	/* The groups go along with the balloon, as pinners, and raise no inhibitors. */
+	bool coordinate;
+	bool map_late; /* only with `coordinate` */
+};
+
 /* All that is assigned to one guest. The lists are for the thread that attaches and detaches. */
 struct vfio {
-	struct memory_map *map;      /* borrowed, outlives this */
-	struct reclaim *reclaim;     /* borrowed, outlives this */
-	struct wires *wires;         /* borrowed, outlives this */
-	struct list_node containers; /* in the order of opening */
+	struct memory_map *map;        /* borrowed, outlives this */
+	struct reclaim *reclaim;       /* borrowed, outlives this */
+	struct wires *wires;           /* borrowed, outlives this */
+	struct vfio_dma_config config; /* `coordinate` may change: vfio_coordinate() */
+	struct list_node containers;   /* in the order of opening */
 	struct list_node groups;
 };
 
@@ -52,18 +66,20 @@ struct vfio_container {
 	struct vfio *vfio;     /* borrowed, outlives this */
 	int fd;                /* owned */
 	bool pins;             /* what it maps; fixed */
+	bool asleep;           /* pci_bus.lock, once a device is on the bus */
 	struct list_node groups;
 	struct memory_listener listener;
+	struct pinner pinner;
 	pthread_mutex_t lock;
 	struct vfio_iommu iommu;   /* lock */
-	struct list_node mappings; /* lock; what is mapped, oldest first */
-	unsigned int nr_mappings;  /* lock */
+	struct list_node mappings; /* lock; a region each, oldest first */
+	unsigned int nr_mappings;  /* lock; of the kernel's entries, how many are taken */
 	unsigned int max_mappings; /* lock */
 	bool peers_warned;         /* lock */
 };
 
 void vfio_init(struct vfio *vfio, struct memory_map *map, struct reclaim *reclaim,
-	       struct wires *wires);
+	       struct wires *wires, const struct vfio_dma_config *config);
 /* No group may be left. Accepts a zeroed object. */
 void vfio_finish(struct vfio *vfio);
 
@@ -74,6 +90,16 @@ void vfio_finish(struct vfio *vfio);
 unsigned int vfio_address_bits(struct vfio *vfio);
 
 /*
+ * From now on all groups go along with the balloon, or none does: inhibitors are lowered, or
+ * raised, and what had been reclaimed is made live. Does nothing if it is so already.
+ * vfio_coordinate: -ENOMEM: not all of RAM may be locked, or the host does not have as much;
+ * logged. vfio_inhibit: -ENOMEM: the host has no memory to make it all live; not logged. On
+ * failure all is as before. For the thread that attaches and detaches.
+ */
+must_check int vfio_coordinate(struct vfio *vfio);
+must_check int vfio_inhibit(struct vfio *vfio);
+
+/*
  * How many bytes of guest RAM are pinned for devices: what is mapped in a container that pins.
  * What two of them have pinned is the same RAM, and counts once. What the driver of an mdev
  * that allows the balloon pins only it knows. For the thread that attaches and detaches.
@@ -81,9 +107,10 @@ unsigned int vfio_address_bits(struct vfio *vfio);
 uint64_t vfio_pinned(struct vfio *vfio);
 
 /*
- * Puts the group into a container, sets group->container and has all of the guest's RAM
- * mapped for it. What stood in the way is logged. -ENOMEM: not enough memory, or not enough
- * of it may be locked. -ERANGE: RAM lies in a hole. -ENOSPC: no entries left. -EPERM: the
+ * Puts the group into a container, sets group->container and has all of the guest's RAM that
+ * is live mapped for it, now or when it is woken. What stood in the way is logged. -ENOMEM: not
+ * enough memory, or not enough of it may be locked. -E2BIG: more granules than the IOMMU has
+ * entries for. -ERANGE: RAM lies in a hole. -ENOSPC: no entries left. -EPERM: the
  * platform does not isolate interrupts. -EOPNOTSUPP: no type1v2 IOMMU. -EEXIST and others
  * from the kernel.
  * On failure the group is in no container, and what was pinned for it no longer is.
@@ -94,5 +121,11 @@ must_check int vfio_container_join(struct vfio *vfio, struct vfio_group *group);
  * returns. No device of the group may be open. Does nothing for a group in no container.
  */
 void vfio_container_leave(struct vfio_group *group);
+
+/*
+ * A device in it is about to use DMA: RAM is mapped now, if it is not yet. Fails as the mapping
+ * in vfio_container_join() does; logged; it may be tried again. Under pci_bus.lock.
+ */
+must_check int vfio_container_wake(struct vfio_container *container);
 
 #endif /* VFIO_CONTAINER_H */

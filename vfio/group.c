@@ -127,8 +127,7 @@ static int check_agreement(const struct vfio_group *group, enum vfio_balloon bal
 	return -EINVAL;
 }
 
-/* Before the first call that can pin: joining a container with mappings does. */
-static void inhibit(struct vfio_group *group)
+void vfio_group_inhibit(struct vfio_group *group)
 {
 	char owner[RECLAIM_OWNER_SIZE];
 
@@ -177,7 +176,9 @@ int vfio_group_attach(struct vfio *vfio, unsigned int number, enum vfio_balloon 
 	r = check_viable(group);
 	if (r < 0)
 		goto fail;
-	inhibit(group);
+	/* Before the first call that can pin: joining a container with mappings does. */
+	if (!vfio->config.coordinate)
+		vfio_group_inhibit(group);
 	r = vfio_container_join(vfio, group);
 	if (r < 0)
 		goto fail;

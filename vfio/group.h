@@ -6,6 +6,7 @@
  * container (RAM is pinned), show the group to KVM. Detaching is the exact reverse: the
  * inhibitor is raised before the first call that can pin, and lowered after the last unpin.
  * A group has one inhibitor, however many devices it has; none if its devices allow the balloon.
+ * Where groups go along with the balloon it is not raised: their container is a pinner then.
  *
  * A group is attached once and shared by all of its devices; it stays as long as one of them
  * is open.
@@ -54,6 +55,8 @@ struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number);
  */
 must_check int vfio_group_attach(struct vfio *vfio, unsigned int number,
 				 enum vfio_balloon balloon, struct vfio_group **ret);
+/* Raises the group's inhibitor, if its devices do not allow the balloon. */
+void vfio_group_inhibit(struct vfio_group *group);
 /* Detaches and frees, unless a device of the group is still open. */
 void vfio_group_detach(struct vfio_group *group);
 

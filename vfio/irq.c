@@ -18,8 +18,11 @@ static int ask(struct vfio_irq *irq, unsigned int index, struct vfio_irq_info *r
 	*ret = (struct vfio_irq_info){ .index = index };
 	int r = vfio_device_get_irq(irq->device->fd, index, ret);
 	/* An mdev's driver may refuse to speak of an index that it has nothing for. */
-	if (r == -EINVAL)
+	if (r == -EINVAL) {
+		log_debug("vfio: %s has nothing to say about interrupt index %u",
+			  irq->device->name, index);
 		return 0;
+	}
 	if (r < 0)
 		return log_err(r, "vfio: ask for interrupt index %u of %s", index,
 			       irq->device->name);

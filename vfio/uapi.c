@@ -95,6 +95,18 @@ static int read_device_link(const char *name, const char *link, char *buffer, si
 	return 0;
 }
 
+uint64_t vfio_entry_limit(void)
+{
+	unsigned long long limit = 0;
+
+	FILE *f = fopen("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "re");
+	if (f && fscanf(f, "%llu", &limit) != 1)
+		limit = 0;
+	if (f)
+		(void)fclose(f); /* it was only read */
+	return limit ? limit : VFIO_DEFAULT_ENTRIES;
+}
+
 int vfio_sysfs_is_mdev(const char *name)
 {
 	char bus[32];

@@ -24,6 +24,9 @@
 /* An mdev's UUID and its end. A PCI function's name is shorter: "ffffffff:ff:1f.7". */
 #define VFIO_NAME_SIZE 37u
 
+/* What a kernel that does not say how many entries it has left was built with. */
+#define VFIO_DEFAULT_ENTRIES 65535u
+
 /* What VFIO_IOMMU_GET_INFO says. */
 struct vfio_iommu {
 	struct vfio_iova_range *ranges; /* owned; what may be mapped, ends inclusive */
@@ -66,6 +69,12 @@ must_check int vfio_sysfs_driver(const char *name, char *buffer, size_t size);
 /* Names up to `max` devices of a group and returns how many they are. */
 must_check int vfio_sysfs_group_devices(unsigned int group, char (*names)[VFIO_NAME_SIZE],
 					unsigned int max);
+
+/*
+ * How many entries a container has by the module's parameter dma_entry_limit; what it was built
+ * with, if that cannot be read.
+ */
+uint64_t vfio_entry_limit(void);
 
 /* Container. */
 must_check int vfio_get_api_version(int container);

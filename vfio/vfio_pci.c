@@ -92,6 +92,23 @@ static uint32_t vfio_pci_config_read(struct pci_device *pci, unsigned int offset
 }
 
 /*
+ * False: the guest switches DMA on, and its memory cannot be mapped for it. The bit stays clear,
+ * then, and the guest may try again.
+ */
+static bool may_master(struct vfio_pci *vp, unsigned int offset, uint32_t value)
+{
+	/* The bit lies in the first byte of its dword: an access that has it begins with it. */
+	if (offset != PCI_COMMAND || !(value & PCI_COMMAND_MASTER))
+		return true;
+	int r = vfio_container_wake(vp->group->container);
+	if (r < 0)
+		log_guest(&vp->pci.budget,
+			  "vfio: %s: its guest's memory cannot be mapped: it gets no DMA",
+			  vp->pci.name);
+	return r >= 0;
+}
+
+/*
  * Decoding goes off before the hardware hears of it and on after. What it did not hear of is
  * not switched on.
  */
@@ -101,6 +118,8 @@ static void write_command(struct vfio_pci *vp, unsigned int offset, unsigned int
 	struct pci_device *pci = &vp->pci;
 	uint16_t old = pci_get_16(pci, PCI_COMMAND);
 
+	if (!may_master(vp, offset, value))
+		value &= ~(uint32_t)PCI_COMMAND_MASTER;
 	pci_config_store(pci, offset, size, value);
 	uint16_t wanted = pci_get_16(pci, PCI_COMMAND);
 	pci_set_16(pci, PCI_COMMAND, old & wanted);

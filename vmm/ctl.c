@@ -31,13 +31,16 @@ static const char help[] =
 	"  memory        what the balloon holds, what the host has got of it, and who\n"
 	"                keeps it from getting more\n"
 	"  stats         ask the guest's balloon driver for memory statistics\n"
+	"  policy POLICY what becomes of the balloon's memory while a device is\n"
+	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
+	"  auto on|off   whether the balloon follows what guest and host need\n"
 	"  powerdown     press the power button: the guest may switch itself off\n"
 	"  quit          end the guest at once\n"
 	"\n"
 	"  --json        print the answer as it came\n"
 	"  -h, --help    this text\n"
 	"\n"
-	"While a device is assigned the host may gain nothing by a balloon; balloon and\n"
+	"With a device assigned the host may gain nothing by a balloon; balloon and\n"
 	"memory say so. The socket speaks QMP: its commands are in ballast(1).\n"
 	"\n"
 	"Exit status: 0 done; 1 nobody listens, no answer, or refused; 2 wrong usage.\n";
@@ -48,9 +51,10 @@ struct ctl {
 	enum { FOR_PEOPLE, AS_JSON } output;
 	const char *path;
 	const struct command *command;
-	uint64_t size; /* of `balloon` */
-	int fd;        /* owned */
-	char *line;    /* in `input`: the last line that came; good until the next */
+	uint64_t size;    /* of `balloon` */
+	const char *word; /* of `policy` and `auto` */
+	int fd;           /* owned */
+	char *line;       /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
 	size_t nr_input;
 	char input[QMP_MAX_OUTPUT];
@@ -58,7 +62,7 @@ struct ctl {
 
 struct command {
 	const char *name;
-	enum { NO_OPERAND, SIZE_OPERAND } operand;
+	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND } operand;
 	int (*run)(struct ctl *c);
 };
 
@@ -250,9 +254,9 @@ static int open_connection(struct ctl *c)
 		r = -EREMOTEIO;
 	}
 	json_decref(answer);
-	if (r < 0)
-		return r;
-	r = get_result(c, "qmp_capabilities", NULL, &answer);
+	answer = NULL;
+	if (r >= 0)
+		r = get_result(c, "qmp_capabilities", NULL, &answer);
 	json_decref(answer);
 	return r;
 }
@@ -301,11 +305,12 @@ static int get_answer(struct ctl *c, const char *name, json_t *arguments, json_t
 	return r;
 }
 
-static int just_do(struct ctl *c, const char *name, const char *done)
+/* Takes `arguments`, which may be NULL. */
+static int just_do(struct ctl *c, const char *name, json_t *arguments, const char *done)
 {
 	json_t *result = NULL;
 
-	int r = get_answer(c, name, NULL, &result);
+	int r = get_answer(c, name, arguments, &result);
 	if (r >= 0 && c->output == FOR_PEOPLE)
 		puts(done);
 	json_decref(result);
@@ -314,12 +319,29 @@ static int just_do(struct ctl *c, const char *name, const char *done)
 
 static int powerdown_run(struct ctl *c)
 {
-	return just_do(c, "system_powerdown", "the power button is pressed");
+	return just_do(c, "system_powerdown", NULL, "the power button is pressed");
 }
 
 static int quit_run(struct ctl *c)
 {
-	return just_do(c, "quit", "the guest is ended");
+	return just_do(c, "quit", NULL, "the guest is ended");
+}
+
+static int policy_run(struct ctl *c)
+{
+	return just_do(c, "x-ballast-set-policy", json_pack("{s:s}", "policy", c->word),
+		       strcmp(c->word, "inhibit") == 0
+			       ? "with a device assigned nothing is given back to the host"
+			       : "with a device assigned the host gets what the balloon holds");
+}
+
+static int auto_run(struct ctl *c)
+{
+	bool on = strcmp(c->word, "on") == 0;
+
+	return just_do(c, "x-ballast-set-auto", json_pack("{s:b}", "enabled", (int)on),
+		       on ? "the balloon follows what guest and host need"
+			  : "the balloon stays as it was last asked to be");
 }
 
 static int print_asked(struct ctl *c)
@@ -353,7 +375,10 @@ static int print_loss(json_t *loss)
 			   &nr_inhibitors, "inhibited-by", &owners) < 0)
 		return misunderstood(&error);
 	printf("the host gains nothing by it: ");
-	print_pinners(owners, nr_inhibitors);
+	if (nr_inhibitors > 0)
+		print_pinners(owners, nr_inhibitors);
+	else
+		puts("the guest's driver does not promise to tell before it uses a page again");
 	if (strcmp(policy, "unsafe") == 0)
 		puts("what the guest gives up is discarded all the same (unsafe): this corrupts "
 		     "memory");
@@ -378,9 +403,12 @@ static int balloon_run(struct ctl *c)
 /* The answer to x-ballast-query-memory; pointers into it. */
 struct memory_report {
 	json_int_t ram, pinned, target, actual, held, reclaimed;
-	json_int_t held_back, incomplete, nr_inhibitors;
+	json_int_t held_back, incomplete, resting, nr_inhibitors;
+	json_int_t granule, nr_pinners;
+	json_int_t min, max;
 	json_int_t waiting, retries;
-	int has_balloon, running, tells_host;
+	int has_balloon, running, tells_host, resetting, automatic;
+	const char *last_change;
 	const char *policy;
 	json_t *owners;
 	json_t *discards;
@@ -391,18 +419,21 @@ static int read_report(json_t *memory, struct memory_report *ret)
 {
 	json_error_t error;
 
-	if (json_unpack_ex(memory, &error, 0,
-			   "{s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:o},s:s,s:{s:b,s:b},"
-			   "s:o,s:o,s:{s:I,s:I}}",
-			   "ram", &ret->ram, "pinned", &ret->pinned, "balloon",
-			   &ret->has_balloon, "target", &ret->target, "actual", &ret->actual,
-			   "held", &ret->held, "reclaimed", &ret->reclaimed, "held-back",
-			   "bytes", &ret->held_back, "incomplete", &ret->incomplete,
-			   "inhibitors", &ret->nr_inhibitors, "inhibited-by", &ret->owners,
-			   "policy", &ret->policy, "driver", "running", &ret->running,
-			   "tells-host-first", &ret->tells_host, "discards", &ret->discards,
-			   "reports", &ret->reports, "deflates", "waiting", &ret->waiting,
-			   "retries", &ret->retries) < 0)
+	if (json_unpack_ex(
+		    memory, &error, 0,
+		    "{s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:o},s:s,"
+		    "s:{s:b,s:b,s:b},s:{s:I,s:I},s:{s:b,s:I,s:I,s:s},s:o,s:o,s:{s:I,s:I}}",
+		    "ram", &ret->ram, "pinned", &ret->pinned, "balloon", &ret->has_balloon,
+		    "target", &ret->target, "actual", &ret->actual, "held", &ret->held,
+		    "reclaimed", &ret->reclaimed, "held-back", "bytes", &ret->held_back,
+		    "incomplete", &ret->incomplete, "resting", &ret->resting, "inhibitors",
+		    &ret->nr_inhibitors, "inhibited-by", &ret->owners, "policy", &ret->policy,
+		    "driver", "running", &ret->running, "tells-host-first", &ret->tells_host,
+		    "resetting", &ret->resetting, "granules", "size", &ret->granule, "pinners",
+		    &ret->nr_pinners, "auto", "enabled", &ret->automatic, "min", &ret->min,
+		    "max", &ret->max, "last-change", &ret->last_change, "discards",
+		    &ret->discards, "reports", &ret->reports, "deflates", "waiting",
+		    &ret->waiting, "retries", &ret->retries) < 0)
 		return misunderstood(&error);
 	return 0;
 }
@@ -415,13 +446,28 @@ static void print_amount(const char *name, json_int_t bytes, const char *meaning
 	       meaning);
 }
 
+static const char *format_granule(json_int_t n, char text[TEXT_SIZE])
+{
+	if (n % MIB == 0)
+		return format_bytes(n, text);
+	(void)snprintf(text, TEXT_SIZE, "%lld KiB", (long long)n >> 10);
+	return text;
+}
+
 static void print_policy(const struct memory_report *m)
 {
 	printf("%-10s %16s  ", "policy", m->policy);
+	char text[TEXT_SIZE];
+
 	if (m->nr_inhibitors > 0)
 		print_pinners(m->owners, m->nr_inhibitors);
-	else
+	else if (m->nr_pinners == 0)
 		puts("nobody has guest memory pinned");
+	else if (strcmp(m->policy, "inhibit") == 0)
+		puts("guest memory is pinned, and the driver does not ask first");
+	else
+		printf("devices let go of it in granules of %s\n",
+		       format_granule(m->granule, text));
 }
 
 static void print_driver(const struct memory_report *m)
@@ -430,9 +476,20 @@ static void print_driver(const struct memory_report *m)
 	       !m->running     ? ""
 	       : m->tells_host ? "  it asks before it uses a page again"
 			       : "  it may use a page again without asking");
+	if (m->resetting)
+		puts("a reset of the driver waits until all memory is the guest's again");
 	if (m->waiting > 0)
 		printf("a deflate waits for host memory, after %lld retries\n",
 		       (long long)m->retries);
+}
+
+static void print_auto(const struct memory_report *m)
+{
+	char min[TEXT_SIZE], max[TEXT_SIZE];
+
+	if (m->automatic)
+		printf("%-10s %16s  the guest keeps %s to %s; last change: %s\n", "auto", "on",
+		       format_bytes(m->min, min), format_bytes(m->max, max), m->last_change);
 }
 
 /* Rows of nothing but zeroes are left out, unless they are what is going on. */
@@ -487,9 +544,13 @@ static int print_memory(json_t *memory)
 	print_amount("held back", m.held_back, "of what is held: not given back");
 	if (m.incomplete > 0)
 		print_amount("incomplete", m.incomplete,
-			     "of what is held back: parts of larger pages");
+			     "of what is held back: parts of larger pieces");
+	if (m.resting > 0)
+		print_amount("resting", m.resting,
+			     "of what is held back: given back again in a second or two");
 	print_policy(&m);
 	print_driver(&m);
+	print_auto(&m);
 	return print_discards(&m);
 }
 
@@ -563,7 +624,7 @@ static int get_stats(struct ctl *c, json_int_t *ret_nr_updates, json_t **ret_sta
 	return r;
 }
 
-/* *ret_stats: new ones, or, with -ETIMEDOUT, those there are. */
+/* *ret_stats: new ones, or, with -ENODATA, those there are. */
 static int await_stats(struct ctl *c, json_int_t nr_before, json_t **ret_stats)
 {
 	const struct timespec pause = { .tv_nsec = STATS_PAUSE_MS * 1000000l };
@@ -577,7 +638,7 @@ static int await_stats(struct ctl *c, json_int_t nr_before, json_t **ret_stats)
 			return r;
 		(void)nanosleep(&pause, NULL); /* a little less does not matter */
 	}
-	return -ETIMEDOUT;
+	return -ENODATA;
 }
 
 /*
@@ -611,12 +672,12 @@ static int stats_run(struct ctl *c)
 		r = request_stats(c);
 	if (r >= 0)
 		r = await_stats(c, nr_before, &stats);
-	if (r == -ETIMEDOUT)
+	if (r == -ENODATA)
 		(void)log_err(0, "ctl: the guest's balloon driver has not answered within %d s",
 			      STATS_TRIES * STATS_PAUSE_MS / 1000);
-	if ((r >= 0 || r == -ETIMEDOUT) && c->output == AS_JSON)
+	if ((r >= 0 || r == -ENODATA) && c->output == AS_JSON)
 		puts(c->line);
-	else if ((r >= 0 || r == -ETIMEDOUT) && print_stats(stats) < 0)
+	else if ((r >= 0 || r == -ENODATA) && print_stats(stats) < 0)
 		r = -EPROTO;
 	json_decref(stats);
 	return r;
@@ -626,7 +687,8 @@ static int stats_run(struct ctl *c)
 
 static const struct command commands[] = {
 	{ "balloon", SIZE_OPERAND, balloon_run }, { "memory", NO_OPERAND, memory_run },
-	{ "stats", NO_OPERAND, stats_run },       { "powerdown", NO_OPERAND, powerdown_run },
+	{ "stats", NO_OPERAND, stats_run },       { "policy", WORD_OPERAND, policy_run },
+	{ "auto", WORD_OPERAND, auto_run },       { "powerdown", NO_OPERAND, powerdown_run },
 	{ "quit", NO_OPERAND, quit_run },
 };
 
@@ -637,6 +699,20 @@ static const struct command *find_command(const char *name)
 			return &commands[i];
 	}
 	return NULL;
+}
+
+static int parse_word(struct ctl *c, const char *word)
+{
+	enum reclaim_policy policy;
+	bool automatic = c->command->run == auto_run;
+
+	c->word = word;
+	if (automatic ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
+		      : options_parse_policy(word, &policy) >= 0)
+		return 0;
+	return log_err(0, "ctl: %s '%s': it is %s", c->command->name, word,
+		       automatic ? "on or off" : "inhibit or coordinated"),
+	       -EINVAL;
 }
 
 static int parse_operands(struct ctl *c, const char *const *operands, unsigned int nr_operands)
@@ -650,16 +726,18 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	if (!c->command)
 		return log_err(0,
 			       "ctl: command '%s': it is one of balloon, memory, stats, "
-			       "powerdown, quit",
+			       "policy, auto, powerdown, quit",
 			       operands[1]),
 		       -EINVAL;
-	unsigned int nr_wanted = c->command->operand == SIZE_OPERAND ? 3 : 2;
+	unsigned int nr_wanted = c->command->operand == NO_OPERAND ? 2 : 3;
 	if (nr_operands > nr_wanted)
 		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
 			       c->command->name),
 		       -EINVAL;
 	if (c->command->operand == NO_OPERAND)
 		return 0;
+	if (c->command->operand == WORD_OPERAND)
+		return parse_word(c, nr_operands < nr_wanted ? "" : operands[2]);
 	if (nr_operands < nr_wanted || options_parse_size(operands[2], &c->size) < 0 ||
 	    c->size == 0 || c->size > INT64_MAX)
 		return log_err(0, "ctl: balloon '%s': a size such as 512M or 4G, please",

@@ -5,6 +5,8 @@
  *	balloon SIZE   the guest is to keep SIZE of its memory
  *	memory         what the balloon holds and what the host has of it, and why not more
  *	stats          what the guest says of its memory, asked anew
+ *	policy POLICY  with a device assigned: inhibit, or coordinated
+ *	auto on|off    whether the target follows guest and host
  *	powerdown      presses the power button
  *	quit           ends the guest at once
  *

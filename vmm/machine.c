@@ -23,6 +23,7 @@
 #define HOST_BRIDGE_VENDOR 0x1b36
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
+#define STAT_AVAILABLE 6u      /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
 #define BALLOON_CLASS 0x00ff00 /* unclassified: PCI has no class for it */
 
 /*
@@ -190,6 +191,17 @@ static void end(struct machine *m, int status)
 	event_loop_stop(&m->loop);
 }
 
+static void resume(struct machine *m)
+{
+	/* What another vCPU asked for before it was parked belongs to the guest that is gone. */
+	pthread_mutex_lock(&m->lock);
+	bool ends = m->requested && m->request != POWER_RESET;
+	m->requested = ends;
+	pthread_mutex_unlock(&m->lock);
+	if (!ends)
+		vcpus_resume(&m->gate);
+}
+
 static void reboot(struct machine *m)
 {
 	if (m->nr_resets++ < LOG_GUEST_BURST)
@@ -201,11 +213,26 @@ static void reboot(struct machine *m)
 		end(m, STATUS_FAILED);
 		return;
 	}
-	/* What another vCPU asked for before it was parked belongs to the guest that is gone. */
-	pthread_mutex_lock(&m->lock);
-	m->requested = false;
-	pthread_mutex_unlock(&m->lock);
-	vcpus_resume(&m->gate);
+	/* No vCPU runs before all that the balloon held is the guest's, and its devices', again. */
+	m->resumes = m->config.has_balloon && virtio_is_resetting(&m->balloon.virtio);
+	if (!m->resumes)
+		resume(m);
+}
+
+/* The balloon's; the vCPUs may be parked. */
+static void balloon_event(void *opaque, enum virtio_balloon_event event)
+{
+	struct machine *m = opaque;
+
+	switch (event) {
+	case VIRTIO_BALLOON_WAITS: qmp_event(&m->qmp, "X_BALLAST_MEMORY_WAITS"); break;
+	case VIRTIO_BALLOON_SERVED: qmp_event(&m->qmp, "X_BALLAST_MEMORY_SERVED"); break;
+	case VIRTIO_BALLOON_RESET:
+		if (m->resumes)
+			resume(m);
+		m->resumes = false;
+		break;
+	}
 }
 
 static void wake_ready(struct event_source *source, uint32_t events)
@@ -236,7 +263,81 @@ static void wake_ready(struct event_source *source, uint32_t events)
 	}
 }
 
+/* The automatic */
+
+static int set_keep(struct machine *m, uint64_t bytes)
+{
+	uint64_t ram = m->config.memory;
+
+	int r = virtio_balloon_set_target(&m->balloon, bytes < ram ? ram - bytes : 0);
+	if (r >= 0)
+		log_info("balloon: the guest is asked to keep %" PRIu64 " of %" PRIu64 " MiB",
+			 (bytes < ram ? bytes : ram) >> 20, ram >> 20);
+	return r;
+}
+
+/* What guest and host say just now. Statistics that were asked for come until the next time. */
+static void look_around(struct machine *m, struct auto_balloon_view *view)
+{
+	const time_t fresh = 3 * AUTO_BALLOON_SECONDS;
+	struct virtio_balloon_stats stats;
+	struct virtio_balloon_state state;
+
+	virtio_balloon_get_state(&m->balloon, &state);
+	virtio_balloon_get_stats(&m->balloon, &stats);
+	*view = (struct auto_balloon_view){
+		.keep = m->config.memory - state.target,
+		.has = m->config.memory - state.actual,
+		.has_stats = time(NULL) - stats.updated <= fresh &&
+			     stats.values[STAT_AVAILABLE] != VIRTIO_BALLOON_NO_STAT,
+		.available = stats.values[STAT_AVAILABLE],
+	};
+	auto_balloon_look_at_host(view, "/proc/pressure/memory", "/proc/meminfo");
+}
+
+static void auto_timer_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, auto_timer);
+	struct auto_balloon_view view;
+
+	(void)events;
+	(void)eventfd_take(source->fd); /* the same eight bytes */
+	if (!m->auto_balloon.config.on)
+		return;
+	look_around(m, &view);
+	uint64_t keep = auto_balloon_decide(&m->auto_balloon, &view);
+	if (keep != view.keep) {
+		log_info("balloon: auto: %s", auto_balloon_reason_name(m->auto_balloon.reason));
+		(void)set_keep(m, keep); /* min is the least that may be asked for */
+	}
+	/* Whoever cannot answer is not asked twice, and looked at without. */
+	if (virtio_balloon_request_stats(&m->balloon) < 0)
+		return;
+}
+
 /* Wiring, in the order of machine_init(). */
+
+/*
+ * Without a balloon nothing is ever let go of: RAM is mapped as a whole. With one there must be
+ * entries for it, with a few left for BARs; what the IOMMU really has is looked at later.
+ */
+static uint64_t choose_granule(const struct machine_config *config)
+{
+	uint64_t smallest = config->backing == RAM_HUGETLB ? 2ull << 20 : GUEST_PAGE_SIZE;
+	uint64_t entries = vfio_entry_limit();
+	uint64_t granule = config->granule;
+
+	if (!config->has_balloon)
+		return 0;
+	if (granule > MACHINE_GRANULE_AUTO)
+		return granule;
+	granule = granule == MACHINE_GRANULE_AUTO ? smallest : MACHINE_GRANULE;
+	/* Two more: low RAM and high RAM may each end in a smaller one. */
+	while (config->memory / granule + 2 + VFIO_SPARE_ENTRIES > entries &&
+	       granule < 1ull << 30)
+		granule *= 2;
+	return granule;
+}
 
 static int init_simple_things(struct machine *m, const struct machine_config *config)
 {
@@ -248,16 +349,24 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.signals = { .fd = -1, .ready = signal_ready },
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
+		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.initialised = true,
 	};
+	const struct vfio_dma_config dma = {
+		.coordinate = config->has_balloon && config->policy == RECLAIM_COORDINATED,
+		.map_late = config->balloon_keep,
+	};
+
 	pthread_mutex_init(&m->lock, NULL);
 	vcpu_gate_init(&m->gate);
 	memory_map_init(&m->map);
 	io_bus_init(&m->pio);
 	io_bus_init(&m->mmio);
-	vfio_init(&m->vfio, &m->map, &m->reclaim, &m->wires.wires);
+	vfio_init(&m->vfio, &m->map, &m->reclaim, &m->wires.wires, &dma);
 	/* The first to listen: it hears of RAM before anybody can pin it, and after all have let go. */
-	return reclaim_init(&m->reclaim, &m->map, config->inhibited);
+	return reclaim_init(&m->reclaim, &m->map,
+			    config->unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT,
+			    choose_granule(config));
 }
 
 static int init_events(struct machine *m)
@@ -497,23 +606,42 @@ static int attach_devices(struct machine *m)
 	return 0;
 }
 
+static int init_auto_timer(struct machine *m)
+{
+	const struct itimerspec often = { .it_interval.tv_sec = AUTO_BALLOON_SECONDS,
+					  .it_value.tv_sec = AUTO_BALLOON_SECONDS };
+
+	m->auto_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (m->auto_timer.fd < 0 || timerfd_settime(m->auto_timer.fd, 0, &often, NULL) < 0)
+		return -errno;
+	return event_loop_add(&m->loop, &m->auto_timer, EPOLLIN);
+}
+
 /* After the assigned devices, so that these keep their places whether there is a balloon or not. */
 static int add_balloon(struct machine *m)
 {
 	const struct machine_config *config = &m->config;
+	struct virtio_balloon_config balloon = config->balloon;
 
-	if (config->inhibited == RECLAIM_UNSAFE)
+	if (config->unsafe)
 		log_warn("--experiment unsafe-reclaim: what an assigned device has pinned is "
 			 "discarded all the same; expect corrupted memory");
 	if (!config->has_balloon)
 		return 0;
-	int r = virtio_balloon_init(&m->balloon, &m->map, &m->reclaim, &m->loop,
-				    &config->balloon);
+	balloon.event = balloon_event;
+	balloon.opaque = m;
+	int r = virtio_balloon_init(&m->balloon, &m->map, &m->reclaim, &m->loop, &balloon);
 	if (r >= 0)
 		r = virtio_pci_init(&m->balloon_pci, &m->balloon.virtio, &m->pci,
 				    &m->wires.wires, BALLOON_CLASS);
 	if (r >= 0 && config->balloon_keep)
-		r = machine_set_memory(m, config->balloon_keep);
+		r = set_keep(m, config->balloon_keep);
+	auto_balloon_init(&m->auto_balloon, &config->auto_balloon,
+			  config->memory < VIRTIO_BALLOON_FLOOR ? config->memory
+								: VIRTIO_BALLOON_FLOOR,
+			  config->memory);
+	if (r >= 0)
+		r = init_auto_timer(m);
 	return r < 0 ? log_err(r, "balloon") : 0;
 }
 
@@ -690,6 +818,12 @@ static void tell_balloon(struct machine *m)
 				 reclaim_policy_name(i), c->taken >> 20, c->bytes >> 20,
 				 c->calls, c->failures);
 	}
+	if (f->nr_released || f->nr_not_released || f->nr_not_restored)
+		log_info("balloon: granules of %" PRIu64 " KiB: %" PRIu64
+			 " unmapped for devices (%" PRIu64 " failed), %" PRIu64
+			 " mapped again (%" PRIu64 " failed)",
+			 f->granule >> 10, f->nr_released, f->nr_not_released, f->nr_restored,
+			 f->nr_not_restored);
 	if (f->reports.taken)
 		log_info("balloon: free pages reported: %" PRIu64 " MiB, discarded %" PRIu64
 			 " MiB in %" PRIu64 " calls",
@@ -720,6 +854,9 @@ void machine_finish(struct machine *m)
 	for (unsigned int i = m->nr_vcpus; i-- > 0;)
 		vcpu_finish(&m->vcpus[i]);
 	qmp_finish(&m->qmp);
+	if (m->auto_timer.fd >= 0)
+		event_loop_remove(&m->loop, &m->auto_timer);
+	fd_close(&m->auto_timer.fd);
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	virtio_pci_finish(&m->balloon_pci);
 	virtio_balloon_finish(&m->balloon);
@@ -758,14 +895,40 @@ void machine_finish(struct machine *m)
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
 {
-	uint64_t ram = m->config.memory;
-
 	if (!m->config.has_balloon)
 		return -ENODEV;
-	int r = virtio_balloon_set_target(&m->balloon, bytes < ram ? ram - bytes : 0);
+	int r = set_keep(m, bytes);
+	if (r >= 0 && m->auto_balloon.config.on) {
+		log_info("balloon: auto is off from now on: a size was asked for");
+		m->auto_balloon.config.on = false;
+	}
+	return r;
+}
+
+int machine_start_auto(struct machine *m)
+{
+	if (!m->config.has_balloon)
+		return -ENODEV;
+	m->auto_balloon.config.on = true;
+	return 0;
+}
+
+void machine_stop_auto(struct machine *m)
+{
+	m->auto_balloon.config.on = false;
+}
+
+int machine_set_policy(struct machine *m, enum reclaim_policy policy)
+{
+	if (!m->config.has_balloon)
+		return -ENODEV;
+	if (m->config.unsafe)
+		return -EPERM;
+	int r = policy == RECLAIM_COORDINATED ? vfio_coordinate(&m->vfio)
+					      : vfio_inhibit(&m->vfio);
 	if (r >= 0)
-		log_info("balloon: the guest is asked to keep %" PRIu64 " of %" PRIu64 " MiB",
-			 (bytes < ram ? bytes : ram) >> 20, ram >> 20);
+		log_info("balloon: the policy with a device assigned is %s",
+			 reclaim_policy_name(policy));
 	return r;
 }
 
@@ -775,6 +938,7 @@ void machine_get_memory(struct machine *m, struct machine_memory *ret)
 		.ram = m->config.memory,
 		.pinned = vfio_pinned(&m->vfio),
 		.has_balloon = m->config.has_balloon,
+		.auto_balloon = m->auto_balloon,
 	};
 	if (m->config.has_balloon)
 		virtio_balloon_get_state(&m->balloon, &ret->balloon);

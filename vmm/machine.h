@@ -3,7 +3,7 @@
  * machine.h - one guest: everything it is made of, wired by hand, in order.
  *
  * Lock order: pci_bus.lock > virtio.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
- * vfio_container.lock > reclaim.gate > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
+ * reclaim.gate > vfio_container.lock > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
  * serial.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
  * vfio_bars.rom_lock.
  *
@@ -26,6 +26,7 @@
 #include "memory/ram.h"
 #include "memory/reclaim.h"
 #include "vfio/vfio_pci.h"
+#include "vmm/auto_balloon.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/kvm_slots.h"
@@ -47,6 +48,9 @@ enum exit_status {
 	STATUS_TIMEOUT = 124,
 };
 
+#define MACHINE_GRANULE (2ull << 20)
+#define MACHINE_GRANULE_AUTO 1ull /* as small as the IOMMU's entries allow */
+
 enum on_reset { ON_RESET_REBOOT, ON_RESET_EXIT };
 
 struct machine_device_config {
@@ -66,9 +70,13 @@ struct machine_config {
 	unsigned int nr_devices;
 	bool has_balloon;
 	struct virtio_balloon_config balloon;
-	uint64_t balloon_keep;         /* bytes of RAM the guest is to keep; 0: all */
-	enum reclaim_policy inhibited; /* RECLAIM_UNSAFE: an experiment */
-	const char *qmp;               /* path of the control socket; NULL: none */
+	uint64_t balloon_keep; /* bytes of RAM the guest is to keep at first; 0: all */
+	struct auto_balloon_config auto_balloon;
+	enum reclaim_policy policy; /* with a device assigned: RECLAIM_INHIBIT, _COORDINATED */
+	bool unsafe;                /* an experiment: RECLAIM_UNSAFE instead of _INHIBIT */
+	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
+	uint64_t granule;
+	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
 	unsigned int timeout; /* seconds; 0: none */
@@ -90,6 +98,7 @@ struct machine_memory {
 	bool has_balloon;
 	struct virtio_balloon_state balloon;
 	struct reclaim_figures reclaim;
+	struct auto_balloon auto_balloon;
 };
 
 struct machine {
@@ -123,6 +132,9 @@ struct machine {
 	struct power power;
 	struct virtio_balloon balloon;
 	struct virtio_pci balloon_pci;
+	struct auto_balloon auto_balloon;
+	struct event_source auto_timer; /* fd owned */
+	bool resumes; /* the guest's reset waits for the balloon's; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
 	struct machine_device devices[MACHINE_MAX_DEVICES];
@@ -160,9 +172,20 @@ void machine_finish(struct machine *machine);
  * Asks the guest to keep `bytes` of its RAM (more than it has: all) and to put the rest into
  * the balloon. Success says that it was asked, not that it complies, and not that the host
  * gains anything by it: machine_get_memory() tells who holds that back.
- * -ENODEV: there is no balloon. -ERANGE: less than VIRTIO_BALLOON_FLOOR. Not logged.
+ * -ENODEV: there is no balloon. -ERANGE: less than VIRTIO_BALLOON_FLOOR. Not logged. Whoever
+ * asks takes over from the automatic.
  */
 must_check int machine_set_memory(struct machine *machine, uint64_t bytes);
+/* Whether the target follows guest and host. -ENODEV: there is no balloon. */
+must_check int machine_start_auto(struct machine *machine);
+void machine_stop_auto(struct machine *machine);
+/*
+ * What becomes of the balloon's memory while devices are assigned: RECLAIM_INHIBIT or
+ * RECLAIM_COORDINATED. Takes as long as it takes to make live what was reclaimed. -ENODEV: there
+ * is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as vfio_coordinate()
+ * and vfio_inhibit(). On failure all is as before.
+ */
+must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);
 /* Presses the power button. */
 void machine_power_down(struct machine *machine);

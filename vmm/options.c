@@ -28,9 +28,10 @@ static const char help[] =
 	"  --device BDF[,BDF]  assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
 	"                      01:00.0 or a path below /sys; repeatable. An mdev by its\n"
 	"                      UUID; ,balloon=allowed: it does not inhibit a balloon\n"
-	"  --balloon on|KEY=VALUE[,..]  a balloon; memory=SIZE: what the guest keeps,\n"
-	"                      stats=SECONDS between statistics, reporting=on of free\n"
-	"                      pages, deflate-on-oom=on\n"
+	"  --balloon on|KEY=VALUE[,..]  a balloon; initial=SIZE the guest keeps at first,\n"
+	"                      policy=inhibit|coordinated with an assigned device,\n"
+	"                      granule=SIZE|auto (2M), auto=on,min=SIZE,max=SIZE,\n"
+	"                      stats=SECONDS, reporting=on, deflate-on-oom=on: ballast(1)\n"
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
 	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
@@ -44,7 +45,8 @@ static const char help[] =
 	"On a terminal, Ctrl-A x stops the guest, Ctrl-A h lists the other keys.\n"
 	"SIGTERM, SIGINT, SIGHUP press the guest's power button, a second one stops it;\n"
 	"SIGUSR1 prints registers and exit counts.\n"
-	"While a device is assigned, no guest memory is given back to the host.\n"
+	"While a device is assigned the host gets guest memory back only with\n"
+	"--balloon policy=coordinated, or from an mdev with balloon=allowed.\n"
 	"\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
@@ -144,7 +146,7 @@ static int parse_devices(char *text, struct machine_config *config)
 	while ((piece = next_piece(&rest))) {
 		if (*piece == '\0')
 			return log_err(0, "--device: an empty name"), -EINVAL;
-		if (strcmp(piece, "balloon=allowed") == 0) {
+		if (strcmp(piece, "balloon=allowed") == 0 && config->nr_devices > first) {
 			for (unsigned int i = first; i < config->nr_devices; i++)
 				config->devices[i].balloon = VFIO_BALLOON_ALLOWED;
 			continue;
@@ -172,6 +174,46 @@ static int parse_switch(const char *option, const char *key, const char *text, b
 	return log_err(0, "%s %s='%s': it is on or off", option, key, text), -EINVAL;
 }
 
+static int parse_balloon_size(const char *key, const char *text, uint64_t *ret)
+{
+	if (options_parse_size(text, ret) >= 0 && *ret > 0)
+		return 0;
+	return log_err(0, "--balloon %s='%s': a size such as 512M or 4G, please", key, text),
+	       -EINVAL;
+}
+
+int options_parse_policy(const char *text, enum reclaim_policy *ret)
+{
+	if (strcmp(text, "inhibit") == 0)
+		*ret = RECLAIM_INHIBIT;
+	else if (strcmp(text, "coordinated") == 0)
+		*ret = RECLAIM_COORDINATED;
+	else
+		return -EINVAL;
+	return 0;
+}
+
+static int parse_policy(const char *text, enum reclaim_policy *ret)
+{
+	if (options_parse_policy(text, ret) >= 0)
+		return 0;
+	return log_err(0, "--balloon policy='%s': it is inhibit or coordinated", text), -EINVAL;
+}
+
+static int parse_granule(const char *text, uint64_t *ret)
+{
+	if (strcmp(text, "auto") == 0) {
+		*ret = MACHINE_GRANULE_AUTO;
+		return 0;
+	}
+	if (options_parse_size(text, ret) >= 0 && is_power_of_2(*ret) && *ret >= 4096 &&
+	    *ret <= 1ull << 30)
+		return 0;
+	return log_err(0, "--balloon granule='%s': a power of two from 4K to 1G, or auto",
+		       text),
+	       -EINVAL;
+}
+
 /* One KEY=VALUE; cuts it at the '='. */
 static int parse_balloon_key(char *piece, struct machine_config *config)
 {
@@ -180,15 +222,18 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 	char *value = piece;
 	const char *key = strsep(&value, "=");
 
-	if (value && strcmp(key, "memory") == 0) {
-		if (options_parse_size(value, &config->balloon_keep) < 0)
-			return log_err(0,
-				       "--balloon memory='%s': a size such as 512M or 4G, "
-				       "please",
-				       value),
-			       -EINVAL;
-		return 0;
-	}
+	if (value && strcmp(key, "initial") == 0)
+		return parse_balloon_size(key, value, &config->balloon_keep);
+	if (value && strcmp(key, "min") == 0)
+		return parse_balloon_size(key, value, &config->auto_balloon.min);
+	if (value && strcmp(key, "max") == 0)
+		return parse_balloon_size(key, value, &config->auto_balloon.max);
+	if (value && strcmp(key, "auto") == 0)
+		return parse_switch("--balloon", key, value, &config->auto_balloon.on);
+	if (value && strcmp(key, "policy") == 0)
+		return parse_policy(value, &config->policy);
+	if (value && strcmp(key, "granule") == 0)
+		return parse_granule(value, &config->granule);
 	if (value && strcmp(key, "stats") == 0) {
 		int r = parse_number("--balloon stats", value, 0, MAX_TIMEOUT, &n);
 		balloon->stats_period = (unsigned int)n;
@@ -199,8 +244,9 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 	if (value && strcmp(key, "deflate-on-oom") == 0)
 		return parse_switch("--balloon", key, value, &balloon->deflate_on_oom);
 	return log_err(0,
-		       "--balloon '%s': it is on, or some of memory=SIZE, stats=SECONDS, "
-		       "reporting=on, deflate-on-oom=on",
+		       "--balloon '%s': it is on, or some of initial=SIZE, policy=POLICY, "
+		       "granule=SIZE, auto=on, min=SIZE, max=SIZE, stats=SECONDS, reporting=on, "
+		       "deflate-on-oom=on",
 		       key),
 	       -EINVAL;
 }
@@ -219,22 +265,45 @@ static int parse_balloon(char *text, struct machine_config *config)
 	return 0;
 }
 
-/* What only all options together show. */
-static int check_balloon(const struct machine_config *config)
+/* What the guest is to keep, by one of the keys; 0: that was not given. */
+static int check_keep(const struct machine_config *config, const char *key, uint64_t keep)
 {
 	uint64_t floor =
 		config->memory < VIRTIO_BALLOON_FLOOR ? config->memory : VIRTIO_BALLOON_FLOOR;
-	uint64_t keep = config->balloon_keep;
 
-	if (keep && (keep < floor || keep > config->memory))
-		return log_err(0,
-			       "--balloon memory=: the guest is to keep at least %" PRIu64
-			       "M, and has %" PRIu64 "M in all",
-			       floor >> 20, config->memory >> 20),
-		       -EINVAL;
+	if (keep == 0 || (keep >= floor && keep <= config->memory))
+		return 0;
+	return log_err(0,
+		       "--balloon %s=: the guest is to keep at least %" PRIu64
+		       "M, and has %" PRIu64 "M in all",
+		       key, floor >> 20, config->memory >> 20),
+	       -EINVAL;
+}
+
+/* What only all options together show. */
+static int check_balloon(const struct machine_config *config)
+{
+	const struct auto_balloon_config *automatic = &config->auto_balloon;
+
+	if (check_keep(config, "initial", config->balloon_keep) < 0 ||
+	    check_keep(config, "min", automatic->min) < 0 ||
+	    check_keep(config, "max", automatic->max) < 0)
+		return -EINVAL;
+	if ((automatic->min || automatic->max) && !automatic->on)
+		return log_err(0, "--balloon min=, max=: they go with auto=on"), -EINVAL;
+	if (automatic->min && automatic->max && automatic->min > automatic->max)
+		return log_err(0, "--balloon min= is more than max="), -EINVAL;
 	if (config->balloon.reporting && config->backing == RAM_HUGETLB)
 		return log_err(0, "--balloon reporting=on: not with backing=hugetlb, where a "
 				  "page given back may be gone when the guest wants it again"),
+		       -EINVAL;
+	if (config->backing == RAM_HUGETLB && config->granule > MACHINE_GRANULE_AUTO &&
+	    config->granule < 2ull << 20)
+		return log_err(0, "--balloon granule=: at least 2M with backing=hugetlb"),
+		       -EINVAL;
+	if (config->unsafe && config->policy == RECLAIM_COORDINATED)
+		return log_err(0, "--experiment unsafe-reclaim: not with policy=coordinated, "
+				  "under which nothing is unsafe"),
 		       -EINVAL;
 	return 0;
 }
@@ -252,7 +321,7 @@ static int parse_experiment(const char *text, struct machine_config *config)
 	if (strcmp(text, "unsafe-reclaim") != 0)
 		return log_err(0, "--experiment '%s': the only one is unsafe-reclaim", text),
 		       -EINVAL;
-	config->inhibited = RECLAIM_UNSAFE;
+	config->unsafe = true;
 	return 0;
 }
 
@@ -369,7 +438,7 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 		.nr_cpus = 1,
 		.memory = 512ull << 20,
 		.serial = { CONSOLE_STDIO, NULL },
-		.inhibited = RECLAIM_INHIBIT,
+		.policy = RECLAIM_INHIBIT,
 	};
 	opterr = 0; /* the words are ours */
 	optind = 1;

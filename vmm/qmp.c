@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "base/log.h"
 
 #include "vmm/machine.h"
+#include "vmm/options.h"
 
 #define GENERIC_ERROR "GenericError"
 #define COMMAND_NOT_FOUND "CommandNotFound"
@@ -69,7 +71,7 @@ struct command {
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
 	const char *argument; /* the only one there may be; NULL: none */
-	json_type type;       /* of it; an integer must be given, anything else may be */
+	json_type type;       /* of it; JSON_TRUE: a boolean. A list may be left out */
 	json_int_t min;
 	json_int_t max;
 };
@@ -179,12 +181,15 @@ static json_t *list_owners(const struct reclaim_figures *figures)
 	return list;
 }
 
-/* With something asked for and an inhibitor raised, the host gains nothing: it is told so. */
+/* With something asked for, and nothing discarded, the host gains nothing: it is told so. */
 static json_t *describe_asking(const struct machine_memory *memory)
 {
 	const struct reclaim_figures *figures = &memory->reclaim;
 
-	if (figures->nr_inhibitors == 0 || memory->balloon.target == 0)
+	bool gains =
+		figures->policy == RECLAIM_DIRECT || figures->policy == RECLAIM_COORDINATED;
+
+	if (gains || memory->balloon.target == 0)
 		return json_object();
 	return json_pack("{s:{s:b,s:s,s:i,s:o,s:I}}", "x-ballast", "host-gains", 0, "policy",
 			 reclaim_policy_name(figures->policy), "inhibitors",
@@ -232,8 +237,9 @@ static json_t *describe_counts(const struct reclaim_counts *counts)
 
 static json_t *describe_held_back(const struct reclaim_figures *figures)
 {
-	return json_pack("{s:I,s:I,s:i,s:o}", "bytes", number(figures->held_back), "incomplete",
-			 number(figures->incomplete), "inhibitors", (int)figures->nr_inhibitors,
+	return json_pack("{s:I,s:I,s:I,s:i,s:o}", "bytes", number(figures->held_back),
+			 "incomplete", number(figures->incomplete), "resting",
+			 number(figures->resting), "inhibitors", (int)figures->nr_inhibitors,
 			 "inhibited-by", list_owners(figures));
 }
 
@@ -242,10 +248,30 @@ static json_t *describe_discards(const struct reclaim_figures *figures)
 	const struct reclaim_counts *counts = figures->policies;
 
 	return json_pack(
-		"{s:o,s:o,s:o}", reclaim_policy_name(RECLAIM_DIRECT),
+		"{s:o,s:o,s:o,s:o}", reclaim_policy_name(RECLAIM_DIRECT),
 		describe_counts(&counts[RECLAIM_DIRECT]), reclaim_policy_name(RECLAIM_INHIBIT),
-		describe_counts(&counts[RECLAIM_INHIBIT]), reclaim_policy_name(RECLAIM_UNSAFE),
-		describe_counts(&counts[RECLAIM_UNSAFE]));
+		describe_counts(&counts[RECLAIM_INHIBIT]),
+		reclaim_policy_name(RECLAIM_COORDINATED),
+		describe_counts(&counts[RECLAIM_COORDINATED]),
+		reclaim_policy_name(RECLAIM_UNSAFE), describe_counts(&counts[RECLAIM_UNSAFE]));
+}
+
+/* What pinners let go of and pinned again, in granules. */
+static json_t *describe_granules(const struct reclaim_figures *figures)
+{
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:i}", "size", number(figures->granule),
+			 "released", number(figures->nr_released), "restored",
+			 number(figures->nr_restored), "not-released",
+			 number(figures->nr_not_released), "not-restored",
+			 number(figures->nr_not_restored), "pinners", (int)figures->nr_pinners);
+}
+
+static json_t *describe_auto(const struct auto_balloon *automatic)
+{
+	return json_pack("{s:b,s:I,s:I,s:s,s:I}", "enabled", (int)automatic->config.on, "min",
+			 number(automatic->config.min), "max", number(automatic->config.max),
+			 "last-change", auto_balloon_reason_name(automatic->reason), "changes",
+			 number(automatic->nr_changes));
 }
 
 /* The names of the queues, in nr_elements' order. */
@@ -265,14 +291,16 @@ static json_t *x_ballast_query_memory_run(struct call *call)
 	const struct virtio_balloon_state *b = &memory.balloon;
 	const struct reclaim_figures *figures = &memory.reclaim;
 	return json_pack(
-		"{s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:o,s:s,s:{s:b,s:b},s:o,s:o,s:o,s:{s:I,"
-		"s:I}}",
+		"{s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:o,s:s,s:{s:b,s:b,s:b},s:o,s:o,s:o,s:o,s:o,"
+		"s:{s:I,s:I}}",
 		"ram", number(memory.ram), "pinned", number(memory.pinned), "balloon",
 		(int)memory.has_balloon, "target", number(b->target), "actual",
 		number(b->actual), "held", number(figures->held), "reclaimed",
 		number(figures->reclaimed), "held-back", describe_held_back(figures), "policy",
 		reclaim_policy_name(figures->policy), "driver", "running", (int)b->running,
-		"tells-host-first", (int)b->tells_host, "discards", describe_discards(figures),
+		"tells-host-first", (int)b->tells_host, "resetting", (int)b->resetting,
+		"granules", describe_granules(figures), "auto",
+		describe_auto(&memory.auto_balloon), "discards", describe_discards(figures),
 		"reports", describe_counts(&figures->reports), "elements", describe_elements(b),
 		"deflates", "waiting", number(b->nr_waiting), "retries", number(b->nr_retries));
 }
@@ -332,6 +360,42 @@ static json_t *x_ballast_set_stats_period_run(struct call *call)
 	return json_object();
 }
 
+static json_t *x_ballast_set_policy_run(struct call *call)
+{
+	const char *name = json_string_value(call->argument);
+	enum reclaim_policy policy;
+
+	if (options_parse_policy(name, &policy) < 0)
+		return fail(call, GENERIC_ERROR, "policy '%s': it is inhibit or coordinated",
+			    name);
+	int r = machine_set_policy(call->machine, policy);
+	if (r == -ENODEV)
+		return fail_without_balloon(call);
+	if (r == -EPERM)
+		return fail(call, GENERIC_ERROR,
+			    "policy '%s': not in an experiment with unsafe-reclaim", name);
+	if (r < 0)
+		return fail(
+			call, GENERIC_ERROR,
+			policy == RECLAIM_INHIBIT
+				? "policy '%s': the host has no memory to give all back: %s"
+				: "policy '%s': not all of the guest's memory can be locked, "
+				  "or be present at once: %s",
+			name, strerror(-r));
+	return json_object();
+}
+
+static json_t *x_ballast_set_auto_run(struct call *call)
+{
+	if (!call->machine->config.has_balloon)
+		return fail_without_balloon(call);
+	if (!json_is_true(call->argument))
+		machine_stop_auto(call->machine);
+	else if (machine_start_auto(call->machine) < 0)
+		return fail_without_balloon(call);
+	return json_object();
+}
+
 static const struct command commands[] = {
 	{ "qmp_capabilities", qmp_capabilities_run, "enable", JSON_ARRAY },
 	{ "query-version", query_version_run },
@@ -346,6 +410,8 @@ static const struct command commands[] = {
 	{ "x-ballast-request-guest-stats", x_ballast_request_guest_stats_run },
 	{ "x-ballast-set-stats-period", x_ballast_set_stats_period_run, "seconds", JSON_INTEGER,
 	  0, MAX_STATS_PERIOD },
+	{ "x-ballast-set-policy", x_ballast_set_policy_run, "policy", JSON_STRING },
+	{ "x-ballast-set-auto", x_ballast_set_auto_run, "enabled", JSON_TRUE },
 };
 
 /* From a request to its answer */
@@ -372,18 +438,34 @@ static int check_integer(struct call *call, const struct command *command)
 	return -ERANGE;
 }
 
+/* json_type knows no boolean, but two of them. */
+static bool is_of_type(const json_t *value, json_type type)
+{
+	return type == JSON_TRUE ? json_is_boolean(value) : json_typeof(value) == type;
+}
+
+static const char *describe_type(json_type type)
+{
+	switch ((int)type) { /* those that commands have */
+	case JSON_INTEGER: return "an integer below 2^63";
+	case JSON_STRING: return "a string";
+	case JSON_TRUE: return "true or false";
+	default: return "a list";
+	}
+}
+
 static int check_argument(struct call *call, const struct command *command)
 {
-	if (!call->argument && command->type != JSON_INTEGER)
+	if (!call->argument && command->type == JSON_ARRAY)
 		return 0;
 	if (!call->argument) {
 		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it",
 		     command->argument, command->name);
 		return -EINVAL;
 	}
-	if (json_typeof(call->argument) != command->type) {
+	if (!is_of_type(call->argument, command->type)) {
 		fail(call, GENERIC_ERROR, "argument '%s' must be %s", command->argument,
-		     command->type == JSON_INTEGER ? "an integer below 2^63" : "a list");
+		     describe_type(command->type));
 		return -EINVAL;
 	}
 	return command->type == JSON_INTEGER ? check_integer(call, command) : 0;
@@ -717,6 +799,26 @@ static void turn_away(int fd)
 	if (text) {
 		(void)send(fd, text, strlen(text), MSG_NOSIGNAL); /* out of courtesy */
 		(void)send(fd, "\r\n", 2, MSG_NOSIGNAL);
+	}
+}
+
+void qmp_event(struct qmp *qmp, const char *name)
+{
+	struct timespec now = { 0 };
+
+	if (!qmp->loop)
+		return;
+	(void)clock_gettime(CLOCK_REALTIME, &now); /* this clock always exists */
+	list_for_each_safe(n, &qmp->clients) {
+		struct client *c = container_of(n, struct client, link);
+		if (!c->negotiated)
+			continue;
+		int r = put_answer(c,
+				   json_pack("{s:s,s:{s:I,s:I}}", "event", name, "timestamp",
+					     "seconds", (json_int_t)now.tv_sec, "microseconds",
+					     (json_int_t)now.tv_nsec / 1000));
+		if (r < 0 || serve(c) < 0)
+			drop_client(c);
 	}
 }
 

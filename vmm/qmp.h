@@ -18,6 +18,11 @@
  *	x-ballast-query-guest-stats  what the guest reported last
  *	x-ballast-request-guest-stats  asks it to report again
  *	x-ballast-set-stats-period {"seconds": N}
+ *	x-ballast-set-policy {"policy": "inhibit" or "coordinated"}
+ *	x-ballast-set-auto {"enabled": true or false}
+ *
+ * Events, for clients that have said qmp_capabilities: X_BALLAST_MEMORY_WAITS, the host has no
+ * memory for what the balloon has to give back (it is retried), and X_BALLAST_MEMORY_SERVED.
  *
  * `balloon` answers with {} as QEMU does, and with a member "x-ballast" in which the host is
  * told who keeps it from gaining anything, if somebody does.
@@ -62,5 +67,8 @@ must_check int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *pa
 			struct machine *machine);
 /* Drops the clients and removes the socket. Accepts a zeroed object. */
 void qmp_finish(struct qmp *qmp);
+
+/* Tells every client of an event. Does nothing on a zeroed object. */
+void qmp_event(struct qmp *qmp, const char *name);
 
 #endif /* VMM_QMP_H */

@@ -200,13 +200,14 @@ class Options(CliTest):
             if "=" in key:
                 self.refused(USAGE, run + ["0000:01:00.0," + key], "--device", f"'{key}'",
                              "balloon=allowed")
-        self.refused(USAGE, run + ["balloon=maybe"], "--device", "'balloon=maybe'")
+        for value in ("balloon=maybe", "balloon=allowed", "balloon=allowed,01:00.0"):
+            self.refused(USAGE, run + [value], "--device", "balloon=allowed")
 
     def test_balloon_keys(self):
         run = ["run", "--kernel", "k", "--memory", "256M", "--balloon"]
-        for value in ("", "off", "yes", "on,", "colour=red", "stats", "memory", "reporting",
+        for value in ("", "off", "yes", "on,", "colour=red", "stats", "initial", "reporting",
                       "stats=5,,reporting=on", "on,colour=red", "=", "=on"):
-            self.refused(USAGE, run + [value], "--balloon", "memory=SIZE", "stats=SECONDS",
+            self.refused(USAGE, run + [value], "--balloon", "initial=SIZE", "stats=SECONDS",
                          "reporting=on", "deflate-on-oom=on")
         for value in ("", "-1", "soon", "1K", "31536001", "18446744073709551616"):
             self.refused(USAGE, run + ["stats=" + value], "--balloon", f"'{value}'", "31536000")
@@ -647,7 +648,7 @@ class Running(CliTest):
         return process, path
 
     def test_control_socket(self):
-        process, path = self.start_with_balloon("--balloon", "memory=96M")
+        process, path = self.start_with_balloon("--balloon", "initial=96M")
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         status, out, err = self.ctl(path, "memory")
         self.assertEqual((status, err), (0, ""))

@@ -81,12 +81,13 @@ unsigned int fake_count(const char *start)
 	return count;
 }
 
-static void record_inhibitors(const char *event, uint64_t a, uint64_t b)
+static void record_others(const char *event, uint64_t a, uint64_t b)
 {
-	(void)a;
-	(void)b;
 	if (strncmp(event, "inhibitor_", strlen("inhibitor_")) == 0)
 		fake_record("%s", event);
+	if (strcmp(event, "ram_discard") == 0)
+		fake_record("discard 0x%llx 0x%llx", (unsigned long long)a,
+			    (unsigned long long)b);
 }
 
 void fake_init(void)
@@ -95,7 +96,7 @@ void fake_init(void)
 	fake.fail_errno = -EIO;
 	fake.max_routes = FAKE_MAX_GSIS - FAKE_FIRST_ROUTE;
 	fake.wires.ops = &fake_wires_ops;
-	trace_listen(record_inhibitors);
+	trace_listen(record_others);
 }
 
 void fake_finish(void)
@@ -504,6 +505,11 @@ bool vfio_group_is_noiommu(unsigned int number)
 	return false;
 }
 
+uint64_t vfio_entry_limit(void)
+{
+	return fake.has_entries ? fake.entries : VFIO_DEFAULT_ENTRIES;
+}
+
 int vfio_sysfs_is_mdev(const char *name)
 {
 	GUARD;
@@ -670,13 +676,21 @@ int vfio_unmap_dma(int fd, uint64_t iova, uint64_t size, uint64_t *ret_size)
 	fake_record("unmap c%u 0x%llx 0x%llx", number_of(container), (unsigned long long)iova,
 		    (unsigned long long)size);
 	*ret_size = 0;
+	/* As type1v2: whole mappings, all that lie there, and none in part. */
 	for (unsigned int i = 0; i < container->nr_mappings; i++) {
+		const struct fake_mapping *m = &container->mappings[i];
+		if (range_overlaps(iova, size, m->iova, m->size) &&
+		    !range_within(m->iova, m->size, iova, size))
+			return -EINVAL;
+	}
+	for (unsigned int i = container->nr_mappings; i-- > 0;) {
 		struct fake_mapping *m = &container->mappings[i];
-		if (m->iova != iova || m->size != size)
+		if (!range_within(m->iova, m->size, iova, size))
 			continue;
-		*ret_size = size - fake.unmaps_less;
+		*ret_size += m->size;
 		*m = container->mappings[--container->nr_mappings];
 	}
+	*ret_size -= *ret_size ? fake.unmaps_less : 0;
 	return 0;
 }
 

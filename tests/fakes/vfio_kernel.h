@@ -145,7 +145,7 @@ struct fake_kernel {
 
 extern struct fake_kernel fake;
 
-/* A kernel with no devices, that translates everything. Records inhibitors too. */
+/* A kernel with no devices, that translates everything. Records inhibitors and discards too. */
 void fake_init(void);
 void fake_finish(void);
 

@@ -101,18 +101,34 @@ void world_init(void)
 		.mem64 = { .base = 1ull << 36, .size = 1ull << 36 },
 	};
 
+	static const struct vfio_dma_config inhibits;
+
 	start_log();
 	fake_init();
 	memory_map_init(&world.map);
-	ck_assert_int_eq(reclaim_init(&world.reclaim, &world.map, RECLAIM_INHIBIT), 0);
+	ck_assert_int_eq(reclaim_init(&world.reclaim, &world.map, RECLAIM_INHIBIT, 0), 0);
 	io_bus_init(&world.pio);
 	io_bus_init(&world.mmio);
 	ck_assert_int_eq(pci_bus_init(&world.bus, &world.pio, &world.mmio, &windows, ECAM), 0);
 	add_ram();
-	vfio_init(&world.vfio, &world.map, &world.reclaim, &fake.wires);
+	vfio_init(&world.vfio, &world.map, &world.reclaim, &fake.wires, &inhibits);
 	world.nr_fds = count_fds();
 	world.nr_pio = list_length(&world.pio.regions);
 	world.nr_mmio = list_length(&world.mmio.regions);
+}
+
+void world_coordinate(uint64_t granule, bool map_late)
+{
+	const struct vfio_dma_config config = { .coordinate = true, .map_late = map_late };
+
+	vfio_finish(&world.vfio);
+	memory_map_remove(&world.map, &world.high);
+	memory_map_remove(&world.map, &world.low);
+	reclaim_finish(&world.reclaim);
+	ck_assert_int_eq(reclaim_init(&world.reclaim, &world.map, RECLAIM_INHIBIT, granule), 0);
+	ck_assert_int_eq(memory_map_add(&world.map, &world.low), 0);
+	ck_assert_int_eq(memory_map_add(&world.map, &world.high), 0);
+	vfio_init(&world.vfio, &world.map, &world.reclaim, &fake.wires, &config);
 }
 
 void world_finish(void)

@@ -36,6 +36,8 @@ extern struct world world;
 /* Fixtures: what is logged goes into a file from one to the other. */
 void world_init(void);
 void world_finish(void);
+/* Before anything is attached: groups go along with the balloon from now on, in granules. */
+void world_coordinate(uint64_t granule, bool map_late);
 
 /* Nothing of what an attach does is there: fds, maps, listeners, inhibitors, devices. */
 void check_nothing_left(void);

@@ -28,6 +28,7 @@
 #define HUGE_PAGE (2ull << 20)
 #define SIZE (2 * HUGE_PAGE) /* of low RAM, and of high RAM */
 #define HIGH_GPA 0x100000000ull
+#define GRANULE (64ull << 10) /* where there is a device; huge pages are larger */
 #define NR_PAGES (2 * SIZE / PAGE)
 
 /* Where a driver that behaves has its queues. */
@@ -44,6 +45,7 @@ enum {
 	WORLD_REPORTING = 4,
 	WORLD_MEMFD = 8,
 	WORLD_ASKS = 16,
+	WORLD_PINNER = 32, /* a device is assigned that goes along */
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -69,6 +71,8 @@ static struct {
 	bool reporting;        /* what was traced last is a report */
 	bool may_go[NR_PAGES]; /* the balloon holds it, or a report names it */
 	bool reported[NR_PAGES];
+	struct pinner pinner;
+	bool pinned[NR_PAGES];
 } world;
 
 /* Made once, since that takes longer than most inputs; emptied after each. */
@@ -120,6 +124,39 @@ static void unmark(bool *pages, gpa_t gpa, uint64_t size)
 	}
 }
 
+/* The device: what the guest may use it must have pinned. */
+
+static int device_discard(struct pinner *pinner, const struct memory_region *region, gpa_t gpa,
+			  uint64_t size)
+{
+	(void)pinner;
+	(void)region;
+	unmark(world.pinned, gpa, size);
+	return 0;
+}
+
+static int device_populate(struct pinner *pinner, const struct memory_region *region, gpa_t gpa,
+			   uint64_t size)
+{
+	(void)pinner;
+	(void)region;
+	if (world.host_is_full)
+		return -ENOMEM;
+	mark(world.pinned, gpa, size);
+	return 0;
+}
+
+static const struct pinner_ops device_ops = {
+	.discard = device_discard,
+	.populate = device_populate,
+};
+
+static void check_pinned(void)
+{
+	for (unsigned int page = 0; page < NR_PAGES && world.pinner.ops; page++)
+		assert(world.pinned[page] || world.may_go[page]);
+}
+
 /* Nothing goes that nobody gave up, and nothing at all under a pin. */
 static void check_discard(uint64_t offset, uint64_t size)
 {
@@ -129,7 +166,7 @@ static void check_discard(uint64_t offset, uint64_t size)
 	if (world.raised[0] || world.raised[1])
 		assert(world.unsafe && !world.reporting);
 	for (uint64_t page = offset / PAGE; page < (offset + size) / PAGE; page++)
-		assert(pages[page]);
+		assert(pages[page] && !world.pinned[page]);
 }
 
 static void watch(const char *event, uint64_t a, uint64_t b)
@@ -147,7 +184,7 @@ static void watch(const char *event, uint64_t a, uint64_t b)
 		mark(world.may_go, a, b);
 	} else if (strcmp(event, "reclaim_give_back") == 0 && !world.host_is_full) {
 		unmark(world.may_go, a, b); /* of a full host nobody knows if it works */
-	} else if (strcmp(event, "reclaim_give_back_all") == 0) {
+	} else if (strcmp(event, "reclaim_give_back_all") == 0 && !world.host_is_full) {
 		memset(world.may_go, 0, sizeof(world.may_go));
 	}
 }
@@ -418,11 +455,17 @@ static void check_all_given_back(void)
 
 static void step_reset(void)
 {
+	struct virtio_balloon *b = &world.balloon;
 	struct virtio_balloon_state s;
 
-	virtio_reset(&world.balloon.virtio);
-	virtio_balloon_get_state(&world.balloon, &s);
+	virtio_reset(&b->virtio);
+	virtio_balloon_get_state(b, &s);
 	assert(s.actual == 0 && !s.running && s.nr_waiting == 0);
+	/* It is through once there is memory, in as many steps as it takes. */
+	for (; s.resetting; virtio_balloon_get_state(b, &s)) {
+		world.host_is_full = false;
+		b->retry_timer.ready(&b->retry_timer, EPOLLIN);
+	}
 	assert(virtio_get_status(&world.balloon.virtio) == 0);
 	check_all_given_back();
 }
@@ -438,8 +481,9 @@ static void check_books(void)
 	assert(f.held_back == f.held - f.reclaimed);
 	assert(f.incomplete <= f.held_back);
 	assert(f.nr_inhibitors == (unsigned int)world.raised[0] + world.raised[1]);
-	if (f.nr_inhibitors)
+	if (f.nr_inhibitors && f.nr_pinners == 0)
 		assert(f.reclaimed == 0);
+	check_pinned();
 	virtio_balloon_get_state(&world.balloon, &s);
 	assert(s.actual <= 2 * SIZE && s.nr_waiting <= 1);
 	/* A write of 0 to the status, too, is a reset. */
@@ -487,6 +531,14 @@ static int make_map(uint8_t properties)
 	return r < 0 ? r : memory_map_add(&world.map, &world.high);
 }
 
+static int add_device(void)
+{
+	world.pinner.ops = &device_ops;
+	pinner_join(&world.reclaim, &world.pinner);
+	int r = pinner_pin(&world.reclaim, &world.pinner, &world.low);
+	return r < 0 ? r : pinner_pin(&world.reclaim, &world.pinner, &world.high);
+}
+
 static int make_world(uint8_t properties)
 {
 	const struct virtio_balloon_config config = {
@@ -500,7 +552,9 @@ static int make_world(uint8_t properties)
 	if (r < 0)
 		return r;
 	r = reclaim_init(&world.reclaim, &world.map,
-			 world.unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT);
+			 world.unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT, GRANULE);
+	if (r >= 0 && properties & WORLD_PINNER && !world.unsafe)
+		r = add_device();
 	return r < 0 ? r
 		     : virtio_balloon_init(&world.balloon, &world.map, &world.reclaim, NULL,
 					   &config);
@@ -514,6 +568,8 @@ static void end_world(void)
 		world.raised[i] = false;
 		inhibitor_lower(&world.reclaim, &world.inhibitors[i]);
 	}
+	memset(world.pinned, 0, sizeof(world.pinned));
+	pinner_leave(&world.reclaim, &world.pinner);
 	reclaim_finish(&world.reclaim);
 	memory_map_remove(&world.map, &world.high);
 	memory_map_remove(&world.map, &world.low);

@@ -85,8 +85,11 @@ int __wrap_ram_populate(struct ram *block, uint64_t offset, uint64_t size);
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
 
+static unsigned int nr_populates;
+
 int __wrap_ram_populate(struct ram *block, uint64_t offset, uint64_t size)
 {
+	nr_populates++;
 	return host_is_full ? -ENOMEM : __real_ram_populate(block, offset, size);
 }
 
@@ -146,7 +149,7 @@ static void make_world(enum ram_backing backing, uint64_t piece, enum reclaim_po
 	process_keep_log();
 	fds_before = process_nr_fds();
 	add_ram(backing, piece);
-	ck_assert_int_eq(reclaim_init(&reclaim, &map, policy), 0);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, policy, 0), 0);
 	ck_assert_int_eq(event_loop_init(&loop), 0);
 	trace_listen(watch);
 }
@@ -775,7 +778,7 @@ START_TEST(the_highest_page_numbers_are_no_negative_ones)
 	top.host = (char *)far_ram.host + 4 * PAGE;
 	ck_assert_int_eq(memory_map_add(&map, &far), 0);
 	ck_assert_int_eq(memory_map_add(&map, &top), 0);
-	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT), 0);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0), 0);
 	ck_assert_int_eq(event_loop_init(&loop), 0);
 	trace_listen(watch);
 	init((struct virtio_balloon_config){ 0 });
@@ -1499,8 +1502,8 @@ END_TEST
 START_TEST(a_reset_forgets_the_deflate_that_waits)
 {
 	make_deflate_wait();
-	set_status(0);
 	bring_memory_back();
+	set_status(0);
 	ck_assert_uint_eq(state().nr_waiting, 0);
 	ck_assert(!is_set(&balloon.retry_timer));
 	ck_assert_uint_eq(figures().held, 0);
@@ -1512,6 +1515,83 @@ START_TEST(a_reset_forgets_the_deflate_that_waits)
 	send_run(INFLATE, POOL_PFN, 512);
 	send_run(DEFLATE, POOL_PFN, 512);
 	ck_assert_uint_eq(take_used(DEFLATE), 1);
+}
+END_TEST
+
+/* 1.2, 4.1.4.3.2: a driver waits until it reads zero. */
+START_TEST(a_reset_waits_for_memory_too)
+{
+	make_deflate_wait();
+	set_status(0);
+	ck_assert_uint_eq(state().nr_waiting, 0);
+	ck_assert(state().resetting);
+	ck_assert(virtio_is_resetting(&balloon.virtio));
+	ck_assert_uint_ne(virtio_get_status(&balloon.virtio), 0);
+	ck_assert(is_set(&balloon.retry_timer));
+	ck_assert_uint_ne(figures().held, 0);
+	/* One that does not wait gets nowhere. */
+	set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	virtio_set_driver_features(&balloon.virtio, 0, 1);
+	kick(INFLATE);
+	set_status(0);
+	retry();
+	ck_assert(state().resetting);
+	ck_assert_uint_eq(balloon.retry_ms, 20);
+	bring_memory_back();
+	retry();
+	ck_assert(!state().resetting);
+	ck_assert_uint_eq(virtio_get_status(&balloon.virtio), 0);
+	ck_assert_uint_eq(virtio_get_driver_features(&balloon.virtio, 0), 0);
+	ck_assert_uint_eq(figures().held, 0);
+	start(UINT64_MAX);
+	send_run(INFLATE, POOL_PFN, 512);
+	send_run(DEFLATE, POOL_PFN, 512);
+	ck_assert_uint_eq(take_used(DEFLATE), 1);
+}
+END_TEST
+
+START_TEST(the_event_loop_gets_a_reset_through)
+{
+	make_deflate_wait();
+	set_status(0);
+	while (state().nr_retries < 2)
+		ck_assert(run_once(30000));
+	bring_memory_back();
+	while (state().resetting)
+		ck_assert(run_once(30000));
+	ck_assert_uint_eq(figures().held, 0);
+}
+END_TEST
+
+START_TEST(a_driver_that_goes_on_lacking_memory_fills_no_log)
+{
+	setup_granules();
+	for (unsigned int i = 0; i < 100; i++) {
+		send_run(INFLATE, POOL_PFN, 512);
+		take_memory_away();
+		send_run(DEFLATE, POOL_PFN, 1);
+		set_status(0);
+		ck_assert(state().resetting);
+		bring_memory_back();
+		retry();
+		start(UINT64_MAX);
+	}
+	unsigned int nr_lines = 0;
+	for (const char *at = process_log(); (at = strchr(at, '\n')); at++)
+		nr_lines++;
+	ck_assert_uint_le(nr_lines, LOG_GUEST_BURST + 1);
+}
+END_TEST
+
+START_TEST(at_the_end_nothing_is_made_present)
+{
+	setup_granules();
+	send_run(INFLATE, POOL_PFN, 512);
+	ck_assert_uint_eq(figures().reclaimed, HUGE_PAGE);
+	unsigned int before = nr_populates;
+	virtio_balloon_finish(&balloon);
+	ck_assert_uint_eq(nr_populates, before);
+	ck_assert_uint_eq(figures().held, 0);
 }
 END_TEST
 
@@ -1745,7 +1825,7 @@ START_TEST(init_leaves_no_fd_whatever_step_fails)
 		process_expect_no_log();
 	}
 	ck_assert_uint_ge(nr_failures, 6);
-	ck_assert_uint_eq(process_nr_fds(), fds + 6);
+	ck_assert_uint_eq(process_nr_fds(), fds + 7);
 	virtio_balloon_finish(&balloon);
 	ck_assert_uint_eq(process_nr_fds(), fds);
 }
@@ -1950,6 +2030,10 @@ int main(void)
 		the_event_loop_tries_it_again,
 		behind_it_deflates_wait_and_the_rest_goes_on,
 		a_reset_forgets_the_deflate_that_waits,
+		a_reset_waits_for_memory_too,
+		the_event_loop_gets_a_reset_through,
+		a_driver_that_goes_on_lacking_memory_fills_no_log,
+		at_the_end_nothing_is_made_present,
 		in_a_broken_device_it_is_not_tried_again,
 		an_element_that_turns_bad_while_it_waits_harms_only_the_guest,
 		a_queue_placed_anew_while_a_deflate_waits_gets_it_back,

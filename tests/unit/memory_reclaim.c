@@ -130,7 +130,7 @@ static void make(enum ram_backing backing, uint64_t size, uint64_t page_size,
 	/* A huge page would bring back more than was touched. */
 	(void)madvise(ram.host, ram.size, MADV_NOHUGEPAGE);
 	memory_map_init(&map);
-	ck_assert_int_eq(reclaim_init(&reclaim, &map, inhibited), 0);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, inhibited, 0), 0);
 	make_regions(size);
 	ck_assert_int_eq(memory_map_add(&map, &low), 0);
 	ck_assert_int_eq(memory_map_add(&map, &high), 0);
@@ -1037,7 +1037,7 @@ START_TEST(after_giving_back_all_nothing_is_held_and_granules_are_present)
 	take(0, GRANULE);
 	take(2 * GRANULE, PAGE);
 	take(HIGH_GPA + GRANULE, 2 * GRANULE);
-	reclaim_give_back_all(&reclaim);
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), 0);
 	expect_held(0, 0);
 	ck_assert_uint_eq(figures().incomplete, 0);
 	expect_nr_calls(&populates, 3);
@@ -1052,7 +1052,7 @@ START_TEST(giving_back_all_base_pages_touches_none)
 {
 	take(0, SIZE);
 	take(HIGH_GPA, SIZE);
-	reclaim_give_back_all(&reclaim);
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), 0);
 	expect_held(0, 0);
 	expect_nr_calls(&populates, 0);
 	take(0, PAGE);
@@ -1060,16 +1060,45 @@ START_TEST(giving_back_all_base_pages_touches_none)
 }
 END_TEST
 
-START_TEST(what_cannot_be_made_present_is_given_back_all_the_same_and_logged)
+START_TEST(a_reset_that_finds_no_memory_is_not_through_and_goes_on_later)
 {
 	remake_granules();
 	take(0, SIZE);
 	populates.fail_at = 2;
-	reclaim_give_back_all(&reclaim);
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), -ENOMEM);
+	expect_held(SIZE, SIZE - GRANULE); /* all is held until all can be given back */
+	ck_assert_int_eq(figures().policy, RECLAIM_INHIBIT);
+	process_expect_no_log(); /* the balloon tells, which knows how often */
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), 0);
 	expect_held(0, 0);
-	process_expect_log("E reclaim: make all of low present");
+	ck_assert_int_eq(figures().policy, RECLAIM_DIRECT);
 	take(GRANULE - PAGE, PAGE); /* and no part of it is thought to be reclaimed */
 	expect_held(PAGE, 0);
+}
+END_TEST
+
+START_TEST(a_reset_is_done_in_as_many_steps_as_asked_for)
+{
+	unsigned int nr_steps = 1;
+
+	remake_granules();
+	take(0, SIZE);
+	take(HIGH_GPA, SIZE);
+	while (reclaim_give_back_all(&reclaim, 1) == 1)
+		nr_steps++;
+	ck_assert_uint_eq(nr_steps, 2 * SIZE / GRANULE);
+	expect_held(0, 0);
+	expect_nr_calls(&populates, 2 * SIZE / GRANULE);
+}
+END_TEST
+
+START_TEST(what_is_forgotten_is_neither_held_nor_made_present)
+{
+	remake_granules();
+	take(0, SIZE);
+	reclaim_forget(&reclaim);
+	expect_held(0, 0);
+	expect_nr_calls(&populates, 0);
 }
 END_TEST
 
@@ -1077,7 +1106,7 @@ START_TEST(what_was_given_back_by_a_reset_is_not_discarded_when_the_inhibitor_is
 {
 	inhibitor_raise(&reclaim, &one, "a");
 	take(0, SIZE);
-	reclaim_give_back_all(&reclaim);
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), 0);
 	inhibitor_lower(&reclaim, &one);
 	expect_nr_calls(&discards, 0);
 	ck_assert_int_eq(*byte_at(0), 0xaa);
@@ -1089,7 +1118,7 @@ START_TEST(a_granule_half_taken_before_a_reset_is_not_completed_after_it)
 {
 	remake_granules();
 	take(0, GRANULE - PAGE);
-	reclaim_give_back_all(&reclaim);
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, UINT64_MAX), 0);
 	take(GRANULE - PAGE, PAGE);
 	expect_nr_calls(&discards, 0);
 	ck_assert_int_eq(*byte_at(0), 0xaa);
@@ -1100,17 +1129,24 @@ END_TEST
 
 START_TEST(for_a_driver_that_may_not_tell_only_what_one_take_names_is_discarded)
 {
+	discards.error = -EPERM;
+	discards.fail_at = 1;
+	take(0, PAGE);
+	expect_nr_calls(&discards, 1);
+	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
+	take(PAGE, 2 * PAGE); /* the page before is held, but may be in use */
+	expect_call(&discards, PAGE, 2 * PAGE);
+	expect_held(3 * PAGE, 2 * PAGE);
+}
+END_TEST
+
+START_TEST(from_a_driver_that_may_not_tell_no_huge_page_is_taken)
+{
 	remake_granules();
 	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
-	take(0, GRANULE - PAGE);
-	take(GRANULE - PAGE, PAGE);
+	take(0, 2 * GRANULE); /* it could be gone when it is used, and nobody would be asked */
 	expect_nr_calls(&discards, 0);
-	expect_held(GRANULE, 0);
-	take(PAGE, 3 * GRANULE); /* the first is held as a whole, but not named as one */
-	expect_call(&discards, GRANULE, 2 * GRANULE);
-	expect_held(3 * GRANULE + PAGE, 2 * GRANULE);
-	take(0, GRANULE);
-	expect_call(&discards, 0, GRANULE);
+	expect_held(2 * GRANULE, 0);
 }
 END_TEST
 
@@ -1272,7 +1308,7 @@ START_TEST(books_are_kept_on_regions_that_are_there_before)
 	ck_assert_int_eq(memory_map_add(&map, &low), 0);
 	ck_assert_int_eq(memory_map_add(&map, &bar), 0);
 	ck_assert_int_eq(memory_map_add(&map, &high), 0);
-	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT), 0);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0), 0);
 	ck_assert_int_eq(figures().policy, RECLAIM_DIRECT);
 	take(0, SIZE);
 	take(HIGH_GPA, SIZE);
@@ -1318,11 +1354,11 @@ START_TEST(ram_that_is_not_aligned_to_its_pages_is_refused)
 	ck_assert_int_eq(memory_map_add(&map, &good), 0);
 	for (unsigned int i = 0; i < nitems(wrong); i++) {
 		ck_assert_int_eq(memory_map_add(&map, &wrong[i]), 0);
-		ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT), -EINVAL);
+		ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0), -EINVAL);
 		process_expect_log("E reclaim: high");
 		ck_assert_ptr_null(reclaim.map);
 		memory_map_remove(&map, &wrong[i]);
-		ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT), 0);
+		ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0), 0);
 		ck_assert_int_eq(memory_map_add(&map, &wrong[i]), -EINVAL);
 		process_expect_log("E reclaim: high");
 		ck_assert_ptr_null(memory_map_find(&map, wrong[i].gpa, PAGE));
@@ -1345,7 +1381,7 @@ START_TEST(without_memory_for_the_books_nothing_is_left_behind)
 	ck_assert_int_eq(memory_map_add(&map, &high), 0);
 	for (;; n++) {
 		callocs.fail_at = n;
-		int r = reclaim_init(&reclaim, &map, RECLAIM_INHIBIT);
+		int r = reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0);
 		if (r == 0)
 			break;
 		ck_assert_int_eq(r, -ENOMEM);
@@ -1353,7 +1389,7 @@ START_TEST(without_memory_for_the_books_nothing_is_left_behind)
 		ck_assert_ptr_null(reclaim.map);
 		ck_assert(list_empty(&map.listeners));
 	}
-	ck_assert_uint_eq(n, 7); /* three pieces for each of two regions */
+	ck_assert_uint_eq(n, 13); /* six pieces for each of two regions */
 	callocs.fail_at = 0;
 	memory_map_remove(&map, &high);
 	callocs.fail_at = 2;
@@ -1455,10 +1491,13 @@ int main(void)
 		a_report_that_fails_says_why,
 		after_giving_back_all_nothing_is_held_and_granules_are_present,
 		giving_back_all_base_pages_touches_none,
-		what_cannot_be_made_present_is_given_back_all_the_same_and_logged,
+		a_reset_that_finds_no_memory_is_not_through_and_goes_on_later,
+		a_reset_is_done_in_as_many_steps_as_asked_for,
+		what_is_forgotten_is_neither_held_nor_made_present,
 		what_was_given_back_by_a_reset_is_not_discarded_when_the_inhibitor_is_lowered,
 		a_granule_half_taken_before_a_reset_is_not_completed_after_it,
 		for_a_driver_that_may_not_tell_only_what_one_take_names_is_discarded,
+		from_a_driver_that_may_not_tell_no_huge_page_is_taken,
 		for_a_driver_that_may_not_tell_what_is_taken_again_is_discarded_again,
 		for_a_driver_that_may_not_tell_nothing_is_discarded_when_the_inhibitor_is_lowered,
 		a_driver_that_tells_again_is_trusted_again,

@@ -182,7 +182,7 @@ static void run(enum ram_backing backing, unsigned int granule_pages)
 	ck_assert_int_eq(ram_init(&ram, NR_PAGES * PAGE, backing), 0);
 	ram.page_size = granule_pages * PAGE;
 	memory_map_init(&map);
-	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT), 0);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, 0), 0);
 	region = (struct memory_region){
 		.size = NR_PAGES * PAGE,
 		.host = ram.host,

@@ -302,10 +302,13 @@ END_TEST
 
 #define HELD_BACK(bytes, incomplete, inhibitors, owners)                         \
 	"\"held-back\": {\"bytes\": " bytes ", \"incomplete\": " incomplete ", " \
-	"\"inhibitors\": " inhibitors ", \"inhibited-by\": [" owners "]}"
+	"\"resting\": 0, \"inhibitors\": " inhibitors ", \"inhibited-by\": [" owners "]}"
 #define COUNTS(name, taken, calls, bytes, failures)                                    \
 	"\"" name "\": {\"taken\": " taken ", \"calls\": " calls ", \"bytes\": " bytes \
 	", \"failures\": " failures "}"
+#define GRANULES(pinners) "\"granules\": {\"size\": 65536, \"pinners\": " pinners "}"
+#define AUTO_OFF \
+	"\"auto\": {\"enabled\": false, \"min\": 0, \"max\": 0, \"last-change\": \"stays\"}"
 #define NO_COUNTS(name) COUNTS(name, "0", "0", "0", "0")
 
 START_TEST(memory_shows_what_the_host_has_got)
@@ -317,14 +320,15 @@ START_TEST(memory_shows_what_the_host_has_got)
 			 "4096", "4096", "0",
 			 "") ", "
 			     "\"policy\": \"direct\", \"driver\": {\"running\": true, "
-			     "\"tells-host-first\": true}, \"discards\": {" COUNTS(
-				     "direct", "536346624", "345", "536342528",
-				     "0") ", " NO_COUNTS("inhibit") ", " NO_COUNTS("unsafe") "}, " COUNTS("reports",
-													  "8388608",
-													  "4",
-													  "8388608",
-													  "1") ", "
-													       "\"elements\": {}, \"deflates\": {\"waiting\": 0, \"retries\": 0}}}" });
+			     "\"tells-host-first\": true, \"resetting\": false}, " GRANULES(
+				     "0") ", " AUTO_OFF
+					  ", \"discards\": {" COUNTS("direct", "536346624", "345", "536342528", "0") ", " NO_COUNTS(
+						  "inhibit") ", " NO_COUNTS("unsafe") "}, " COUNTS("reports",
+												   "8388608",
+												   "4",
+												   "8388608",
+												   "1") ", "
+													"\"elements\": {}, \"deflates\": {\"waiting\": 0, \"retries\": 0}}}" });
 	ck_assert_int_eq(run_with_server("SOCKET memory"), 0);
 	ck_assert_str_eq(
 		printed(),
@@ -335,7 +339,7 @@ START_TEST(memory_shows_what_the_host_has_got)
 		"held              511.5 MiB  taken from the guest\n"
 		"reclaimed         511.4 MiB  of what is held: given back to the host\n"
 		"held back        4096 bytes  of what is held: not given back\n"
-		"incomplete       4096 bytes  of what is held back: parts of larger pages\n"
+		"incomplete       4096 bytes  of what is held back: parts of larger pieces\n"
 		"policy               direct  nobody has guest memory pinned\n"
 		"driver              running  it asks before it uses a page again\n"
 		"\n"
@@ -354,12 +358,14 @@ START_TEST(memory_shows_who_holds_it_back)
 		 "\"held\": 536870912, \"reclaimed\": 0, " HELD_BACK(
 			 "536870912", "0", "2",
 			 "\"vfio group 3\", \"vfio group 7\"") ", \"policy\": \"inhibit\", "
-							       "\"driver\": {\"running\": true, \"tells-host-first\": false}, "
-							       "\"discards\": {" COUNTS("direct", "1", "1", "1", "0") ", " COUNTS(
-								       "inhibit", "536870912",
-								       "0", "0",
-								       "0") ", " NO_COUNTS("unsafe") "}, " NO_COUNTS("reports") ", "
-																"\"deflates\": {\"waiting\": 1, \"retries\": 12}}}" });
+							       "\"driver\": {\"running\": true, \"tells-host-first\": false, \"resetting\": false}, " GRANULES(
+								       "1") ", " AUTO_OFF ", "
+									    "\"discards\": {" COUNTS("direct", "1", "1", "1", "0") ", " COUNTS(
+										    "inhibit",
+										    "536870912",
+										    "0", "0",
+										    "0") ", " NO_COUNTS("unsafe") "}, " NO_COUNTS("reports") ", "
+																	     "\"deflates\": {\"waiting\": 1, \"retries\": 12}}}" });
 	ck_assert_int_eq(run_with_server("SOCKET memory"), 0);
 	ck_assert_str_eq(
 		printed(),
@@ -390,8 +396,10 @@ START_TEST(memory_without_a_balloon_is_short)
 			 "0", "0", "1",
 			 "\"vfio group 3\"") ", "
 					     "\"policy\": \"inhibit\", \"driver\": {\"running\": false, "
-					     "\"tells-host-first\": false}, \"discards\": {}, \"reports\": {}, "
-					     "\"deflates\": {\"waiting\": 0, \"retries\": 0}}}" });
+					     "\"tells-host-first\": false, \"resetting\": false}, " GRANULES(
+						     "1") ", " AUTO_OFF
+							  ", \"discards\": {}, \"reports\": {}, "
+							  "\"deflates\": {\"waiting\": 0, \"retries\": 0}}}" });
 	ck_assert_int_eq(run_with_server("SOCKET memory"), 0);
 	ck_assert_str_eq(printed(),
 			 "ram                1024 MiB\n"

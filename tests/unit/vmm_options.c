@@ -70,7 +70,8 @@ START_TEST(a_kernel_is_enough)
 	ck_assert_uint_eq(config.timeout, 0);
 	ck_assert(!config.exit_port);
 	ck_assert(!config.has_balloon);
-	ck_assert_int_eq(config.inhibited, RECLAIM_INHIBIT);
+	ck_assert_int_eq(config.policy, RECLAIM_INHIBIT);
+	ck_assert(!config.unsafe);
 	ck_assert_ptr_null(config.qmp);
 }
 END_TEST
@@ -287,7 +288,7 @@ START_TEST(a_balloon_has_its_keys)
 	ck_assert_uint_eq(config.balloon.stats_period, 0);
 	ck_assert(!config.balloon.reporting);
 	ck_assert(!config.balloon.deflate_on_oom);
-	parse_well("ballast run --kernel k --balloon memory=128M,stats=5,reporting=on,"
+	parse_well("ballast run --kernel k --balloon initial=128M,stats=5,reporting=on,"
 		   "deflate-on-oom=on");
 	ck_assert_uint_eq(config.balloon_keep, 128ull << 20);
 	ck_assert_uint_eq(config.balloon.stats_period, 5);
@@ -304,8 +305,8 @@ START_TEST(what_is_no_key_or_value_of_a_balloon_is_refused)
 	expect_refusal("ballast run --kernel k --balloon yes", "--balloon 'yes': it is on, or");
 	expect_refusal("ballast run --kernel k --balloon=", "--balloon ''");
 	expect_refusal("ballast run --kernel k --balloon size=1G", "--balloon 'size'");
-	expect_refusal("ballast run --kernel k --balloon memory", "--balloon 'memory'");
-	expect_refusal("ballast run --kernel k --balloon memory=half", "memory='half'");
+	expect_refusal("ballast run --kernel k --balloon initial", "--balloon 'initial'");
+	expect_refusal("ballast run --kernel k --balloon initial=half", "initial='half'");
 	expect_refusal("ballast run --kernel k --balloon stats=often", "stats 'often'");
 	expect_refusal("ballast run --kernel k --balloon reporting=maybe",
 		       "--balloon reporting='maybe': it is on or off");
@@ -316,14 +317,75 @@ END_TEST
 
 START_TEST(a_guest_keeps_something_and_not_more_than_it_has)
 {
-	parse_well("ballast run --kernel k --balloon memory=64M --memory 256M");
-	parse_well("ballast run --kernel k --balloon memory=256M --memory 256M");
-	parse_well("ballast run --kernel k --balloon memory=32M --memory 32M");
-	expect_refusal("ballast run --kernel k --balloon memory=63M",
+	parse_well("ballast run --kernel k --balloon initial=64M --memory 256M");
+	parse_well("ballast run --kernel k --balloon initial=256M --memory 256M");
+	parse_well("ballast run --kernel k --balloon initial=32M --memory 32M");
+	expect_refusal("ballast run --kernel k --balloon initial=63M",
 		       "at least 64M, and has 512M in all");
-	expect_refusal("ballast run --kernel k --balloon memory=513M", "has 512M in all");
-	expect_refusal("ballast run --kernel k --balloon memory=31M --memory 32M",
+	expect_refusal("ballast run --kernel k --balloon initial=513M", "has 512M in all");
+	expect_refusal("ballast run --kernel k --balloon initial=31M --memory 32M",
 		       "at least 32M, and has 32M");
+}
+END_TEST
+
+START_TEST(a_balloon_has_a_policy_and_a_granule)
+{
+	parse_well("ballast run --kernel k --balloon on");
+	ck_assert_int_eq(config.policy, RECLAIM_INHIBIT);
+	ck_assert_uint_eq(config.granule, 0);
+	parse_well("ballast run --kernel k --balloon policy=coordinated,granule=64K");
+	ck_assert_int_eq(config.policy, RECLAIM_COORDINATED);
+	ck_assert_uint_eq(config.granule, 64 << 10);
+	parse_well("ballast run --kernel k --balloon policy=inhibit,granule=auto");
+	ck_assert_int_eq(config.policy, RECLAIM_INHIBIT);
+	ck_assert_uint_eq(config.granule, MACHINE_GRANULE_AUTO);
+	parse_well("ballast run --kernel k --balloon granule=4K");
+	parse_well("ballast run --kernel k --balloon granule=1G");
+	expect_refusal("ballast run --kernel k --balloon policy=direct",
+		       "policy='direct': it is inhibit or coordinated");
+	expect_refusal("ballast run --kernel k --balloon granule=2K", "granule='2K'");
+	expect_refusal("ballast run --kernel k --balloon granule=3M", "granule='3M'");
+	expect_refusal("ballast run --kernel k --balloon granule=2G", "granule='2G'");
+	expect_refusal("ballast run --kernel k --balloon granule=0",
+		       "a power of two from 4K to 1G, or auto");
+	expect_refusal("ballast run --kernel k --balloon granule=4K --memory "
+		       "1G,backing=hugetlb",
+		       "granule=: at least 2M with backing=hugetlb");
+	parse_well("ballast run --kernel k --balloon granule=2M --memory 1G,backing=hugetlb");
+	expect_refusal("ballast run --kernel k --balloon policy=coordinated --experiment "
+		       "unsafe-reclaim",
+		       "unsafe-reclaim: not with policy=coordinated");
+}
+END_TEST
+
+START_TEST(the_automatic_has_a_range)
+{
+	parse_well("ballast run --kernel k --balloon auto=on");
+	ck_assert(config.auto_balloon.on);
+	parse_well("ballast run --kernel k --balloon auto=on,min=128M,max=256M");
+	ck_assert_uint_eq(config.auto_balloon.min, 128 << 20);
+	ck_assert_uint_eq(config.auto_balloon.max, 256 << 20);
+	parse_well("ballast run --kernel k --balloon auto=off");
+	ck_assert(!config.auto_balloon.on);
+	expect_refusal("ballast run --kernel k --balloon auto=yes",
+		       "auto='yes': it is on or off");
+	expect_refusal("ballast run --kernel k --balloon min=128M", "go with auto=on");
+	expect_refusal("ballast run --kernel k --balloon auto=on,min=256M,max=128M",
+		       "min= is more than max=");
+	expect_refusal("ballast run --kernel k --balloon auto=on,min=32M", "min=: the guest");
+	expect_refusal("ballast run --kernel k --balloon auto=on,max=1G", "max=: the guest");
+	expect_refusal("ballast run --kernel k --balloon initial=0", "initial='0'");
+}
+END_TEST
+
+START_TEST(allowing_the_balloon_is_for_devices_named_before)
+{
+	expect_refusal("ballast run --kernel k --device balloon=allowed",
+		       "after the devices it is for");
+	expect_refusal("ballast run --kernel k --device balloon=allowed,01:00.0",
+		       "after the devices it is for");
+	expect_refusal("ballast run --kernel k --device 01:00.0 --device balloon=allowed",
+		       "after the devices it is for");
 }
 END_TEST
 
@@ -350,7 +412,7 @@ END_TEST
 START_TEST(unsafe_reclaim_is_the_only_experiment)
 {
 	parse_well("ballast run --kernel k --experiment unsafe-reclaim");
-	ck_assert_int_eq(config.inhibited, RECLAIM_UNSAFE);
+	ck_assert(config.unsafe);
 	expect_refusal("ballast run --kernel k --experiment cold-fusion",
 		       "--experiment 'cold-fusion': the only one is unsafe-reclaim");
 }
@@ -508,6 +570,9 @@ int main(void)
 		a_balloon_has_its_keys,
 		what_is_no_key_or_value_of_a_balloon_is_refused,
 		a_guest_keeps_something_and_not_more_than_it_has,
+		a_balloon_has_a_policy_and_a_granule,
+		the_automatic_has_a_range,
+		allowing_the_balloon_is_for_devices_named_before,
 		reporting_does_not_go_with_hugetlb,
 		the_control_socket_is_a_unix_path,
 		unsafe_reclaim_is_the_only_experiment,

@@ -42,6 +42,9 @@ static struct {
 	unsigned int nr_requests;
 	unsigned int nr_power_downs;
 	unsigned int nr_quits;
+	int policy_error;
+	enum reclaim_policy policy;
+	bool automatic;
 } world;
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
@@ -55,6 +58,29 @@ int machine_set_memory(struct machine *m, uint64_t bytes)
 		return world.set_error;
 	world.memory.balloon.target = world.memory.ram > bytes ? world.memory.ram - bytes : 0;
 	return 0;
+}
+
+int machine_set_policy(struct machine *m, enum reclaim_policy policy)
+{
+	ck_assert_ptr_eq(m, &machine);
+	if (!world.memory.has_balloon)
+		return -ENODEV;
+	if (world.policy_error == 0)
+		world.policy = policy;
+	return world.policy_error;
+}
+
+int machine_start_auto(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.automatic = true;
+	return 0;
+}
+
+void machine_stop_auto(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.automatic = false;
 }
 
 void machine_get_memory(struct machine *m, struct machine_memory *ret)
@@ -432,7 +458,9 @@ START_TEST(the_version_the_status_and_the_commands_can_be_asked_for)
 			 "{\"name\": \"quit\"}, {\"name\": \"x-ballast-query-memory\"}, "
 			 "{\"name\": \"x-ballast-query-guest-stats\"}, "
 			 "{\"name\": \"x-ballast-request-guest-stats\"}, "
-			 "{\"name\": \"x-ballast-set-stats-period\"}]}");
+			 "{\"name\": \"x-ballast-set-stats-period\"}, "
+			 "{\"name\": \"x-ballast-set-policy\"}, "
+			 "{\"name\": \"x-ballast-set-auto\"}]}");
 	close(fd);
 }
 END_TEST
@@ -571,6 +599,7 @@ START_TEST(the_memory_report_names_every_figure)
 		.actual = 2,
 		.running = true,
 		.tells_host = false,
+		.resetting = true,
 		.nr_waiting = 1,
 		.nr_retries = 3,
 		.nr_elements = { 4, 5, 6, 7 },
@@ -580,6 +609,19 @@ START_TEST(the_memory_report_names_every_figure)
 	f->reclaimed = 9;
 	f->held_back = 10;
 	f->incomplete = 11;
+	f->resting = 27;
+	f->granule = 28;
+	f->nr_released = 29;
+	f->nr_restored = 30;
+	f->nr_not_released = 31;
+	f->nr_not_restored = 32;
+	f->nr_pinners = 33;
+	f->policies[RECLAIM_COORDINATED] = (struct reclaim_counts){ 34, 35, 36, 37 };
+	world.memory.auto_balloon = (struct auto_balloon){
+		.config = { .on = true, .min = 38, .max = 39 },
+		.reason = AUTO_BALLOON_HOST_TIGHT,
+		.nr_changes = 40,
+	};
 	f->policies[RECLAIM_DIRECT] = (struct reclaim_counts){ 12, 13, 14, 15 };
 	f->policies[RECLAIM_INHIBIT] = (struct reclaim_counts){ 16, 17, 18, 19 };
 	f->policies[RECLAIM_UNSAFE] = (struct reclaim_counts){ 20, 21, 22, 23 };
@@ -589,11 +631,17 @@ START_TEST(the_memory_report_names_every_figure)
 		"{\"return\": {\"ram\": 1073741824, \"pinned\": 1073741824, "
 		"\"balloon\": true, \"target\": 1, \"actual\": 2, \"held\": 8, "
 		"\"reclaimed\": 9, \"held-back\": {\"bytes\": 10, \"incomplete\": 11, "
-		"\"inhibitors\": 1, \"inhibited-by\": [\"vfio group 3\"]}, "
+		"\"resting\": 27, \"inhibitors\": 1, \"inhibited-by\": [\"vfio group 3\"]}, "
 		"\"policy\": \"inhibit\", \"driver\": {\"running\": true, "
-		"\"tells-host-first\": false}, \"discards\": {"
+		"\"tells-host-first\": false, \"resetting\": true}, "
+		"\"granules\": {\"size\": 28, \"released\": 29, \"restored\": 30, "
+		"\"not-released\": 31, \"not-restored\": 32, \"pinners\": 33}, "
+		"\"auto\": {\"enabled\": true, \"min\": 38, \"max\": 39, "
+		"\"last-change\": \"host-tight\", \"changes\": 40}, \"discards\": {"
 		"\"direct\": {\"taken\": 12, \"calls\": 13, \"bytes\": 14, \"failures\": 15}, "
 		"\"inhibit\": {\"taken\": 16, \"calls\": 17, \"bytes\": 18, \"failures\": 19}, "
+		"\"coordinated\": {\"taken\": 34, \"calls\": 35, \"bytes\": 36, "
+		"\"failures\": 37}, "
 		"\"unsafe\": {\"taken\": 20, \"calls\": 21, \"bytes\": 22, \"failures\": 23}}, "
 		"\"reports\": {\"taken\": 24, \"calls\": 25, \"bytes\": 26, "
 		"\"failures\": 9223372036854775807}, "
@@ -675,6 +723,92 @@ START_TEST(the_period_of_statistics_can_be_set)
 			 DONE);
 	ck_assert_uint_eq(world.period, 0);
 	close(fd);
+}
+END_TEST
+
+START_TEST(the_policy_can_be_changed)
+{
+	int fd = start();
+
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": \"inhibit\"}}"),
+		     "DeviceNotActive", "no balloon");
+	have_balloon();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+				 "{\"policy\": \"coordinated\"}}"),
+			 DONE);
+	ck_assert_int_eq(world.policy, RECLAIM_COORDINATED);
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": \"unsafe\"}}"),
+		     "GenericError", "'unsafe': it is inhibit or coordinated");
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": 7}}"),
+		     "GenericError", "'policy' must be a string");
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\"}"), "GenericError",
+		     "'policy' is missing");
+	world.policy_error = -ENOMEM;
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": \"inhibit\"}}"),
+		     "GenericError", "the host has no memory to give all back");
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": \"coordinated\"}}"),
+		     "GenericError", "can be locked");
+	world.policy_error = -EPERM;
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-policy\", \"arguments\": "
+			     "{\"policy\": \"inhibit\"}}"),
+		     "GenericError", "unsafe-reclaim");
+	ck_assert_int_eq(world.policy, RECLAIM_COORDINATED);
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_automatic_can_be_switched)
+{
+	int fd = start();
+
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-auto\", \"arguments\": "
+			     "{\"enabled\": true}}"),
+		     "DeviceNotActive", "no balloon");
+	have_balloon();
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-set-auto\", \"arguments\": "
+				 "{\"enabled\": true}}"),
+			 DONE);
+	ck_assert(world.automatic);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"x-ballast-set-auto\", \"arguments\": "
+				 "{\"enabled\": false}}"),
+			 DONE);
+	ck_assert(!world.automatic);
+	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-auto\", \"arguments\": "
+			     "{\"enabled\": \"on\"}}"),
+		     "GenericError", "'enabled' must be true or false");
+	close(fd);
+}
+END_TEST
+
+START_TEST(events_reach_who_has_negotiated)
+{
+	qmp_event(&qmp, "NOBODY_HEARS"); /* not initialised */
+	int one = start();
+	int two = start();
+	int silent = connect_client();
+	(void)read_one(silent); /* the greeting */
+
+	qmp_event(&qmp, "X_BALLAST_MEMORY_WAITS");
+	const char *event = read_one(one);
+	ck_assert_ptr_eq(strstr(event, "{\"event\": \"X_BALLAST_MEMORY_WAITS\", "
+				       "\"timestamp\": {\"seconds\": "),
+			 event);
+	ck_assert_ptr_nonnull(strstr(read_one(two), "X_BALLAST_MEMORY_WAITS"));
+	ck_assert_str_eq(read_all(silent), "");
+	/* One that does not read is dropped, and nobody waits for it. */
+	for (unsigned int i = 0; i < 50000 && qmp.nr_clients == 3; i++) {
+		qmp_event(&qmp, "X_BALLAST_MEMORY_SERVED");
+		(void)read_all(two);
+	}
+	ck_assert_uint_eq(qmp.nr_clients, 2);
+	close(one);
+	close(two);
+	close(silent);
 }
 END_TEST
 
@@ -1335,6 +1469,9 @@ int main(void)
 		only_statistics_that_the_guest_reported_are_told,
 		statistics_can_be_asked_for,
 		the_period_of_statistics_can_be_set,
+		the_policy_can_be_changed,
+		the_automatic_can_be_switched,
+		events_reach_who_has_negotiated,
 		a_command_needs_no_newline_and_may_have_company,
 		a_command_may_come_in_two_pieces_cut_anywhere,
 		garbage_is_told_once_and_ends_with_its_line,

@@ -44,6 +44,7 @@ START_TEST(way_a_a_region_is_added_and_removed)
 	ck_assert_str_eq(seen, "memory_map_add\n"
 			       "dma_region_add\n"
 			       "ram_populate\n"
+			       "dma_populate\n"
 			       "memory_map_remove\n"
 			       "dma_region_del\n");
 	trace_listen(NULL);
@@ -116,11 +117,15 @@ START_TEST(way_d_a_group_is_attached_and_detached)
 			       "vfio_group_attach\n"
 			       "inhibitor_raise\n"
 			       "vfio_container_join\n"
+			       "vfio_container_wake\n"
+			       "pinner_join\n"
 			       "memory_map_listen\n"
 			       "dma_region_add\n"
 			       "ram_populate\n"
+			       "dma_populate\n"
 			       "dma_region_add\n"
-			       "ram_populate\n");
+			       "ram_populate\n"
+			       "dma_populate\n");
 	listen_from_here();
 	vfio_pci_detach(vp);
 	ck_assert_str_eq(seen, "vfio_pci_detach\n"
@@ -129,6 +134,7 @@ START_TEST(way_d_a_group_is_attached_and_detached)
 			       "dma_region_del\n"
 			       "dma_region_del\n"
 			       "memory_map_unlisten\n"
+			       "pinner_leave\n"
 			       "inhibitor_lower\n");
 }
 END_TEST
@@ -145,6 +151,7 @@ START_TEST(way_d_an_mdev_that_allows_the_balloon_is_attached)
 	ck_assert_str_eq(seen, "vfio_pci_attach\n"
 			       "vfio_group_attach\n"
 			       "vfio_container_join\n"
+			       "vfio_container_wake\n"
 			       "memory_map_listen\n"
 			       "dma_region_add\n"
 			       "dma_region_add\n");

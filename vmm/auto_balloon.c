@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/auto_balloon.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MIN_STEP (16ull << 20)
+#define STEPS 16u
+
+static uint64_t min_of(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+void auto_balloon_init(struct auto_balloon *automatic, const struct auto_balloon_config *config,
+		       uint64_t floor, uint64_t ram)
+{
+	*automatic = (struct auto_balloon){ .config = *config };
+	if (automatic->config.min == 0)
+		automatic->config.min = floor;
+	if (automatic->config.max == 0)
+		automatic->config.max = ram;
+}
+
+static uint64_t step_of(const struct auto_balloon *automatic)
+{
+	uint64_t step = (automatic->config.max - automatic->config.min) / STEPS;
+
+	return step > MIN_STEP ? step : MIN_STEP;
+}
+
+static bool is_tight(const struct auto_balloon_view *view)
+{
+	return view->host_pressure >= AUTO_BALLOON_TIGHT ||
+	       (view->host_total && view->host_available < view->host_total / 20);
+}
+
+static bool is_easy(const struct auto_balloon_view *view)
+{
+	return view->host_pressure < AUTO_BALLOON_EASY &&
+	       (!view->host_total || view->host_available > view->host_total / 20 * 3);
+}
+
+static void judge_host(struct auto_balloon *automatic, const struct auto_balloon_view *view)
+{
+	bool easy = is_easy(view);
+
+	if (is_tight(view))
+		automatic->tight = true;
+	else if (easy)
+		automatic->tight = false;
+	automatic->nr_calm = easy ? automatic->nr_calm + 1 : 0;
+}
+
+/* More, up to max. */
+static uint64_t raised(const struct auto_balloon *automatic, uint64_t keep)
+{
+	return min_of(keep + step_of(automatic), automatic->config.max);
+}
+
+/* Less, but so that a fifth of it stays available, and down to min. */
+static uint64_t lowered(const struct auto_balloon *automatic,
+			const struct auto_balloon_view *view)
+{
+	uint64_t used = view->has - min_of(view->available, view->has);
+	uint64_t least = used / 4 * 5;
+	uint64_t keep = view->keep - min_of(step_of(automatic), view->keep);
+
+	if (least < automatic->config.min)
+		least = automatic->config.min;
+	if (keep < least)
+		keep = least;
+	return min_of(keep, view->keep);
+}
+
+static uint64_t change(struct auto_balloon *automatic, enum auto_balloon_reason reason,
+		       uint64_t from, uint64_t to)
+{
+	if (to == from)
+		return from;
+	automatic->reason = reason;
+	automatic->nr_changes++;
+	automatic->nr_calm = 0;
+	return to;
+}
+
+uint64_t auto_balloon_decide(struct auto_balloon *automatic,
+			     const struct auto_balloon_view *view)
+{
+	uint64_t keep = view->keep;
+
+	judge_host(automatic, view);
+	if (view->has_stats && view->available < view->has / 10)
+		return change(automatic, AUTO_BALLOON_GUEST_SHORT, keep,
+			      raised(automatic, keep));
+	if (view->has != keep)
+		return keep; /* it is on its way, or will not go there: no more is asked */
+	/* Of a guest that says nothing nobody knows what it can do without. */
+	if (automatic->tight)
+		return view->has_stats ? change(automatic, AUTO_BALLOON_HOST_TIGHT, keep,
+						lowered(automatic, view))
+				       : keep;
+	if (automatic->nr_calm >= AUTO_BALLOON_CALM)
+		return change(automatic, AUTO_BALLOON_HOST_EASY, keep, raised(automatic, keep));
+	return keep;
+}
+
+/* "some avg10=0.12 avg60=..." */
+static unsigned int read_pressure(const char *path)
+{
+	unsigned int whole = 0;
+	unsigned int hundredths = 0;
+
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return 0;
+	if (fscanf(f, "some avg10=%u.%2u", &whole, &hundredths) != 2)
+		whole = hundredths = 0;
+	(void)fclose(f); /* it was only read */
+	return whole * 100 + hundredths;
+}
+
+void auto_balloon_look_at_host(struct auto_balloon_view *view, const char *pressure,
+			       const char *meminfo)
+{
+	unsigned long long kib;
+	char line[128];
+
+	view->host_pressure = read_pressure(pressure);
+	view->host_total = 0;
+	view->host_available = 0;
+	FILE *f = fopen(meminfo, "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "MemTotal: %llu kB", &kib) == 1)
+			view->host_total = kib << 10;
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			view->host_available = kib << 10;
+	}
+	if (f)
+		(void)fclose(f); /* likewise */
+}
+
+const char *auto_balloon_reason_name(enum auto_balloon_reason reason)
+{
+	static const char *const names[] = {
+		[AUTO_BALLOON_STAYS] = "stays",
+		[AUTO_BALLOON_GUEST_SHORT] = "guest-short",
+		[AUTO_BALLOON_HOST_TIGHT] = "host-tight",
+		[AUTO_BALLOON_HOST_EASY] = "host-easy",
+	};
+
+	return names[reason];
+}
