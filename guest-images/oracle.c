@@ -11,6 +11,9 @@
  *		  edu-out    edu reads chosen pages, and shows them by way of a good page of its driver's
  *		  nvme-in    the disk writes pattern C, which came to it from the good buffer, over all of it; the CPU reads
  *		  edu-in     edu writes pattern D, from the good page, over chosen pages; the CPU reads
+ *	oracle load --disk DEVICE [--seed N] [--seconds N]
+ *		for so long: fresh memory is filled, the disk reads it, and writes it to other fresh memory, which the CPU compares;
+ *		what is told is way "nvme-load". Meanwhile the balloon may move.
  *	oracle hold MIB
  *		fills that much memory, says "holding", waits for a line, looks whether it is still the same, frees it.
  *
@@ -32,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
@@ -46,9 +50,10 @@
 #define CHUNK (64 * MIB) /* written to the disk before it is read back */
 #define EDU_BYTES 4095u  /* all that the device moves of a page */
 #define EDU_PAGES 16u
+#define LOAD (24 * MIB)
 #define FIRST_CHUNK_AT (64 * MIB) /* on the disk; what is before belongs to others */
 
-enum pattern { PATTERN_A = 1, PATTERN_B, PATTERN_C, PATTERN_D, PATTERN_TRIAL };
+enum pattern { PATTERN_A = 1, PATTERN_B, PATTERN_C, PATTERN_D, PATTERN_TRIAL, PATTERN_LOAD };
 
 struct area {
 	uint8_t *bytes;
@@ -62,6 +67,7 @@ struct tally {
 
 static uint64_t seed = 1;
 static size_t floor_bytes = 64 * MIB; /* left free, for the kernel to live on */
+static long seconds = 60;
 static const char *disk_path, *edu_path;
 static int disk = -1;
 static uint64_t disk_size;
@@ -393,7 +399,7 @@ static void check_edu(struct area area, bool out)
 	tell_tally(&tally);
 }
 
-/* -- the two commands ---------------------------------------------------------------------------------------------- */
+/* -- the commands ---------------------------------------------------------------------------------------------- */
 
 static void run_check(void)
 {
@@ -427,6 +433,32 @@ static void run_check(void)
 		check_edu(area, false);
 }
 
+static void run_load(void)
+{
+	struct tally tally = { .way = "nvme-load" };
+	time_t end = time(NULL) + seconds;
+
+	good = map_memory(PIECE).bytes;
+	memset(good, 0x5a, PIECE);
+	if (!disk_path || mlock(good, PIECE) < 0)
+		die("load needs a disk, and a buffer");
+	open_disk();
+	tell("loading");
+	for (uint64_t page = 0; time(NULL) < end; page += LOAD / PAGE) {
+		struct area from = map_memory(LOAD), to = map_memory(LOAD);
+
+		fill(from.bytes, LOAD, PATTERN_LOAD, page);
+		for (size_t at = 0; at < LOAD; at += PIECE)
+			disk_write(from.bytes + at, PIECE, FIRST_CHUNK_AT + at);
+		for (size_t at = 0; at < LOAD; at += PIECE)
+			disk_read(to.bytes + at, PIECE, FIRST_CHUNK_AT + at);
+		compare(&tally, to.bytes, LOAD, PATTERN_LOAD, page);
+		unmap(from);
+		unmap(to);
+	}
+	tell_tally(&tally);
+}
+
 static void run_hold(size_t size)
 {
 	struct tally tally = { .way = "held" };
@@ -445,7 +477,9 @@ int main(int argc, char **argv)
 		run_hold(strtoul(argv[2], NULL, 0) * MIB);
 		return 0;
 	}
-	if (argc < 2 || argc % 2 != 0 || strcmp(argv[1], "check") != 0)
+	bool load = argc >= 2 && strcmp(argv[1], "load") == 0;
+
+	if (argc < 2 || argc % 2 != 0 || (!load && strcmp(argv[1], "check") != 0))
 		die("usage: see oracle.c");
 	for (int i = 2; i < argc; i += 2) {
 		if (strcmp(argv[i], "--disk") == 0)
@@ -454,11 +488,16 @@ int main(int argc, char **argv)
 			edu_path = argv[i + 1];
 		else if (strcmp(argv[i], "--seed") == 0)
 			seed = strtoull(argv[i + 1], NULL, 0);
+		else if (strcmp(argv[i], "--seconds") == 0)
+			seconds = strtol(argv[i + 1], NULL, 0);
 		else if (strcmp(argv[i], "--floor") == 0)
 			floor_bytes = strtoul(argv[i + 1], NULL, 0) * MIB;
 		else
 			die("unknown option %s", argv[i]);
 	}
-	run_check();
+	if (load)
+		run_load();
+	else
+		run_check();
 	return 0;
 }

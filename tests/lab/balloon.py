@@ -18,11 +18,12 @@ WITH_DEVICES = ["cpu", "nvme-out", "edu-out", "nvme-in", "edu-in"]
 
 
 @contextlib.contextmanager
-def guest_with_balloon(*args, options="on", cmdline="", memory="512M"):
+def guest_with_balloon(*args, options="on", cmdline="", memory="512M", wrapper=()):
     """A guest that obeys, and its balloon."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
-        with Guest("--balloon", options, "--qmp", f"unix:{path}", *args, run="obey", cmdline=cmdline, memory=memory) as guest:
+        with Guest("--balloon", options, "--qmp", f"unix:{path}", *args, run="obey", cmdline=cmdline, memory=memory,
+                   wrapper=wrapper) as guest:
             guest.hear("listening", GUEST_SECONDS)
             yield guest, Balloon(path)
 
@@ -270,7 +271,7 @@ def let_go(prefix, guest):
 def balloon_reporting():
     """Reports of free pages, a target from the start, and memory taken out of the balloon rather than a process killed."""
     prefix, size = "reporting", 256 * MIB
-    with guest_with_balloon(options="reporting=on,deflate-on-oom=on,memory=448M") as (guest, balloon):
+    with guest_with_balloon(options="reporting=on,deflate-on-oom=on,initial=448M") as (guest, balloon):
         memory = balloon.wait(64 * MIB, BALLOON_SECONDS)
         check(f"{prefix}/target-from-the-start", memory["held"] == memory["reclaimed"] == 64 * MIB, memory)
         balloon.keep(memory["ram"])

@@ -2,6 +2,8 @@
 
 import re
 
+from host import GuestFailed
+
 # Warnings of the guest's kernel that are the guest's or the lab's own, with the reason. Everything else is a complaint
 # about the machine that Ballast shows it.
 NOT_OURS = [
@@ -22,6 +24,7 @@ EXPECTED = {
     "net": ["link", "dhcp", "16MiB-out", "16MiB-in", "driver"],
 }
 
+CRASHED = 33  # Ballast's exit status after a triple fault
 GUEST_SECONDS = 240  # more than any boot takes here, so that a hang ends
 
 
@@ -75,4 +78,6 @@ def check_complaints(prefix, guest):
 
 def check_power_off(prefix, guest, seconds=GUEST_SECONDS, status=0):
     seen = guest.finish(seconds)
+    if seen == CRASHED != status:
+        raise GuestFailed(f"{prefix}: it crashed: {guest.last_words()}")
     check(f"{prefix}/exit-status", seen == status, f"{seen}, expected {status}; {guest.last_words()}")

@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -221,7 +222,11 @@ class Guest:
             except queue.Empty:
                 if self.process.poll() is not None and self.waiting.empty():
                     raise GuestFailed(f"no '{start}', it ended: {self.last_words()}") from None
-        raise GuestFailed(f"no '{start}' in {seconds} s: {self.last_words()}")
+        # Where it hangs: Ballast prints its registers, and what it exited for.
+        self.process.send_signal(signal.SIGUSR1)
+        time.sleep(2)
+        state = " | ".join(line for line in self.errors[-60:] if re.match(r"I cpu \d+: (rip|\d+ exits)", line))
+        raise GuestFailed(f"no '{start}' in {seconds} s: {self.last_words()} | {state}")
 
     def ask(self, command, seconds=60):
         """Has it do a command, successfully; returns what that answered."""
@@ -307,3 +312,27 @@ class Balloon:
         said = self.ctl(self.path, "balloon", str(size))
         memory = self.memory()
         return said, self.wait(memory["ram"] - size, seconds)
+
+
+class Qmp:
+    """A client of the control socket that stays connected, for the events."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.stream = self.socket.makefile("rw")
+        self.stream.readline()  # the greeting
+        self.stream.write('{"execute": "qmp_capabilities"}\n')
+        self.stream.flush()
+        self.stream.readline()
+
+    def events(self):
+        """The names of those that have come until now."""
+        self.stream.write('{"execute": "query-status"}\n')
+        self.stream.flush()
+        names = []
+        while True:
+            line = json.loads(self.stream.readline())
+            if "return" in line:
+                return names
+            names.append(line["event"])
