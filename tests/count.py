@@ -21,6 +21,8 @@ def main():
     for test in tests:
         output = (test.get("stdout") or "") + (test.get("stderr") or "")
         title = f"{name}/{test['name'].split(':')[-1].split(' / ')[-1]}"
+        for note in re.findall(r"^NOTE .*", output, re.MULTILINE):
+            print(note)
         summaries = re.findall(r"Checks: (\d+), Failures: (\d+), Errors: (\d+)", output)
         bad = sum(int(failures) + int(errors) for _, failures, errors in summaries)
         good = sum(int(checks) for checks, _, _ in summaries) - bad
