@@ -14,6 +14,9 @@
  *	oracle load --disk DEVICE [--seed N] [--seconds N]
  *		for so long: fresh memory is filled, the disk reads it, and writes it to other fresh memory, which the CPU compares;
  *		what is told is way "nvme-load". Meanwhile the balloon may move.
+ *	oracle age MIB PERCENT
+ *		lets memory age: so many MiB of files of 4 to 64 KiB are made in the current folder, a tmpfs, while processes come and
+ *		go that touch memory; then so many per cent of the files, chosen at random, are removed.
  *	oracle hold MIB
  *		fills that much memory, says "holding", waits for a line, looks whether it is still the same, frees it.
  *
@@ -40,6 +43,7 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include <linux/fs.h>
 
@@ -459,6 +463,51 @@ static void run_load(void)
 	tell_tally(&tally);
 }
 
+/* A process that touches some memory, leaves, and thereby scatters what is free. */
+static void churn(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (pid == 0) {
+		struct area area = map_memory(2 * MIB);
+		fill(area.bytes, area.size, PATTERN_TRIAL, 0);
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+}
+
+static void run_age(size_t size, unsigned int percent)
+{
+	static const uint8_t bytes[64 * 1024];
+	unsigned int nr = 0, removed = 0;
+	char name[32];
+
+	for (size_t made = 0; made < size; nr++) {
+		size_t length = (1 + scramble(seed + nr) % 16) * PAGE;
+		int fd;
+
+		snprintf(name, sizeof(name), "%u", nr);
+		fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd < 0 || write(fd, bytes, length) != (ssize_t)length)
+			die("file %s", name);
+		close(fd);
+		made += length;
+		if (nr % 256 == 0)
+			churn();
+	}
+	for (unsigned int i = 0; i < nr; i++) {
+		if (scramble(seed * 3 + i) % 100 >= percent)
+			continue;
+		snprintf(name, sizeof(name), "%u", i);
+		if (unlink(name) < 0)
+			die("removing file %s", name);
+		removed++;
+	}
+	tell("aged files=%u removed=%u", nr, removed);
+}
+
 static void run_hold(size_t size)
 {
 	struct tally tally = { .way = "held" };
@@ -475,6 +524,11 @@ int main(int argc, char **argv)
 {
 	if (argc == 3 && strcmp(argv[1], "hold") == 0) {
 		run_hold(strtoul(argv[2], NULL, 0) * MIB);
+		return 0;
+	}
+	if (argc == 4 && strcmp(argv[1], "age") == 0) {
+		run_age(strtoul(argv[2], NULL, 0) * MIB,
+			(unsigned int)strtoul(argv[3], NULL, 0));
 		return 0;
 	}
 	bool load = argc >= 2 && strcmp(argv[1], "load") == 0;

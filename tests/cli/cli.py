@@ -216,12 +216,12 @@ class Options(CliTest):
                 self.refused(USAGE, run + [f"{key}={value}"], "--balloon", key, f"'{value}'",
                              "on or off")
         for value in ("", "M", "-1", "12Q", "99999999999999999999"):
-            self.refused(USAGE, run + ["memory=" + value], "--balloon", f"'{value}'", "M")
+            self.refused(USAGE, run + ["initial=" + value], "--balloon", f"'{value}'", "M")
         for value in ("63M", "1", "257M", "1T"):
-            self.refused(USAGE, run + ["memory=" + value], "--balloon", "memory=", "64M", "256M")
+            self.refused(USAGE, run + ["initial=" + value], "--balloon", "initial=", "64M", "256M")
         # However small the guest, it may keep all it has, and no less.
         small = ["run", "--kernel", "k", "--memory", "32M", "--balloon"]
-        self.refused(USAGE, small + ["memory=31M"], "--balloon", "memory=", "32M")
+        self.refused(USAGE, small + ["initial=31M"], "--balloon", "initial=", "32M")
 
     def test_balloon_reporting_and_hugetlb(self):
         self.refused(USAGE, ["run", "--kernel", "k", "--memory", "64M,backing=hugetlb", "--balloon",

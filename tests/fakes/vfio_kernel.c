@@ -83,8 +83,10 @@ unsigned int fake_count(const char *start)
 
 static void record_others(const char *event, uint64_t a, uint64_t b)
 {
-	if (strncmp(event, "inhibitor_", strlen("inhibitor_")) == 0)
-		fake_record("%s", event);
+	if (strcmp(event, "inhibitor_raise") == 0)
+		fake_record("inhibitor_raise");
+	if (strcmp(event, "inhibitor_lower") == 0)
+		fake_record("inhibitor_lower");
 	if (strcmp(event, "ram_discard") == 0)
 		fake_record("discard 0x%llx 0x%llx", (unsigned long long)a,
 			    (unsigned long long)b);

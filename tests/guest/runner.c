@@ -236,16 +236,17 @@ static int judge(struct run *run, int status, bool fds_left)
 }
 
 /*
- * The lab's emulated processors crash a guest now and then, a different one each time, where no
- * other host does. Then it is run again, and that is told: a fault of ours comes again.
+ * The lab's emulated processors crash a guest now and then, or lose it, a different one each time,
+ * where no other host does. Then it is run again, and that is told: a fault of ours comes again.
  */
-static bool crashed_by_emulator(const struct test_case *test, int status, unsigned int try)
+static bool failed_by_emulator(const struct test_case *test, int status, unsigned int try)
 {
-	if (status != STATUS_CRASHED || test->status == STATUS_CRASHED || try == MAX_TRIES ||
-	    !getenv("LAB_EMULATED"))
+	bool ended = status == STATUS_CRASHED || status == STATUS_TIMEOUT;
+
+	if (!ended || status == test->status || try == MAX_TRIES || !getenv("LAB_EMULATED"))
 		return false;
-	printf("NOTE %s: the guest crashed on the lab's emulated processor: run again\n",
-	       test->name);
+	printf("NOTE %s: on the lab's emulated processor the guest %s: run again\n", test->name,
+	       status == STATUS_CRASHED ? "crashed" : "came to no end");
 	return true;
 }
 
@@ -290,7 +291,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	(void)fflush(stderr);
 	(void)dup2(run.real_stderr, STDERR_FILENO);
 	(void)close(run.real_stderr);
-	*ret_again = crashed_by_emulator(test, status, try);
+	*ret_again = failed_by_emulator(test, status, try);
 	int r = *ret_again ? 0 : judge(&run, status, fds_left);
 	(void)fclose(run.log);
 	(void)unlink(run.serial_path); /* a socket is gone already */

@@ -18,13 +18,13 @@ WITH_DEVICES = ["cpu", "nvme-out", "edu-out", "nvme-in", "edu-in"]
 
 
 @contextlib.contextmanager
-def guest_with_balloon(*args, options="on", cmdline="", memory="512M", wrapper=()):
-    """A guest that obeys, and its balloon."""
+def guest_with_balloon(*args, options="on", cmdline="", memory="512M", wrapper=(), heard="listening"):
+    """A guest that obeys, once that was heard of it, and its balloon."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
         with Guest("--balloon", options, "--qmp", f"unix:{path}", *args, run="obey", cmdline=cmdline, memory=memory,
                    wrapper=wrapper) as guest:
-            guest.hear("listening", GUEST_SECONDS)
+            guest.hear(heard, GUEST_SECONDS)
             yield guest, Balloon(path)
 
 

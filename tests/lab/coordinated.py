@@ -8,7 +8,7 @@ import time
 
 from balloon import (MIB, WITH_DEVICES, check_equal, check_given_back, check_reclaimed, compare, fill,
                      finish, guest_with_balloon, inflate, wait_until)
-from checks import check, figure
+from checks import GUEST_SECONDS, check, figure
 from host import BALLAST, BALLOON_SECONDS, EDU, NVME, VMLINUX, Qmp, available_memory, bind, read, write
 
 ENTRIES = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
@@ -216,6 +216,24 @@ def start_small():
         finish(prefix, guest)
 
 
+def start_costs():
+    """What a start costs: mapping everything, and with the balloon filled first. Side by side, in one lab."""
+    bind_all()
+    pinned = {}
+    for name, options in (("mapping-everything", "policy=coordinated"), ("initial-256M", "policy=coordinated,initial=256M")):
+        began = time.monotonic()
+        with guest_with_balloon("--device", f"{EDU},{NVME}", options=options, memory="2G", cmdline="ballast.balloon_first=yes",
+                                heard="kernel") as (guest, balloon):
+            figure(f"start/{name}/until-the-guest's-init", f"{time.monotonic() - began:.1f}", "s (in the lab's time)")
+            memory = balloon.memory()
+            figure(f"start/{name}/pinned-at-its-init", memory["pinned"], f"bytes of {memory['ram']}")
+            guest.hear("listening", GUEST_SECONDS)
+            pinned[name] = balloon.memory()["pinned"]
+            figure(f"start/{name}/pinned-when-it-is-up", pinned[name], f"bytes of {memory['ram']}")
+            finish(f"start/{name}", guest)
+    check("start/pinned-follows-what-is-used", pinned["initial-256M"] < 320 * MIB < pinned["mapping-everything"] == 2 << 30, pinned)
+
+
 def granule_sizes():
     """Other sizes of granules; and more of them than the IOMMU has entries for."""
     bind_all()
@@ -242,4 +260,4 @@ def granule_sizes():
         write(ENTRIES, entries)
 
 
-CHAPTERS = [oracle_coordinated, coordinated_life, coordinated_no_memory, start_small, granule_sizes]
+CHAPTERS = [oracle_coordinated, coordinated_life, coordinated_no_memory, start_small, start_costs, granule_sizes]
