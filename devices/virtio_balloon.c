@@ -185,14 +185,13 @@ static int serve_pages(struct virtio_balloon *b, unsigned int index)
 	struct virtio_balloon_element *element = &b->elements[index];
 	bool inflates = index == QUEUE_INFLATE;
 	unsigned int start = element->nr_done;
-	int64_t end = now_ms() + SLICE_MS;
 
 	int nr = read_pfns(b, index, &element->chain);
 	if (nr < 0)
 		return nr;
 	for (unsigned int i = start; i < (unsigned int)nr; element->nr_done = i) {
 		gpa_t gpa;
-		if (i > start && now_ms() >= end)
+		if (i > start && now_ms() >= b->slice_end)
 			return 0;
 		uint64_t size = next_run(b->pfns, (unsigned int)nr,
 					 inflates ? UINT64_MAX : DEFLATE_RUN_PAGES, &i, &gpa);
@@ -237,6 +236,8 @@ static void waited_for_memory(struct virtio_balloon *b, const char *what)
 	if (b->retry_ms == 0)
 		return;
 	b->retry_ms = 0;
+	/* Where the event is passed on. */
+	timer_set(&b->retry_timer, (struct timespec){ .tv_nsec = 1 }, (struct timespec){ 0 });
 	log_guest(&b->virtio.budget, "balloon: the %s that waited for host memory is done",
 		  what);
 	tell_event(b, VIRTIO_BALLOON_SERVED);
@@ -438,9 +439,11 @@ static void balloon_kick(struct virtio *virtio, unsigned int index)
 	unsigned int nr_pages = 0;
 
 	TRACE(balloon_kick, index, 0);
+	b->slice_end = now_ms() + SLICE_MS;
 	for (unsigned int n = 0; can_serve(b, role); n++) {
 		/* There may be more, but others wait for the event loop too. */
-		if (n == QUEUE_SIZE || nr_pages >= KICK_MAX_PAGES) {
+		if (n == QUEUE_SIZE || nr_pages >= KICK_MAX_PAGES ||
+		    (n > 0 && now_ms() >= b->slice_end)) {
 			eventfd_signal(queue->kicked.fd);
 			return;
 		}
@@ -469,6 +472,7 @@ static void balloon_start(struct virtio *virtio)
 	struct virtio_balloon *b = balloon_of(virtio);
 
 	number_queues(b);
+	b->deflate_waits = false; /* of a driver that took DRIVER_OK back in between */
 	reclaim_set_driver(b->reclaim, virtio_has_feature(virtio, F_MUST_TELL_HOST)
 					       ? RECLAIM_DRIVER_TELLS_FIRST
 					       : RECLAIM_DRIVER_MAY_NOT_TELL);

@@ -98,6 +98,7 @@ struct virtio_balloon {
 	uint16_t stats_head;
 	bool deflate_waits;    /* for host memory, until the timer says so */
 	unsigned int retry_ms; /* until the next try; 0: nothing is waited for */
+	int64_t slice_end;     /* of the kick under way; CLOCK_MONOTONIC milliseconds */
 	bool rests;            /* the rest timer runs */
 	unsigned int events;   /* to be passed on; a bit each */
 	struct virtio_balloon_element elements[2]; /* inflate, deflate */

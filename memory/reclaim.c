@@ -224,6 +224,8 @@ static int populate_pinners(struct reclaim *reclaim, const struct block *block,
 		int r = populate_one(n, block, pages);
 		if (r >= 0)
 			continue;
+		/* It should have none of it; if it could not let go again this tells. */
+		*ret_undone = discard_one(n, block, pages) >= 0;
 		list_for_each_reverse_from(told, n, &reclaim->pinners)
 			*ret_undone &= discard_one(told, block, pages) >= 0;
 		return r;
@@ -265,7 +267,8 @@ static int release(struct reclaim *reclaim, struct block *block, struct span gra
  */
 static void discard_again(struct reclaim *reclaim, struct block *block, struct span granules)
 {
-	bool may = list_empty(&reclaim->inhibitors);
+	/* In a reset the guest's new kernel may be in it already. */
+	bool may = list_empty(&reclaim->inhibitors) && !reclaim->draining;
 
 	for (uint64_t i = granules.first; i < granules.end; i++) {
 		struct span pages =
@@ -595,6 +598,9 @@ void pinner_join(struct reclaim *reclaim, struct pinner *pinner)
 	pthread_mutex_lock(&reclaim->gate);
 	assert(!list_linked(&pinner->link));
 	uint64_t before = reclaimed_bytes(reclaim);
+	/* One that may not tell may be using it: all is about to be pinned. */
+	if (reclaim->driver != RECLAIM_DRIVER_TELLS_FIRST && list_empty(&reclaim->pinners))
+		(void)forget_reclaimed(reclaim);
 	if (list_empty(&reclaim->pinners)) {
 		list_for_each(n, &reclaim->blocks)
 			adopt_granules(block_of(n));

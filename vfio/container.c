@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -19,6 +20,10 @@
 
 #include "memory/ram.h"
 #include "vfio/group.h"
+
+/* So often a container is tried to be woken, and after that only now and then. */
+#define MAX_WAKES 32u
+#define WAKE_PAUSE_SECONDS 5
 
 /*
  * What is known of a region. It is mapped in granules, each by one call of vfio_map_dma(); a BAR
@@ -790,6 +795,10 @@ int vfio_container_wake(struct vfio_container *container)
 
 	if (!container->asleep)
 		return 0;
+	/* A guest may try as often as it likes, and each time costs all that was done in vain. */
+	if (container->nr_failed_wakes >= MAX_WAKES &&
+	    time(NULL) - container->failed_wake < WAKE_PAUSE_SECONDS)
+		return -EAGAIN;
 	TRACE(vfio_container_wake, 0, 0);
 	/* Before the first call that pins. */
 	if (container->pins)
@@ -798,6 +807,8 @@ int vfio_container_wake(struct vfio_container *container)
 	if (r < 0)
 		pinner_leave(vfio->reclaim, &container->pinner);
 	container->asleep = r < 0;
+	container->nr_failed_wakes += r < 0;
+	container->failed_wake = time(NULL);
 	return r;
 }
 
@@ -864,8 +875,14 @@ int vfio_inhibit(struct vfio *vfio)
 
 	if (!vfio->config.coordinate)
 		return 0;
+	/* Those asleep pin from now on, too. */
+	list_for_each(n, &vfio->containers) {
+		r = vfio_container_wake(container_of(n, struct vfio_container, link));
+		if (r < 0)
+			return r;
+	}
 	raise_inhibitors(vfio);
-	if (!list_empty(&vfio->groups))
+	if (reclaim_inhibitors(vfio->reclaim) > 0)
 		r = reclaim_restore(vfio->reclaim);
 	vfio->config.coordinate = r < 0;
 	if (r < 0)

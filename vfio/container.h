@@ -32,6 +32,7 @@
 #define VFIO_CONTAINER_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "base/list.h"
 
@@ -66,7 +67,9 @@ struct vfio_container {
 	struct vfio *vfio;     /* borrowed, outlives this */
 	int fd;                /* owned */
 	bool pins;             /* what it maps; fixed */
-	bool asleep;           /* pci_bus.lock, once a device is on the bus */
+	bool asleep; /* pci_bus.lock, once a device is on the bus; so are the next two */
+	unsigned int nr_failed_wakes;
+	time_t failed_wake; /* when the last one was */
 	struct list_node groups;
 	struct memory_listener listener;
 	struct pinner pinner;
@@ -94,7 +97,8 @@ unsigned int vfio_address_bits(struct vfio *vfio);
  * raised, and what had been reclaimed is made live. Does nothing if it is so already.
  * vfio_coordinate: -ENOMEM: not all of RAM may be locked, or the host does not have as much;
  * logged. vfio_inhibit: -ENOMEM: the host has no memory to make it all live; not logged. On
- * failure all is as before. For the thread that attaches and detaches.
+ * failure all is as before, but for containers that have been woken. For the thread that
+ * attaches and detaches, under pci_bus.lock.
  */
 must_check int vfio_coordinate(struct vfio *vfio);
 must_check int vfio_inhibit(struct vfio *vfio);
@@ -124,7 +128,8 @@ void vfio_container_leave(struct vfio_group *group);
 
 /*
  * A device in it is about to use DMA: RAM is mapped now, if it is not yet. Fails as the mapping
- * in vfio_container_join() does; logged; it may be tried again. Under pci_bus.lock.
+ * in vfio_container_join() does; logged; it may be tried again. -EAGAIN: it has failed often,
+ * and not long ago; not logged. Under pci_bus.lock.
  */
 must_check int vfio_container_wake(struct vfio_container *container);
 

@@ -55,6 +55,8 @@ static void judge_host(struct auto_balloon *automatic, const struct auto_balloon
 /* More, up to max. */
 static uint64_t raised(const struct auto_balloon *automatic, uint64_t keep)
 {
+	if (keep >= automatic->config.max)
+		return keep;
 	return min_of(keep + step_of(automatic), automatic->config.max);
 }
 
@@ -93,8 +95,11 @@ uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 	if (view->has_stats && view->available < view->has / 10)
 		return change(automatic, AUTO_BALLOON_GUEST_SHORT, keep,
 			      raised(automatic, keep));
-	if (view->has != keep)
-		return keep; /* it is on its way, or will not go there: no more is asked */
+	/* On its way, as long as it moves. One that does not come closer has arrived, for us. */
+	automatic->nr_still = view->has == automatic->last_has ? automatic->nr_still + 1 : 0;
+	automatic->last_has = view->has;
+	if (view->has != keep && automatic->nr_still < AUTO_BALLOON_CALM)
+		return keep;
 	/* Of a guest that says nothing nobody knows what it can do without. */
 	if (automatic->tight)
 		return view->has_stats ? change(automatic, AUTO_BALLOON_HOST_TIGHT, keep,

@@ -14,7 +14,8 @@
  *  - easy host: after AUTO_BALLOON_CALM looks in a row at which it was easy the guest gets back
  *    a step of what it had given up.
  *  - step: a sixteenth of the range from min to max, 16 MiB at least. No other is taken before
- *    the guest has done as it was asked; but a short guest does not wait.
+ *    the guest has done as it was asked, or has not moved for AUTO_BALLOON_CALM looks; but a
+ *    short guest does not wait.
  *
  * Threads: as the caller has it; nothing here is shared.
  */
@@ -60,6 +61,8 @@ struct auto_balloon {
 	struct auto_balloon_config config; /* min and max are filled in */
 	bool tight;
 	unsigned int nr_calm;
+	unsigned int nr_still; /* looks at which the guest had as much as the time before */
+	uint64_t last_has;
 	enum auto_balloon_reason reason; /* of the last change */
 	uint64_t nr_changes;
 };

@@ -170,7 +170,7 @@ static int prepare_boot(struct machine *m)
 }
 
 /* Devices first: none may be at DMA when the kernel is written over what it reads. */
-static int reset_machine(struct machine *m)
+static int reset_devices(struct machine *m)
 {
 	/* Before devices are switched on again: what they raise then shall not be wiped out. */
 	int r = kvm_set_irqchip(m->vm_fd, m->ioapic);
@@ -179,7 +179,14 @@ static int reset_machine(struct machine *m)
 	pci_bus_reset(&m->pci);
 	serial_reset(&m->serial);
 	power_reset(&m->power);
-	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
+	return 0;
+}
+
+/* All memory is the guest's. */
+static int reset_guest(struct machine *m)
+{
+	int r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
+
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
 		r = vcpu_reset(&m->vcpus[i]);
 	return r < 0 ? r : prepare_boot(m);
@@ -191,8 +198,12 @@ static void end(struct machine *m, int status)
 	event_loop_stop(&m->loop);
 }
 
-static void resume(struct machine *m)
+static void restart(struct machine *m)
 {
+	if (reset_guest(m) < 0) {
+		end(m, STATUS_FAILED);
+		return;
+	}
 	/* What another vCPU asked for before it was parked belongs to the guest that is gone. */
 	pthread_mutex_lock(&m->lock);
 	bool ends = m->requested && m->request != POWER_RESET;
@@ -209,14 +220,14 @@ static void reboot(struct machine *m)
 						   ? "; further resets are not reported"
 						   : "");
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
-	if (reset_machine(m) < 0) {
+	if (reset_devices(m) < 0) {
 		end(m, STATUS_FAILED);
 		return;
 	}
 	/* No vCPU runs before all that the balloon held is the guest's, and its devices', again. */
-	m->resumes = m->config.has_balloon && virtio_is_resetting(&m->balloon.virtio);
-	if (!m->resumes)
-		resume(m);
+	m->restarts = m->config.has_balloon && virtio_is_resetting(&m->balloon.virtio);
+	if (!m->restarts)
+		restart(m);
 }
 
 /* The balloon's; the vCPUs may be parked. */
@@ -228,9 +239,9 @@ static void balloon_event(void *opaque, enum virtio_balloon_event event)
 	case VIRTIO_BALLOON_WAITS: qmp_event(&m->qmp, "X_BALLAST_MEMORY_WAITS"); break;
 	case VIRTIO_BALLOON_SERVED: qmp_event(&m->qmp, "X_BALLAST_MEMORY_SERVED"); break;
 	case VIRTIO_BALLOON_RESET:
-		if (m->resumes)
-			resume(m);
-		m->resumes = false;
+		if (m->restarts)
+			restart(m);
+		m->restarts = false;
 		break;
 	}
 }
@@ -924,8 +935,10 @@ int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 		return -ENODEV;
 	if (m->config.unsafe)
 		return -EPERM;
+	pthread_mutex_lock(&m->pci.lock);
 	int r = policy == RECLAIM_COORDINATED ? vfio_coordinate(&m->vfio)
 					      : vfio_inhibit(&m->vfio);
+	pthread_mutex_unlock(&m->pci.lock);
 	if (r >= 0)
 		log_info("balloon: the policy with a device assigned is %s",
 			 reclaim_policy_name(policy));

@@ -134,7 +134,7 @@ struct machine {
 	struct virtio_pci balloon_pci;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
-	bool resumes; /* the guest's reset waits for the balloon's; event loop */
+	bool restarts; /* the guest's reset waits for the balloon's; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
 	struct machine_device devices[MACHINE_MAX_DEVICES];

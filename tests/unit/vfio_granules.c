@@ -501,7 +501,7 @@ START_TEST(without_memory_a_device_gets_no_dma)
 
 	fake.map_error = -ENOMEM;
 	fake.map_error_host = world.high.host;
-	for (unsigned int i = 0; i < 50; i++)
+	for (unsigned int i = 0; i < 20; i++)
 		config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	ck_assert_uint_eq(config_read(vp, PCI_COMMAND, 2) & PCI_COMMAND_MASTER, 0);
 	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, 0);
@@ -513,6 +513,81 @@ START_TEST(without_memory_a_device_gets_no_dma)
 	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, PCI_COMMAND_MASTER);
 	ck_assert_uint_eq(vfio_pinned(&world.vfio), 2 * RAM_SIZE);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(a_guest_that_tries_on_and_on_costs_and_logs_little)
+{
+	struct vfio_pci *vp = attach_late();
+	unsigned int nr_lines = 0;
+
+	fake.map_error = -ENOMEM;
+	for (unsigned int i = 0; i < 1000; i++)
+		config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	for (const char *at = logged(); (at = strchr(at, '\n')); at++)
+		nr_lines++;
+	ck_assert_uint_le(nr_lines, 100);
+	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, 0);
+	fake.map_error = 0;
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+/* A new kernel may be in what is being made live. */
+START_TEST(what_was_made_present_in_a_reset_is_not_discarded_again)
+{
+	start(1);
+	take(0, 2 * GRANULE);
+	fake_forget_record();
+	fake.map_error = -ENOMEM;
+	ck_assert_int_eq(reclaim_give_back_all(&world.reclaim, UINT64_MAX), -ENOMEM);
+	*(char *)world.ram.host = 1; /* as the loader does */
+	ck_assert_int_eq(reclaim_give_back_all(&world.reclaim, UINT64_MAX), -ENOMEM);
+	fake.map_error = 0;
+	ck_assert_int_eq(reclaim_give_back_all(&world.reclaim, UINT64_MAX), 0);
+	ck_assert_int_eq(*(char *)world.ram.host, 1);
+	ck_assert_uint_eq(fake_count("discard"), 0);
+	stop(1);
+}
+END_TEST
+
+START_TEST(the_policy_of_mdevs_alone_changes_too)
+{
+	struct vfio_group *group;
+
+	world_coordinate(GRANULE, false);
+	fake_add_group(7);
+	ck_assert_int_eq(vfio_group_attach(&world.vfio, 7, VFIO_BALLOON_ALLOWED, &group), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
+	vfio_group_detach(group);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(what_a_driver_that_may_not_tell_gave_is_pinned_by_who_comes)
+{
+	world_coordinate(GRANULE, false);
+	reclaim_set_driver(&world.reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
+	take(0, 2 * GRANULE);
+	fake_add_group(7);
+	struct vfio_group *group = attach_group(7);
+	ck_assert_uint_eq(fake_count("map "), NR_GRANULES);
+	expect_figures(2 * GRANULE, 0);
+	vfio_group_detach(group);
+}
+END_TEST
+
+START_TEST(who_is_asleep_when_the_policy_becomes_inhibit_pins_all)
+{
+	struct vfio_pci *vp = attach_late();
+
+	take(0, 2 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	expect_figures(2 * GRANULE, 0);
 	vfio_pci_detach(vp);
 	check_nothing_left();
 }
@@ -576,6 +651,11 @@ int main(void)
 		before_a_device_may_use_dma_nothing_is_mapped,
 		a_device_that_never_uses_dma_is_detached_as_it_came,
 		without_memory_a_device_gets_no_dma,
+		a_guest_that_tries_on_and_on_costs_and_logs_little,
+		what_was_made_present_in_a_reset_is_not_discarded_again,
+		the_policy_of_mdevs_alone_changes_too,
+		what_a_driver_that_may_not_tell_gave_is_pinned_by_who_comes,
+		who_is_asleep_when_the_policy_becomes_inhibit_pins_all,
 		a_hole_is_seen_at_once_though_nothing_is_mapped,
 		every_step_of_waking_that_fails_leaves_it_asleep,
 	};

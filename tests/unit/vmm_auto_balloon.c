@@ -107,8 +107,12 @@ START_TEST(nothing_is_asked_of_a_guest_that_is_on_its_way)
 {
 	view.host_pressure = AUTO_BALLOON_TIGHT;
 	view.keep = 3 * GIB;
-	for (unsigned int i = 0; i < 10; i++)
+	for (unsigned int i = 0; i < 10; i++, view.has -= MIB)
 		ck_assert_uint_eq(decide(), 3 * GIB);
+	/* It moves no more, and will not do all of it. */
+	for (unsigned int i = 0; i < AUTO_BALLOON_CALM; i++)
+		ck_assert_uint_eq(decide(), 3 * GIB);
+	ck_assert_uint_lt(decide(), 3 * GIB);
 }
 END_TEST
 
