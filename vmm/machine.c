@@ -204,7 +204,7 @@ static void restart(struct machine *m)
 		end(m, STATUS_FAILED);
 		return;
 	}
-	/* What another vCPU asked for before it was parked belongs to the guest that is gone. */
+	/* Another reset was of the guest that is gone; an end, whoever asked for it, still comes. */
 	pthread_mutex_lock(&m->lock);
 	bool ends = m->requested && m->request != POWER_RESET;
 	m->requested = ends;
