@@ -401,6 +401,9 @@ static void batch_interrupts_at_least_once(void)
 	}
 	ring_kick(ring);
 	CHECK(ring_served(ring));
+	uint32_t from = milliseconds();
+	while (queue_hits == before && milliseconds() - from < WAIT_MS) {
+	}
 	wait_a_while();
 	CHECK(queue_hits > before);
 	CHECK(queue_hits <= before + RING_SIZE);
@@ -463,7 +466,7 @@ static void expect_line(uint32_t cause)
 {
 	uint32_t from = milliseconds();
 
-	while (line_causes != cause && milliseconds() - from < 1000) {
+	while (line_causes != cause && milliseconds() - from < WAIT_MS) {
 	}
 	CHECK_EQ(line_causes, cause);
 	wait_a_while();
@@ -583,7 +586,7 @@ static void wait_for_updates(uint64_t want)
 
 	do
 		ask("{\"execute\": \"x-ballast-query-guest-stats\"}");
-	while (answer("return updates") != want && milliseconds() - from < 3000);
+	while (answer("return updates") != want && milliseconds() - from < WAIT_MS);
 	CHECK_EQ(answer("return updates"), want);
 }
 

@@ -11,7 +11,6 @@
 #define NR_HIGH_TABLES 32u
 #define PAGE_PRESENT_WRITE 3u
 #define PAGE_LARGE 0x80u
-#define WAIT_MS 3000u
 #define QUIET_MS 10u
 
 #define ICR_INIT 0x4500u

@@ -234,6 +234,9 @@ void map_high(uint64_t address);
 
 /* Waiting, by the host's clock. */
 
+/* For what must come: of a device under a sanitizer, on an emulated host. */
+#define WAIT_MS 10000u
+
 uint32_t milliseconds(void);
 /* Until *count is `want`, or a good while has passed: the caller checks. */
 void wait_for(const volatile uint32_t *count, uint32_t want);

@@ -571,7 +571,7 @@ static void send_stats(uint64_t address, uint32_t length, unsigned int flags)
 	ring_offer(ring, ring->avail.idx % RING_SIZE);
 	ring_kick(ring);
 	while ((uint16_t)(ring->avail.idx - ring->used.idx) > 1)
-		CHECK(milliseconds() - from < 3000);
+		CHECK(milliseconds() - from < WAIT_MS);
 }
 
 static void stats_of_all_sizes(void)

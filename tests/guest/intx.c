@@ -46,7 +46,7 @@ static void check_resamples(uint32_t want)
 {
 	uint32_t from = milliseconds();
 
-	while (read32(registers + TEST_RESAMPLES) < want && milliseconds() - from < 1000) {
+	while (read32(registers + TEST_RESAMPLES) < want && milliseconds() - from < WAIT_MS) {
 	}
 	check_count(read32(registers + TEST_RESAMPLES), want);
 }
@@ -56,7 +56,7 @@ static void expect_hits(uint32_t want)
 {
 	uint32_t from = milliseconds();
 
-	while (hits < want && milliseconds() - from < 1000) {
+	while (hits < want && milliseconds() - from < WAIT_MS) {
 	}
 	wait_a_while();
 	check_count(hits, want);

@@ -129,7 +129,7 @@ static void echo(void)
 	print("ready\n");
 	while (done < SERIAL_INPUT_SIZE) {
 		uint32_t from = milliseconds();
-		while (interrupts == seen && milliseconds() - from < 2000) {
+		while (interrupts == seen && milliseconds() - from < WAIT_MS) {
 		}
 		CHECK(interrupts != seen);
 		seen = interrupts;

@@ -4,7 +4,6 @@
 #include <linux/pci_regs.h>
 
 #define TYPE_BASE 0x1040u /* PCI device id of type 0 */
-#define WAIT_MS 10000u    /* of a device under a sanitizer, on an emulated host */
 
 static void take_capability(struct virtio_device *d, unsigned int at)
 {
