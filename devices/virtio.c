@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <errno.h>
 
+#include <linux/virtio_ring.h>
+
 #include "base/fd.h"
 #include "base/trace.h"
 
@@ -49,8 +51,11 @@ int virtio_init(struct virtio *virtio, struct memory_map *map, struct event_loop
 		.map = map,
 		.device_id = config->device_id,
 		.config_size = config->config_size,
-		.features = config->features | VIRTIO_FEATURE(VIRTIO_F_VERSION_1),
+		.features = config->features | VIRTIO_FEATURE(VIRTIO_F_VERSION_1) |
+			    VIRTIO_FEATURE(VIRTIO_RING_F_INDIRECT_DESC) |
+			    VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX),
 		.config_vector = VIRTIO_NO_VECTOR,
+		.reset_fd = -1,
 	};
 	pthread_mutex_init(&virtio->lock, NULL);
 	for (unsigned int i = 0; i < config->nr_queues && r >= 0; i++) {
@@ -128,11 +133,18 @@ static void forget_driver(struct virtio *virtio)
 	virtio->config_vector = VIRTIO_NO_VECTOR;
 }
 
-void virtio_reset_done(struct virtio *virtio)
+static void end_reset(struct virtio *virtio)
 {
 	forget_driver(virtio); /* of one that did not wait, perhaps */
 	virtio->status = 0;
 	virtio->resetting = false;
+}
+
+void virtio_reset_done(struct virtio *virtio)
+{
+	end_reset(virtio);
+	if (virtio->reset_fd >= 0)
+		eventfd_signal(virtio->reset_fd);
 }
 
 /* Under the lock. */
@@ -143,7 +155,7 @@ static void reset(struct virtio *virtio)
 	forget_driver(virtio);
 	virtio->resetting = true;
 	if (virtio->ops->reset(virtio))
-		virtio_reset_done(virtio);
+		end_reset(virtio);
 }
 
 bool virtio_is_resetting(struct virtio *virtio)
@@ -171,6 +183,11 @@ static bool features_acceptable(const struct virtio *virtio)
 /* What the driver has put into the queues before it was through is looked at here. */
 static void start(struct virtio *virtio)
 {
+	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
+		struct virtq *ring = &virtio->queues[i].ring;
+		ring->indirect = virtio_has_feature(virtio, VIRTIO_RING_F_INDIRECT_DESC);
+		ring->event_idx = virtio_has_feature(virtio, VIRTIO_RING_F_EVENT_IDX);
+	}
 	if (virtio->ops->start)
 		virtio->ops->start(virtio);
 	for (unsigned int i = 0; i < virtio->nr_queues; i++)

@@ -2,7 +2,8 @@
 /*
  * virtio.h - what every virtio device is, whatever it does: feature negotiation, status,
  * queues, config space, reset. Virtual I/O Device 1.2, chapters 2 and 3. Modern only
- * (VIRTIO_F_VERSION_1 is offered always, and a driver that does not take it is refused).
+ * (VIRTIO_F_VERSION_1 is offered always, and a driver that does not take it is refused). So are
+ * VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX, which are the rings' affair.
  *
  * Concepts
  *  - device: a struct with this embedded, and a table of ops. The ops run under virtio->lock,
@@ -31,7 +32,7 @@
 
 struct virtio;
 
-#define VIRTIO_MAX_QUEUES 8u
+#define VIRTIO_MAX_QUEUES 33u /* a network card's: two a vCPU, and one for control */
 #define VIRTIO_NO_VECTOR 0xffffu
 #define VIRTIO_FEATURE(bit) (1ull << (bit))
 
@@ -51,7 +52,7 @@ struct virtio_ops {
 	bool (*reset)(struct virtio *virtio);
 	/*
 	 * Device config space: `size` is 1, 2 or 4 bytes, offset + size <= config_size. NULL
-	 * write: the space is read-only.
+	 * read: there is none (config_size is 0). NULL write: it is read-only.
 	 */
 	uint32_t (*config_read)(struct virtio *virtio, unsigned int offset, unsigned int size);
 	void (*config_write)(struct virtio *virtio, unsigned int offset, unsigned int size,
@@ -87,6 +88,11 @@ struct virtio {
 	bool resetting;            /* lock; until the device says that it is through */
 	uint8_t config_generation; /* lock */
 	uint16_t config_vector;    /* lock */
+	/*
+	 * Borrowed; -1: none. An eventfd that is signalled when a reset that took more time is
+	 * through; whoever made the device sets it, before there is a driver.
+	 */
+	int reset_fd;
 	unsigned int nr_queues;
 	struct virtio_queue queues[VIRTIO_MAX_QUEUES]; /* lock */
 	struct log_budget budget;
@@ -97,7 +103,7 @@ struct virtio_config {
 	const struct virtio_ops *ops;
 	const char *name; /* borrowed */
 	uint16_t device_id;
-	uint64_t features; /* VIRTIO_F_VERSION_1 is added */
+	uint64_t features; /* VERSION_1, INDIRECT_DESC and EVENT_IDX are added */
 	unsigned int config_size;
 	unsigned int nr_queues;
 	uint16_t queue_sizes
@@ -156,7 +162,7 @@ void virtio_config_changed(struct virtio *virtio);
 void virtio_break(struct virtio *virtio, const char *why);
 /* DRIVER_OK, neither broken nor in a reset. */
 bool virtio_running(const struct virtio *virtio);
-/* The reset that took more time is through. */
+/* The reset that took more time is through. Not called for one that `reset` said was. */
 void virtio_reset_done(struct virtio *virtio);
 
 #endif /* DEVICES_VIRTIO_H */

@@ -595,10 +595,8 @@ static void retry_timer_ready(struct event_source *source, uint32_t events)
 	timer_take(source);
 	if (b->virtio.resetting) {
 		b->nr_retries += b->retry_ms > 0;
-		if (continue_reset(b)) {
+		if (continue_reset(b))
 			virtio_reset_done(&b->virtio);
-			tell_event(b, VIRTIO_BALLOON_RESET);
-		}
 	} else if (b->deflate_waits && virtio_running(&b->virtio)) {
 		b->nr_retries++;
 		b->deflate_waits = false;

@@ -42,7 +42,6 @@
 enum virtio_balloon_event {
 	VIRTIO_BALLOON_WAITS, /* the host has no memory for a deflate or a reset: it is retried */
 	VIRTIO_BALLOON_SERVED, /* it had it, in the end */
-	VIRTIO_BALLOON_RESET,  /* a reset that did not end at once is through */
 };
 
 struct virtio_balloon_config {

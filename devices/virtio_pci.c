@@ -512,8 +512,9 @@ static void build_config(struct virtio_pci *vp, uint32_t class_code)
 	add_capability(dev, WINDOW_CAP, VIRTIO_PCI_CAP_PCI_CFG, 20, 0, 0);
 	for (unsigned int i = 0; i < 16; i++)
 		dev->writable[WINDOW_BAR + i] = i >= 1 && i <= 3 ? 0 : 0xff;
-	add_capability(dev, DEVICE_CAP, VIRTIO_PCI_CAP_DEVICE_CFG, 16, DEVICE_BASE,
-		       virtio->config_size);
+	if (virtio->config_size > 0)
+		add_capability(dev, DEVICE_CAP, VIRTIO_PCI_CAP_DEVICE_CFG, 16, DEVICE_BASE,
+			       virtio->config_size);
 	add_capability(dev, ISR_CAP, VIRTIO_PCI_CAP_ISR_CFG, 16, ISR_BASE, 1);
 	add_capability(dev, NOTIFY_CAP, VIRTIO_PCI_CAP_NOTIFY_CFG, 20, NOTIFY_BASE,
 		       virtio->nr_queues * NOTIFY_MULTIPLIER);

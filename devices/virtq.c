@@ -4,6 +4,8 @@
 #include <endian.h>
 #include <errno.h>
 
+#include <sys/uio.h>
+
 #include <linux/virtio_ring.h>
 
 #include "memory/access.h"
@@ -53,11 +55,15 @@ static int store_16(const struct virtq *vq, gpa_t gpa, uint16_t value)
 	return 0;
 }
 
-static int read_descriptor(const struct virtq *vq, uint16_t i, struct vring_desc *ret)
+/* Entry `i` of a table: the queue's own, or an indirect one. */
+static int read_descriptor(const struct virtq *vq, gpa_t table, uint32_t i,
+			   struct vring_desc *ret)
 {
 	struct vring_desc raw;
 
-	int r = memory_read(vq->map, vq->desc + (uint64_t)i * sizeof(raw), &raw, sizeof(raw));
+	if (!range_valid(table, ((uint64_t)i + 1) * sizeof(raw)))
+		return -EFAULT;
+	int r = memory_read(vq->map, table + (uint64_t)i * sizeof(raw), &raw, sizeof(raw));
 	if (r < 0)
 		return r;
 	*ret = (struct vring_desc){
@@ -69,49 +75,114 @@ static int read_descriptor(const struct virtq *vq, uint16_t i, struct vring_desc
 	return 0;
 }
 
-/* False: the chain breaks a rule. A loop is a chain longer than the table. */
+/* The table that a chain goes on in, and how many entries it has. */
+struct table {
+	gpa_t gpa;
+	uint32_t size;
+	bool indirect;
+};
+
+/* 1.2, 2.7.5.3: the last of a chain may name a table instead of a buffer; never one in a table. */
+static bool enter_indirect(const struct virtq *vq, const struct vring_desc *desc,
+			   struct table *table)
+{
+	if (!vq->indirect || table->indirect || (desc->flags & VRING_DESC_F_NEXT) ||
+	    desc->len == 0 || desc->len % sizeof(*desc) != 0)
+		return false;
+	*table = (struct table){ desc->addr, desc->len / sizeof(*desc), true };
+	return true;
+}
+
+/* False: a writable one comes before a readable one, or there are more than the chain may have. */
+static bool add_segment(const struct virtq *vq, struct virtq_chain *chain,
+			const struct vring_desc *desc)
+{
+	unsigned int n = chain->nr_readable + chain->nr_writable;
+
+	if (n == vq->size)
+		return false;
+	if (desc->flags & VRING_DESC_F_WRITE)
+		chain->nr_writable++;
+	else if (chain->nr_writable == 0)
+		chain->nr_readable++;
+	else
+		return false;
+	chain->segments[n] = (struct virtq_segment){ desc->addr, desc->len };
+	return true;
+}
+
+/*
+ * False: the chain breaks a rule. A loop is a chain longer than the queue, which none may be, through
+ * an indirect table or not (1.2, 2.7.5.2 and 2.7.5.3.1).
+ */
 static bool copy_chain(const struct virtq *vq, uint16_t head, struct virtq_chain *chain)
 {
+	struct table table = { vq->desc, vq->size, false };
 	struct vring_desc desc;
-	uint16_t i = head;
+	uint32_t i = head;
 
 	chain->head = head;
 	chain->nr_readable = 0;
 	chain->nr_writable = 0;
-	for (unsigned int n = 0; n < vq->size; n++) {
-		if (i >= vq->size || read_descriptor(vq, i, &desc) < 0)
+	for (;;) {
+		if (i >= table.size || read_descriptor(vq, table.gpa, i, &desc) < 0)
 			return false;
-		if (desc.flags & VRING_DESC_F_INDIRECT)
+		if (desc.flags & VRING_DESC_F_INDIRECT) {
+			if (!enter_indirect(vq, &desc, &table))
+				return false;
+			i = 0;
+			continue;
+		}
+		if (!add_segment(vq, chain, &desc))
 			return false;
-		if (desc.flags & VRING_DESC_F_WRITE)
-			chain->nr_writable++;
-		else if (chain->nr_writable == 0)
-			chain->nr_readable++;
-		else
-			return false;
-		chain->segments[n] = (struct virtq_segment){ desc.addr, desc.len };
 		if (!(desc.flags & VRING_DESC_F_NEXT))
 			return true;
 		i = desc.next;
 	}
-	return false;
+}
+
+/*
+ * The event indices, 1.2, 2.7.7 and 2.7.10: each behind the other side's ring.
+ */
+
+static gpa_t used_event_at(const struct virtq *vq)
+{
+	return vq->driver + RING_ENTRIES + (uint64_t)vq->size * AVAIL_ENTRY;
+}
+
+static gpa_t avail_event_at(const struct virtq *vq)
+{
+	return vq->device + RING_ENTRIES + (uint64_t)vq->size * USED_ENTRY;
+}
+
+/* How many chains wait; if none, the driver is asked to kick when there is one. -EFAULT. */
+static int count_waiting(struct virtq *vq)
+{
+	uint16_t index;
+
+	if (load_16(vq, vq->driver + RING_INDEX, &index) < 0)
+		return -EFAULT;
+	if (index != vq->next_avail || !vq->event_idx)
+		return (uint16_t)(index - vq->next_avail);
+	/* Asked first, looked at then: one that came in between was not told of. */
+	if (store_16(vq, avail_event_at(vq), vq->next_avail) < 0 ||
+	    load_16(vq, vq->driver + RING_INDEX, &index) < 0)
+		return -EFAULT;
+	return (uint16_t)(index - vq->next_avail);
 }
 
 int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
 {
-	uint16_t index;
 	uint16_t head;
 
 	if (vq->broken)
 		return -EPROTO;
 	if (!vq->enabled)
 		return 0;
-	if (load_16(vq, vq->driver + RING_INDEX, &index) < 0)
-		return broken(vq);
-	uint16_t waiting = (uint16_t)(index - vq->next_avail);
+	int waiting = count_waiting(vq);
 	if (waiting == 0)
 		return 0;
-	if (waiting > vq->size)
+	if (waiting < 0 || waiting > vq->size)
 		return broken(vq);
 	uint64_t at = RING_ENTRIES + (vq->next_avail & (vq->size - 1u)) * AVAIL_ENTRY;
 	if (load_16(vq, vq->driver + at, &head) < 0 || !copy_chain(vq, head, chain))
@@ -138,42 +209,148 @@ int virtq_push(struct virtq *vq, uint16_t head, uint32_t written)
 
 bool virtq_wants_interrupt(struct virtq *vq)
 {
-	uint16_t flags;
+	uint16_t since = vq->told_used;
+	uint16_t word;
 
-	if (!vq->enabled || load_16(vq, vq->driver + RING_FLAGS, &flags) < 0)
+	vq->told_used = vq->next_used;
+	if (!vq->enabled)
 		return false;
-	return !(flags & VRING_AVAIL_F_NO_INTERRUPT);
+	if (!vq->event_idx)
+		return load_16(vq, vq->driver + RING_FLAGS, &word) >= 0 &&
+		       !(word & VRING_AVAIL_F_NO_INTERRUPT);
+	/* Is the entry that the driver named among those that are new? */
+	return load_16(vq, used_event_at(vq), &word) >= 0 &&
+	       (uint16_t)(vq->next_used - word - 1) < (uint16_t)(vq->next_used - since);
+}
+
+/* The two parts of a chain */
+
+struct part {
+	const struct virtq_segment *segments;
+	unsigned int nr;
+};
+
+static struct part readable(const struct virtq_chain *chain)
+{
+	return (struct part){ chain->segments, chain->nr_readable };
+}
+
+static struct part writable(const struct virtq_chain *chain)
+{
+	return (struct part){ chain->segments + chain->nr_readable, chain->nr_writable };
+}
+
+static uint64_t part_size(struct part part)
+{
+	uint64_t size = 0;
+
+	for (unsigned int i = 0; i < part.nr; i++)
+		size += part.segments[i].size;
+	return size;
+}
+
+/* A place in a part. */
+struct cursor {
+	struct part part;
+	unsigned int i;
+	uint64_t offset; /* from segment i on */
+};
+
+/*
+ * The next piece of a segment, at most `max` bytes (not 0) of it. 1: *ret is it. -ERANGE: the part is
+ * at its end. -EFAULT: the segment wraps.
+ */
+static int next_piece(struct cursor *at, uint64_t max, struct virtq_segment *ret)
+{
+	const struct virtq_segment *segment;
+
+	for (;; at->i++) {
+		if (at->i == at->part.nr)
+			return -ERANGE;
+		segment = &at->part.segments[at->i];
+		if (at->offset < segment->size)
+			break;
+		at->offset -= segment->size;
+	}
+	if (!range_valid(segment->gpa, segment->size))
+		return -EFAULT;
+	uint64_t n = segment->size - at->offset < max ? segment->size - at->offset : max;
+	*ret = (struct virtq_segment){ segment->gpa + at->offset, (uint32_t)n };
+	at->offset += n;
+	return 1;
+}
+
+static int map_part(const struct virtq *vq, struct part part, uint64_t offset, uint64_t size,
+		    struct iovec *iov)
+{
+	struct cursor at = { part, 0, offset };
+	struct virtq_segment piece;
+	int count = 0;
+
+	for (; size > 0; size -= piece.size) {
+		int r = next_piece(&at, size, &piece);
+		if (r < 0)
+			return r;
+		void *p = memory_ptr(vq->map, piece.gpa, piece.size);
+		if (!p)
+			return -EFAULT;
+		iov[count++] = (struct iovec){ p, piece.size };
+	}
+	return count;
 }
 
 uint64_t virtq_readable_size(const struct virtq_chain *chain)
 {
-	uint64_t size = 0;
+	return part_size(readable(chain));
+}
 
-	for (unsigned int i = 0; i < chain->nr_readable; i++)
-		size += chain->segments[i].size;
-	return size;
+uint64_t virtq_writable_size(const struct virtq_chain *chain)
+{
+	return part_size(writable(chain));
+}
+
+int virtq_map_readable(const struct virtq *vq, const struct virtq_chain *chain, uint64_t offset,
+		       uint64_t size, struct iovec *iov)
+{
+	return map_part(vq, readable(chain), offset, size, iov);
+}
+
+int virtq_map_writable(const struct virtq *vq, const struct virtq_chain *chain, uint64_t offset,
+		       uint64_t size, struct iovec *iov)
+{
+	return map_part(vq, writable(chain), offset, size, iov);
 }
 
 int virtq_read(const struct virtq *vq, const struct virtq_chain *chain, uint64_t offset,
 	       void *buffer, size_t size)
 {
+	struct cursor at = { readable(chain), 0, offset };
+	struct virtq_segment piece;
 	char *to = buffer;
 
-	for (unsigned int i = 0; i < chain->nr_readable && size > 0; i++) {
-		const struct virtq_segment *segment = &chain->segments[i];
-		if (offset >= segment->size) {
-			offset -= segment->size;
-			continue;
-		}
-		size_t n =
-			segment->size - offset < size ? (size_t)(segment->size - offset) : size;
-		/* segment->gpa + offset may wrap: the range is then no RAM either. */
-		if (!range_valid(segment->gpa, segment->size) ||
-		    memory_read(vq->map, segment->gpa + offset, to, n) < 0)
+	for (; size > 0; size -= piece.size, to += piece.size) {
+		int r = next_piece(&at, size, &piece);
+		if (r < 0)
+			return r;
+		if (memory_read(vq->map, piece.gpa, to, piece.size) < 0)
 			return -EFAULT;
-		to += n;
-		size -= n;
-		offset = 0;
 	}
-	return size > 0 ? -ERANGE : 0;
+	return 0;
+}
+
+int virtq_write(const struct virtq *vq, const struct virtq_chain *chain, uint64_t offset,
+		const void *buffer, size_t size)
+{
+	struct cursor at = { writable(chain), 0, offset };
+	struct virtq_segment piece;
+	const char *from = buffer;
+
+	for (; size > 0; size -= piece.size, from += piece.size) {
+		int r = next_piece(&at, size, &piece);
+		if (r < 0)
+			return r;
+		if (memory_write(vq->map, piece.gpa, from, piece.size) < 0)
+			return -EFAULT;
+	}
+	return 0;
 }

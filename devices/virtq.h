@@ -17,8 +17,12 @@
  * All three lie in guest RAM, where the driver's other CPUs may write at any moment: each word
  * is read once, checked, and used. What can be wrong with a queue (rings outside of RAM, more
  * chains than entries, a head or next beyond the table, a loop, a writable descriptor before
- * a readable one, an indirect one that was not negotiated) makes it broken: -EPROTO from then on, until
- * the device is reset.
+ * a readable one, an indirect one that was not negotiated, or is not the last, or points to one more)
+ * makes it broken: -EPROTO from then on, until the device is reset.
+ *
+ * With VIRTIO_F_EVENT_IDX each side says at which index it wants to be told: the driver is asked
+ * to kick only when virtq_pop() has found nothing, and interrupts only where it wants one. So who
+ * stops popping before that has to come back by itself.
  *
  * Threads: as its owner says; the queue takes no lock.
  */
@@ -32,6 +36,7 @@
 #include "base/range.h"
 #include "base/util.h"
 
+struct iovec;
 struct memory_map;
 
 #define VIRTQ_MAX_SIZE 256u /* entries; a power of two */
@@ -45,10 +50,14 @@ struct virtq {
 	gpa_t driver;  /* available ring, aligned to 2 */
 	gpa_t device;  /* used ring, aligned to 4 */
 	bool enabled;
+	/* What the driver accepted; set before the queue is used. */
+	bool indirect;  /* VIRTIO_F_INDIRECT_DESC */
+	bool event_idx; /* VIRTIO_F_EVENT_IDX */
 	/* Ours. */
 	bool broken;
 	uint16_t next_avail; /* entries of the available ring taken so far */
 	uint16_t next_used;  /* entries of the used ring filled so far */
+	uint16_t told_used;  /* next_used when it was last asked whether to interrupt */
 };
 
 struct virtq_segment {
@@ -79,17 +88,33 @@ must_check int virtq_pop(struct virtq *vq, struct virtq_chain *chain);
  */
 must_check int virtq_push(struct virtq *vq, uint16_t head, uint32_t written);
 
-/* After a push: does the driver want to be interrupted? (VIRTQ_AVAIL_F_NO_INTERRUPT) */
+/*
+ * After pushes, once for all of them: does the driver want to be interrupted?
+ * (VIRTQ_AVAIL_F_NO_INTERRUPT, or used_event.)
+ */
 bool virtq_wants_interrupt(struct virtq *vq);
 
-/* Sum of the readable segments' sizes, in bytes. */
+/* Sum of the readable, or writable, segments' sizes, in bytes. */
 uint64_t virtq_readable_size(const struct virtq_chain *chain);
+uint64_t virtq_writable_size(const struct virtq_chain *chain);
 
 /*
- * Copies `size` bytes of the readable part, from byte `offset` of it. -EFAULT: a segment lies
- * outside of RAM. -ERANGE: the readable part is shorter.
+ * Copies `size` bytes out of the readable part, or into the writable part, from byte `offset` of it.
+ * -EFAULT: a segment lies outside of RAM. -ERANGE: the part is shorter. Some may have been copied.
  */
 must_check int virtq_read(const struct virtq *vq, const struct virtq_chain *chain,
 			  uint64_t offset, void *buffer, size_t size);
+must_check int virtq_write(const struct virtq *vq, const struct virtq_chain *chain,
+			   uint64_t offset, const void *buffer, size_t size);
+
+/*
+ * Where bytes [offset, offset + size) of the readable, or writable, part are in host memory: fills
+ * in up to VIRTQ_MAX_SIZE iovecs, none of them empty, and returns how many. Errors as above. They
+ * are good until the device's reset is through; the guest may write there at any moment.
+ */
+must_check int virtq_map_readable(const struct virtq *vq, const struct virtq_chain *chain,
+				  uint64_t offset, uint64_t size, struct iovec *iov);
+must_check int virtq_map_writable(const struct virtq *vq, const struct virtq_chain *chain,
+				  uint64_t offset, uint64_t size, struct iovec *iov);
 
 #endif /* DEVICES_VIRTQ_H */

@@ -23,8 +23,8 @@
 #define HOST_BRIDGE_VENDOR 0x1b36
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
-#define STAT_AVAILABLE 6u      /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
-#define BALLOON_CLASS 0x00ff00 /* unclassified: PCI has no class for it */
+#define STAT_AVAILABLE 6u     /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
+#define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
 
 /*
  * Requests: from any thread to the event loop. The first one wins, except that an end wins over
@@ -213,6 +213,22 @@ static void restart(struct machine *m)
 		vcpus_resume(&m->gate);
 }
 
+/*
+ * No vCPU runs before all that the balloon held is the guest's, and its devices', again, and what
+ * a disk was reading into the old guest's memory is there.
+ */
+static void restart_if_ready(struct machine *m)
+{
+	if (!m->restarts)
+		return;
+	for (unsigned int i = 0; i < m->nr_virtios; i++) {
+		if (virtio_is_resetting(m->virtios[i].virtio))
+			return;
+	}
+	m->restarts = false;
+	restart(m);
+}
+
 static void reboot(struct machine *m)
 {
 	if (m->nr_resets++ < LOG_GUEST_BURST)
@@ -224,10 +240,18 @@ static void reboot(struct machine *m)
 		end(m, STATUS_FAILED);
 		return;
 	}
-	/* No vCPU runs before all that the balloon held is the guest's, and its devices', again. */
-	m->restarts = m->config.has_balloon && virtio_is_resetting(&m->balloon.virtio);
-	if (!m->restarts)
-		restart(m);
+	m->restarts = true;
+	restart_if_ready(m);
+}
+
+/* A device is through with its reset. */
+static void reset_done_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, reset_done);
+
+	(void)events;
+	(void)eventfd_take(source->fd);
+	restart_if_ready(m);
 }
 
 /* The balloon's; the vCPUs may be parked. */
@@ -238,11 +262,6 @@ static void balloon_event(void *opaque, enum virtio_balloon_event event)
 	switch (event) {
 	case VIRTIO_BALLOON_WAITS: qmp_event(&m->qmp, "X_BALLAST_MEMORY_WAITS"); break;
 	case VIRTIO_BALLOON_SERVED: qmp_event(&m->qmp, "X_BALLAST_MEMORY_SERVED"); break;
-	case VIRTIO_BALLOON_RESET:
-		if (m->restarts)
-			restart(m);
-		m->restarts = false;
-		break;
 	}
 }
 
@@ -361,6 +380,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
+		.reset_done = { .fd = -1, .ready = reset_done_ready },
 		.initialised = true,
 	};
 	const struct vfio_dma_config dma = {
@@ -388,6 +408,10 @@ static int init_events(struct machine *m)
 	r = eventfd_create(&m->wake.fd);
 	if (r >= 0)
 		r = event_loop_add(&m->loop, &m->wake, EPOLLIN);
+	if (r >= 0)
+		r = eventfd_create(&m->reset_done.fd);
+	if (r >= 0)
+		r = event_loop_add(&m->loop, &m->reset_done, EPOLLIN);
 	return r < 0 ? log_err(r, "event loop") : 0;
 }
 
@@ -628,7 +652,19 @@ static int init_auto_timer(struct machine *m)
 	return event_loop_add(&m->loop, &m->auto_timer, EPOLLIN);
 }
 
-/* After the assigned devices, so that these keep their places whether there is a balloon or not. */
+/* Puts a virtio device on the bus. */
+static int add_virtio(struct machine *m, struct virtio *virtio, uint32_t class_code)
+{
+	if (m->nr_virtios == MACHINE_MAX_VIRTIO)
+		return -ENOSPC;
+	virtio->reset_fd = m->reset_done.fd;
+	int r = virtio_pci_init(&m->virtios[m->nr_virtios], virtio, &m->pci, &m->wires.wires,
+				class_code);
+	if (r >= 0)
+		m->nr_virtios++;
+	return r;
+}
+
 static int add_balloon(struct machine *m)
 {
 	const struct machine_config *config = &m->config;
@@ -643,8 +679,7 @@ static int add_balloon(struct machine *m)
 	balloon.opaque = m;
 	int r = virtio_balloon_init(&m->balloon, &m->map, &m->reclaim, &m->loop, &balloon);
 	if (r >= 0)
-		r = virtio_pci_init(&m->balloon_pci, &m->balloon.virtio, &m->pci,
-				    &m->wires.wires, BALLOON_CLASS);
+		r = add_virtio(m, &m->balloon.virtio, UNCLASSIFIED);
 	if (r >= 0 && config->balloon_keep)
 		r = set_keep(m, config->balloon_keep);
 	auto_balloon_init(&m->auto_balloon, &config->auto_balloon,
@@ -654,6 +689,26 @@ static int add_balloon(struct machine *m)
 	if (r >= 0)
 		r = init_auto_timer(m);
 	return r < 0 ? log_err(r, "balloon") : 0;
+}
+
+static int add_rng(struct machine *m)
+{
+	if (!m->config.has_rng)
+		return 0;
+	int r = virtio_rng_init(&m->rng, &m->map, &m->loop);
+	if (r >= 0)
+		r = add_virtio(m, &m->rng.virtio, UNCLASSIFIED);
+	return r < 0 ? log_err(r, "rng") : 0;
+}
+
+/* After the assigned devices, so that these keep their places whatever else there is. */
+static int add_virtio_devices(struct machine *m)
+{
+	int r = add_balloon(m);
+
+	if (r >= 0)
+		r = add_rng(m);
+	return r;
 }
 
 static int add_vcpus(struct machine *m)
@@ -721,7 +776,7 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = attach_devices(m);
 	if (r < 0)
 		goto fail;
-	r = not_the_users(add_balloon(m));
+	r = not_the_users(add_virtio_devices(m));
 	if (r < 0)
 		goto fail;
 	/* A path that is no good is the user's affair: qmp_init() errors stay what they are. */
@@ -869,7 +924,9 @@ void machine_finish(struct machine *m)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
-	virtio_pci_finish(&m->balloon_pci);
+	for (unsigned int i = m->nr_virtios; i-- > 0;)
+		virtio_pci_finish(&m->virtios[i]);
+	virtio_rng_finish(&m->rng);
 	virtio_balloon_finish(&m->balloon);
 	for (unsigned int i = m->nr_devices; i-- > 0;)
 		vfio_pci_detach(m->devices[i].pci);
@@ -890,6 +947,7 @@ void machine_finish(struct machine *m)
 	free(m->cpuid);
 	fd_close(&m->kvm_fd);
 	fd_close(&m->timer.fd);
+	fd_close(&m->reset_done.fd);
 	fd_close(&m->wake.fd);
 	fd_close(&m->signals.fd);
 	event_loop_finish(&m->loop);

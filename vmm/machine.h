@@ -22,6 +22,7 @@
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
 #include "devices/virtio_pci.h"
+#include "devices/virtio_rng.h"
 #include "memory/map.h"
 #include "memory/ram.h"
 #include "memory/reclaim.h"
@@ -37,6 +38,7 @@
 
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
+#define MACHINE_MAX_VIRTIO 31u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -76,6 +78,7 @@ struct machine_config {
 	bool unsafe;                /* an experiment: RECLAIM_UNSAFE instead of _INHIBIT */
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
+	bool has_rng;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
@@ -131,10 +134,15 @@ struct machine {
 	struct rtc rtc;
 	struct power power;
 	struct virtio_balloon balloon;
-	struct virtio_pci balloon_pci;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
-	bool restarts; /* the guest's reset waits for the balloon's; event loop */
+	struct virtio_rng rng;
+	struct virtio_pci
+		virtios[MACHINE_MAX_VIRTIO]; /* of the devices above, as they were added */
+	unsigned int nr_virtios;
+	struct event_source
+		reset_done; /* fd owned: a virtio device is through with its reset */
+	bool restarts; /* the guest's reset waits for those of its virtio devices; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
 	struct machine_device devices[MACHINE_MAX_DEVICES];

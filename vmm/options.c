@@ -32,6 +32,7 @@ static const char help[] =
 	"                      policy=inhibit|coordinated with an assigned device,\n"
 	"                      granule=SIZE|auto (2M), auto=on,min=SIZE,max=SIZE,\n"
 	"                      stats=SECONDS, reporting=on, deflate-on-oom=on: ballast(1)\n"
+	"  --rng on            entropy from the host (virtio-rng)\n"
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
 	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
@@ -166,12 +167,12 @@ static int parse_devices(char *text, struct machine_config *config)
 	return 0;
 }
 
-static int parse_switch(const char *option, const char *key, const char *text, bool *ret)
+static int parse_switch(const char *option, const char *text, bool *ret)
 {
 	*ret = strcmp(text, "on") == 0;
 	if (*ret || strcmp(text, "off") == 0)
 		return 0;
-	return log_err(0, "%s %s='%s': it is on or off", option, key, text), -EINVAL;
+	return log_err(0, "%s '%s': it is on or off", option, text), -EINVAL;
 }
 
 static int parse_balloon_size(const char *key, const char *text, uint64_t *ret)
@@ -229,7 +230,7 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 	if (value && strcmp(key, "max") == 0)
 		return parse_balloon_size(key, value, &config->auto_balloon.max);
 	if (value && strcmp(key, "auto") == 0)
-		return parse_switch("--balloon", key, value, &config->auto_balloon.on);
+		return parse_switch("--balloon auto", value, &config->auto_balloon.on);
 	if (value && strcmp(key, "policy") == 0)
 		return parse_policy(value, &config->policy);
 	if (value && strcmp(key, "granule") == 0)
@@ -240,9 +241,10 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 		return r;
 	}
 	if (value && strcmp(key, "reporting") == 0)
-		return parse_switch("--balloon", key, value, &balloon->reporting);
+		return parse_switch("--balloon reporting", value, &balloon->reporting);
 	if (value && strcmp(key, "deflate-on-oom") == 0)
-		return parse_switch("--balloon", key, value, &balloon->deflate_on_oom);
+		return parse_switch("--balloon deflate-on-oom", value,
+				    &balloon->deflate_on_oom);
 	return log_err(0,
 		       "--balloon '%s': it is on, or some of initial=SIZE, policy=POLICY, "
 		       "granule=SIZE, auto=on, min=SIZE, max=SIZE, stats=SECONDS, reporting=on, "
@@ -370,6 +372,7 @@ enum {
 	OPTION_MEMORY,
 	OPTION_DEVICE,
 	OPTION_BALLOON,
+	OPTION_RNG,
 	OPTION_QMP,
 	OPTION_EXPERIMENT,
 	OPTION_SERIAL,
@@ -386,6 +389,7 @@ static const struct option options[] = {
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "device", required_argument, NULL, OPTION_DEVICE },
 	{ "balloon", required_argument, NULL, OPTION_BALLOON },
+	{ "rng", required_argument, NULL, OPTION_RNG },
 	{ "qmp", required_argument, NULL, OPTION_QMP },
 	{ "experiment", required_argument, NULL, OPTION_EXPERIMENT },
 	{ "serial", required_argument, NULL, OPTION_SERIAL },
@@ -414,6 +418,7 @@ static int parse_one(int option, char *value, struct machine_config *config)
 	case OPTION_MEMORY: r = parse_memory(value, config); break;
 	case OPTION_DEVICE: r = parse_devices(value, config); break;
 	case OPTION_BALLOON: r = parse_balloon(value, config); break;
+	case OPTION_RNG: r = parse_switch("--rng", value, &config->has_rng); break;
 	case OPTION_QMP: r = parse_qmp(value, config); break;
 	case OPTION_EXPERIMENT: r = parse_experiment(value, config); break;
 	case OPTION_SERIAL: r = parse_serial(value, &config->serial); break;

@@ -309,9 +309,9 @@ START_TEST(what_is_no_key_or_value_of_a_balloon_is_refused)
 	expect_refusal("ballast run --kernel k --balloon initial=half", "initial='half'");
 	expect_refusal("ballast run --kernel k --balloon stats=often", "stats 'often'");
 	expect_refusal("ballast run --kernel k --balloon reporting=maybe",
-		       "--balloon reporting='maybe': it is on or off");
+		       "--balloon reporting 'maybe': it is on or off");
 	expect_refusal("ballast run --kernel k --balloon deflate-on-oom=1",
-		       "deflate-on-oom='1'");
+		       "deflate-on-oom '1'");
 }
 END_TEST
 
@@ -368,7 +368,7 @@ START_TEST(the_automatic_has_a_range)
 	parse_well("ballast run --kernel k --balloon auto=off");
 	ck_assert(!config.auto_balloon.on);
 	expect_refusal("ballast run --kernel k --balloon auto=yes",
-		       "auto='yes': it is on or off");
+		       "auto 'yes': it is on or off");
 	expect_refusal("ballast run --kernel k --balloon min=128M", "go with auto=on");
 	expect_refusal("ballast run --kernel k --balloon auto=on,min=256M,max=128M",
 		       "min= is more than max=");
