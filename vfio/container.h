@@ -73,6 +73,8 @@ struct vfio_container {
 	struct list_node groups;
 	struct memory_listener listener;
 	struct pinner pinner;
+	struct inhibitor inhibitor; /* raised while left_pinned */
+	bool left_pinned;           /* an unmap went wrong, and what it left is in no books */
 	pthread_mutex_t lock;
 	struct vfio_iommu iommu;   /* lock */
 	struct list_node mappings; /* lock; a region each, oldest first */

@@ -627,6 +627,56 @@ START_TEST(every_step_of_waking_that_fails_leaves_it_asleep)
 }
 END_TEST
 
+/* The second region cannot be mapped, and then the first one not unmapped. */
+static struct vfio_pci *attach_with_pins_left(void)
+{
+	struct vfio_pci *vp = attach_late();
+
+	fake.map_error = -ENOMEM;
+	fake.map_error_host = world.high.host;
+	fake.unmap_error = -EIO;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, 0);
+	expect_log("vfio: unmap low");
+	take(0, GRANULE);
+	ck_assert_uint_eq(fake_count("discard"), 0);
+	ck_assert_uint_eq(figures().reclaimed, 0);
+	ck_assert_str_eq(figures().owners[0], "vfio container");
+	fake.map_error = 0;
+	return vp;
+}
+
+START_TEST(what_an_unmap_left_pinned_is_not_discarded_until_it_is_in_the_books_again)
+{
+	struct vfio_pci *vp = attach_with_pins_left();
+
+	fake.unmap_error = 0;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	expect_figures(GRANULE, GRANULE);
+	ck_assert_int_ge(fake_first("unmap c0 0x0 0x40000"), 0);
+	ck_assert_int_lt(fake_first("unmap c0 0x0 0x40000"), fake_first("discard"));
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(what_an_unmap_left_pinned_is_discarded_when_the_container_is_gone)
+{
+	struct vfio_pci *vp = attach_with_pins_left();
+
+	/* It fails a second time, and a third. */
+	fake.map_error = -ENOMEM;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	ck_assert_uint_eq(figures().reclaimed, GRANULE);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -658,6 +708,8 @@ int main(void)
 		who_is_asleep_when_the_policy_becomes_inhibit_pins_all,
 		a_hole_is_seen_at_once_though_nothing_is_mapped,
 		every_step_of_waking_that_fails_leaves_it_asleep,
+		what_an_unmap_left_pinned_is_not_discarded_until_it_is_in_the_books_again,
+		what_an_unmap_left_pinned_is_discarded_when_the_container_is_gone,
 	};
 
 	return run_tests("vfio_granules", world_init, world_finish, tests, nitems(tests));
