@@ -895,31 +895,45 @@ static void lower_inhibitors(struct vfio *vfio)
 
 int vfio_coordinate(struct vfio *vfio)
 {
-	if (vfio->config.coordinate)
+	if (vfio->config.coordinate && !vfio->inhibiting)
 		return 0;
-	int r = check_promise(vfio);
+	int r = vfio->inhibiting ? 0 : check_promise(vfio);
 	if (r < 0)
 		return r;
 	vfio->config.coordinate = true;
+	vfio->inhibiting = false;
 	lower_inhibitors(vfio);
 	return 0;
 }
 
-int vfio_inhibit(struct vfio *vfio)
+static int begin_inhibiting(struct vfio *vfio)
+{
+	/* Those asleep pin from now on, too. */
+	list_for_each(n, &vfio->containers) {
+		int r = vfio_container_wake(container_of(n, struct vfio_container, link));
+		if (r < 0)
+			return r;
+	}
+	raise_inhibitors(vfio);
+	vfio->inhibiting = true;
+	return 0;
+}
+
+int vfio_inhibit(struct vfio *vfio, uint64_t most)
 {
 	int r = 0;
 
 	if (!vfio->config.coordinate)
 		return 0;
-	/* Those asleep pin from now on, too. */
-	list_for_each(n, &vfio->containers) {
-		r = vfio_container_wake(container_of(n, struct vfio_container, link));
-		if (r < 0)
-			return r;
-	}
-	raise_inhibitors(vfio);
+	if (!vfio->inhibiting)
+		r = begin_inhibiting(vfio);
+	if (r < 0)
+		return r;
 	if (reclaim_inhibitors(vfio->reclaim) > 0)
-		r = reclaim_restore(vfio->reclaim);
+		r = reclaim_restore(vfio->reclaim, most);
+	if (r > 0)
+		return r;
+	vfio->inhibiting = false;
 	vfio->config.coordinate = r < 0;
 	if (r < 0)
 		lower_inhibitors(vfio);

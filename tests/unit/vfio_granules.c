@@ -367,16 +367,58 @@ START_TEST(the_policy_changes_at_run_time)
 	take(0, 2 * GRANULE);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0); /* as it is already */
 	expect_figures(2 * GRANULE, 2 * GRANULE);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 2);
 	expect_figures(2 * GRANULE, 0);
 	take(2 * GRANULE, GRANULE);
 	expect_figures(3 * GRANULE, 0);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
 	expect_figures(3 * GRANULE, 3 * GRANULE);
 	stop(2);
+}
+END_TEST
+
+START_TEST(a_change_of_policy_goes_on_bit_by_bit)
+{
+	start(1);
+	take(0, 4 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+	expect_figures(4 * GRANULE, 3 * GRANULE);
+	/* From the beginning nothing is discarded any more; and the guest may want some itself. */
+	take(4 * GRANULE, GRANULE);
+	expect_figures(5 * GRANULE, 3 * GRANULE);
+	give_back(GRANULE, GRANULE);
+	expect_figures(4 * GRANULE, 2 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 0);
+	expect_figures(4 * GRANULE, 0);
+	ck_assert(!world.vfio.config.coordinate);
+	stop(1);
+}
+END_TEST
+
+START_TEST(a_change_of_policy_is_taken_back_half_way)
+{
+	start(1);
+	take(0, 4 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	let_rest();
+	expect_figures(4 * GRANULE, 4 * GRANULE);
+	/* And by the lack of memory. */
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	fake.map_error = -ENOMEM;
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), -ENOMEM);
+	fake.map_error = 0;
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	ck_assert(world.vfio.config.coordinate && !world.vfio.inhibiting);
+	let_rest();
+	expect_figures(4 * GRANULE, 4 * GRANULE);
+	stop(1);
 }
 END_TEST
 
@@ -385,7 +427,7 @@ START_TEST(a_change_of_policy_without_memory_changes_nothing)
 	start(1);
 	take(0, 2 * GRANULE);
 	fake.map_error = -ENOMEM;
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), -ENOMEM);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), -ENOMEM);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
 	fake.map_error = 0;
 	let_rest();
@@ -561,7 +603,7 @@ START_TEST(the_policy_of_mdevs_alone_changes_too)
 	world_coordinate(GRANULE, false);
 	fake_add_group(7);
 	ck_assert_int_eq(vfio_group_attach(&world.vfio, 7, VFIO_BALLOON_ALLOWED, &group), 0);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
 	vfio_group_detach(group);
 	check_nothing_left();
@@ -586,7 +628,7 @@ START_TEST(who_is_asleep_when_the_policy_becomes_inhibit_pins_all)
 	struct vfio_pci *vp = attach_late();
 
 	take(0, 2 * GRANULE);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	expect_figures(2 * GRANULE, 0);
 	vfio_pci_detach(vp);
 	check_nothing_left();
@@ -695,6 +737,8 @@ int main(void)
 		who_comes_when_the_balloon_is_full_maps_what_is_live,
 		who_cannot_map_it_leaves_the_others_as_they_were,
 		the_policy_changes_at_run_time,
+		a_change_of_policy_goes_on_bit_by_bit,
+		a_change_of_policy_is_taken_back_half_way,
 		a_change_of_policy_without_memory_changes_nothing,
 		bars_are_mapped_as_ever,
 		all_of_ram_must_be_allowed_to_be_locked_before_any_is,
