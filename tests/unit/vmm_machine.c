@@ -748,6 +748,84 @@ START_TEST(a_guest_that_resets_for_ever_is_ended_by_its_timeout)
 }
 END_TEST
 
+/* Two processors at once: the second begins when there is a request of the first one's. */
+
+#define A_WHILE_US 50000 /* in which the event loop gets there; if not, less is proved */
+
+static bool second_runs;
+
+static void wait_for_second(void)
+{
+	while (!__atomic_load_n(&second_runs, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
+
+static void wait_for_request(void)
+{
+	bool requested = false;
+
+	__atomic_store_n(&second_runs, true, __ATOMIC_SEQ_CST);
+	while (!requested) {
+		usleep(1000);
+		pthread_mutex_lock(&machine.lock);
+		requested = machine.requested;
+		pthread_mutex_unlock(&machine.lock);
+	}
+}
+
+static int resets_beside_the_second(struct kvm_run *run)
+{
+	wait_for_second();
+	return resets(run);
+}
+
+/* The event loop is at the reset, and goes on when this processor is parked. */
+static int powers_off_in_a_reset(struct kvm_run *run)
+{
+	wait_for_request();
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+START_TEST(a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = resets_beside_the_second;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = powers_off_in_a_reset;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
+/* The event loop hears of neither request before both processors are parked. */
+static int powers_off_while_its_state_is_asked_for(struct kvm_run *run)
+{
+	wait_for_second();
+	kill(getpid(), SIGUSR1);
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+static int resets_after_the_first(struct kvm_run *run)
+{
+	wait_for_request();
+	return resets(run);
+}
+
+START_TEST(a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = powers_off_while_its_state_is_asked_for;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = resets_after_the_first;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
 static unsigned int reset_fails_at;
 
 static int resets_and_a_step_of_it_fails(struct kvm_run *run)
@@ -908,6 +986,8 @@ int main(void)
 		a_reset_starts_the_guest_anew,
 		a_guest_that_resets_for_ever_is_stopped_by_a_second_signal,
 		a_guest_that_resets_for_ever_is_ended_by_its_timeout,
+		a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew,
+		a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew,
 		every_step_of_a_reset_fails_once,
 		an_mmio_read_reaches_its_device_and_its_answer_the_guest,
 		an_mmio_access_of_odd_length_is_done_in_pieces,
