@@ -926,19 +926,22 @@ static int init_timer(struct virtio_blk *blk)
 	return r < 0 ? log_err(r, "%s: timer", blk->name) : 0;
 }
 
+static size_t requests_size(const struct virtio_blk *blk)
+{
+	return (size_t)blk->virtio.nr_queues * QUEUE_SIZE * sizeof(blk->requests[0]);
+}
+
+/* A mapping costs nothing before it is touched. */
 static int allocate_memory(struct virtio_blk *blk)
 {
-	blk->requests =
-		calloc((size_t)blk->virtio.nr_queues * QUEUE_SIZE, sizeof(blk->requests[0]));
-	if (!blk->requests)
-		return log_err(-ENOMEM, "%s", blk->name);
-	/* Touched only when it is needed, like the requests. */
-	void *p = mmap(NULL, 2 * BOUNCE_SIZE, PROT_READ | PROT_WRITE,
+	void *p = mmap(NULL, 2 * BOUNCE_SIZE + requests_size(blk), PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
 	if (p == MAP_FAILED)
 		return log_err(-errno, "%s", blk->name);
 	blk->zeros = p;
 	blk->bounce = blk->zeros + BOUNCE_SIZE;
+	blk->requests = (void *)(blk->bounce + BOUNCE_SIZE);
 	return 0;
 }
 
@@ -1039,10 +1042,9 @@ void virtio_blk_finish(struct virtio_blk *blk)
 		io_uring_queue_exit(&blk->ring);
 	}
 	fd_close(&blk->done.fd);
-	virtio_finish(&blk->virtio);
-	free(blk->requests);
 	if (blk->zeros)
-		(void)munmap(blk->zeros, 2 * BOUNCE_SIZE); /* a mapping of ours, whole */
+		(void)munmap(blk->zeros, 2 * BOUNCE_SIZE + requests_size(blk)); /* ours */
+	virtio_finish(&blk->virtio);
 	fd_close(&blk->fd);
 	*blk = (struct virtio_blk){ 0 };
 }

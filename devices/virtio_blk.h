@@ -105,12 +105,12 @@ struct virtio_blk {
 	unsigned int nr_running; /* operations in the ring that have not come back */
 	uint64_t capacity;       /* in sectors of 512 bytes */
 	struct virtq_chain chain;
-	struct virtio_blk_request *requests; /* owned; never touched beyond nr_touched */
+	struct virtio_blk_request *requests; /* never touched beyond nr_touched */
 	unsigned int nr_touched;
 	struct list_node free; /* those used last first */
 	uint16_t nr_taken[VIRTIO_MAX_QUEUES];
 	uint64_t to_interrupt; /* a bit a queue */
-	char *zeros;           /* owned, with the buffer behind it; never written */
+	char *zeros;           /* owned: one mapping, of these, the buffer and the requests */
 	char *bounce;
 	struct virtio_blk_request *bouncer; /* has the buffer; NULL: nobody */
 	struct list_node bounce_waiting;

@@ -21,6 +21,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
+#include "devices/virtio_blk.h"
 #include "devices/virtio_pci.h"
 #include "devices/virtio_rng.h"
 #include "memory/map.h"
@@ -39,6 +40,7 @@
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
+#define MACHINE_MAX_DISKS 16u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -79,6 +81,8 @@ struct machine_config {
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
 	bool has_rng;
+	struct virtio_blk_options disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
@@ -137,6 +141,8 @@ struct machine {
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
 	struct virtio_rng rng;
+	struct virtio_blk disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	struct virtio_pci
 		virtios[MACHINE_MAX_VIRTIO]; /* of the devices above, as they were added */
 	unsigned int nr_virtios;
