@@ -21,6 +21,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
+#include "devices/virtio_blk.h"
 #include "devices/virtio_pci.h"
 #include "devices/virtio_rng.h"
 #include "memory/map.h"
@@ -39,6 +40,7 @@
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
+#define MACHINE_MAX_DISKS 16u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -79,6 +81,8 @@ struct machine_config {
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
 	bool has_rng;
+	struct virtio_blk_options disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
@@ -136,14 +140,16 @@ struct machine {
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
-	struct event_source
-		inhibiting; /* fd owned; signalled while vfio_inhibit() has more to do */
+	/* fd owned; signalled while vfio_inhibit() has more to do. */
+	struct event_source inhibiting;
 	struct virtio_rng rng;
+	struct virtio_blk disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	/* Of the devices above, as they were added. */
 	struct virtio_pci virtios[MACHINE_MAX_VIRTIO];
 	unsigned int nr_virtios;
-	struct event_source
-		reset_done; /* fd owned: a virtio device is through with its reset */
+	/* fd owned: a virtio device is through with its reset. */
+	struct event_source reset_done;
 	bool restarts; /* the guest's reset waits for those of its virtio devices; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
