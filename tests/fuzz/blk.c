@@ -4,7 +4,7 @@
  * the driver does: it reads and writes what it named, of its own RAM and of the disk, the image
  * keeps its size, no request is lost, and a reset ends with nothing under way.
  *
- * An input is a byte of the disk's properties, then steps.
+ * An input is a byte that says which disk, then steps.
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,22 +27,34 @@
 #define HEADER (FUZZ_BUFFER + 0x20000)
 #define STATUS (FUZZ_BUFFER + 0x21000)
 
-enum { DISK_READONLY = 1, DISK_DIRECT = 2 };
-
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
-static struct virtio_blk blk;
+/* Made once, since that takes longer than most inputs; what an input leaves a reset undoes. */
+static struct disk {
+	struct virtio_blk blk;
+	char path[64];
+	int fd;
+} disks[3]; /* plain, readonly, direct */
+static struct disk *disk;
+static struct virtio_blk *blk; /* the disk's */
 
-/* One for all inputs; the host may make it shorter. */
-static int image_fd(void)
+static void make_disk(struct disk *d, bool readonly, bool direct)
 {
-	static int fd = -1;
+	struct virtio_blk_options options = { .path = d->path, .serial = "fuzzed" };
 
-	if (fd < 0)
-		fd = memfd_create("disk", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, 0) < 0 || ftruncate(fd, IMAGE_SIZE) < 0)
+	d->fd = memfd_create("disk", MFD_CLOEXEC);
+	if (d->fd < 0 || ftruncate(d->fd, IMAGE_SIZE) < 0)
 		abort(); /* of this process's making, not the input's */
-	return fd;
+	(void)snprintf(d->path, sizeof(d->path), "/proc/self/fd/%d", d->fd);
+	options.readonly = readonly;
+	options.direct = direct;
+	int r = virtio_blk_init(&d->blk, &fuzz.map, NULL, &options, NR_QUEUES);
+	if (r < 0 && direct) { /* Linux before 6.6 has no O_DIRECT for it */
+		options.direct = false;
+		r = virtio_blk_init(&d->blk, &fuzz.map, NULL, &options, NR_QUEUES);
+	}
+	if (r < 0)
+		abort(); /* likewise */
 }
 
 /* A request as a driver that behaves would send it, or nearly: it takes the fuzzer deep. */
@@ -63,7 +75,7 @@ static void step_request(void)
 	data.len = next8() % 4 ? next8() * (reads || kind & 64 ? 512u : 16u) : next32();
 	if (reads)
 		data.flags |= VRING_DESC_F_WRITE;
-	if (blk.options.direct && !(kind & 32)) {
+	if (blk->options.direct && !(kind & 32)) {
 		header.sector &= ~7ull;
 		data.len &= ~4095u;
 	}
@@ -75,7 +87,7 @@ static void step_request(void)
 	put_desc(queue, 2, (struct vring_desc){ STATUS, 1, VRING_DESC_F_WRITE, 0 });
 	publish(queue, 0);
 	if (next8() % 4)
-		virtio_kick(&blk.virtio, queue);
+		virtio_kick(&blk->virtio, queue);
 }
 
 /* Ranges that may be good, where step_request() looks for them. */
@@ -95,17 +107,17 @@ static void step_ranges(void)
 /* The event loop, if there is something for it to do. */
 static void step_complete(void)
 {
-	if (eventfd_pending(blk.done.fd))
-		blk.done.ready(&blk.done, POLLIN);
+	if (eventfd_pending(blk->done.fd))
+		blk->done.ready(&blk->done, POLLIN);
 }
 
 static void wait_for_operations(void)
 {
-	struct pollfd p = { .fd = blk.done.fd, .events = POLLIN };
+	struct pollfd p = { .fd = blk->done.fd, .events = POLLIN };
 
-	while (blk.nr_running > 0) {
+	while (blk->nr_running > 0) {
 		if (poll(&p, 1, 10000) == 1)
-			blk.done.ready(&blk.done, POLLIN);
+			blk->done.ready(&blk->done, POLLIN);
 		else
 			assert(errno == EINTR);
 	}
@@ -118,19 +130,19 @@ static void step_wait(void)
 
 static void step_second(void)
 {
-	if (!blk.options.readonly && next8() % 4 == 0 &&
-	    truncate(blk.options.path, next8() * 4096ll) < 0)
+	if (!blk->options.readonly && next8() % 4 == 0 &&
+	    ftruncate(disk->fd, next8() * 4096ll) < 0)
 		abort(); /* of this process's making, not the input's */
-	blk.timer.ready(&blk.timer, POLLIN);
+	blk->timer.ready(&blk->timer, POLLIN);
 }
 
 static void step_reset(void)
 {
-	virtio_reset(&blk.virtio);
+	virtio_reset(&blk->virtio);
 	wait_for_operations();
-	assert(virtio_get_status(&blk.virtio) == 0);
+	assert(virtio_get_status(&blk->virtio) == 0);
 	for (unsigned int i = 0; i < NR_QUEUES; i++)
-		assert(blk.nr_taken[i] == 0);
+		assert(blk->nr_taken[i] == 0);
 }
 
 static void check(void)
@@ -138,13 +150,13 @@ static void check(void)
 	unsigned int nr_taken = 0;
 
 	for (unsigned int i = 0; i < NR_QUEUES; i++)
-		nr_taken += blk.nr_taken[i];
+		nr_taken += blk->nr_taken[i];
 	/* Each request is under way, or waits for the flush that is. */
-	assert(nr_taken == 0 || blk.nr_running > 0);
-	assert(nr_taken <= NR_QUEUES * VIRTQ_MAX_SIZE && blk.nr_touched <= nr_taken + 512);
+	assert(nr_taken == 0 || blk->nr_running > 0);
+	assert(nr_taken <= NR_QUEUES * VIRTQ_MAX_SIZE && blk->nr_touched <= nr_taken + 512);
 	/* Nobody waits who could go on. */
-	assert(list_empty(&blk.flush_waiting) || blk.flush_runs);
-	assert(list_empty(&blk.bounce_waiting) || blk.bouncer);
+	assert(list_empty(&blk->flush_waiting) || blk->flush_runs);
+	assert(list_empty(&blk->bounce_waiting) || blk->bouncer);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
@@ -155,26 +167,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 		step_bytes,  step_queue,   step_indirect, step_status,  step_features,
 		step_config, step_second,  step_reset,    step_request,
 	};
-	char path[64];
-	struct virtio_blk_options options = { .path = path, .serial = "fuzzed" };
-	int fd = image_fd();
 
-	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (!disks[0].blk.options.path) {
+		make_disk(&disks[0], false, false);
+		make_disk(&disks[1], true, false);
+		make_disk(&disks[2], false, true);
+	}
 	if (fuzz_begin(fuzz_ram(), bytes, size) < 0)
 		abort(); /* likewise */
-	uint8_t properties = next8();
-	options.readonly = properties & DISK_READONLY;
-	options.direct = properties & DISK_DIRECT;
-	int r = virtio_blk_init(&blk, &fuzz.map, NULL, &options, NR_QUEUES);
-	if (r < 0) { /* Linux before 6.6 has no O_DIRECT for it */
-		options.direct = false;
-		r = virtio_blk_init(&blk, &fuzz.map, NULL, &options, NR_QUEUES);
-	}
-	if (r < 0)
-		abort(); /* likewise */
-	fuzz.virtio = &blk.virtio;
+	disk = &disks[next8() % nitems(disks)];
+	blk = &disk->blk;
+	fuzz.virtio = &blk->virtio;
 	fuzz_run(steps, nitems(steps), check);
-	virtio_blk_finish(&blk);
+	step_reset();
+	if (ftruncate(disk->fd, 0) < 0 || ftruncate(disk->fd, IMAGE_SIZE) < 0)
+		abort(); /* likewise */
+	blk->timer.ready(&blk->timer, POLLIN);
 	fuzz_end();
 	fuzz_empty(fuzz_ram());
 	return 0;

@@ -461,7 +461,6 @@ static void bad_buffers(void)
 static void part_hostile(void)
 {
 	fill(option("memory") - 256, 256, 0xff); /* where no sector is */
-	bad_buffers();
 	breaks_it(no_status);
 	breaks_it(status_nowhere);
 	breaks_it(status_in_a_bar);
@@ -469,6 +468,7 @@ static void part_hostile(void)
 	breaks_it(writable_before_readable);
 	breaks_it(a_loop);
 	breaks_it(index_runs_away);
+	bad_buffers(); /* of which the log soon has enough */
 	start(USUAL_FEATURES);
 	the_same_again_and_again();
 	wait_a_while();
