@@ -33,12 +33,14 @@
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"
+#include "vmm/net.h"
 #include "vmm/qmp.h"
 #include "vmm/vcpu.h"
 
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
+#define MACHINE_MAX_NETS 8u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -79,6 +81,8 @@ struct machine_config {
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
 	bool has_rng;
+	struct net_config nets[MACHINE_MAX_NETS];
+	unsigned int nr_nets;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	enum on_reset on_reset;
@@ -137,6 +141,8 @@ struct machine {
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
 	struct virtio_rng rng;
+	struct net nets[MACHINE_MAX_NETS];
+	unsigned int nr_nets;
 	struct virtio_pci
 		virtios[MACHINE_MAX_VIRTIO]; /* of the devices above, as they were added */
 	unsigned int nr_virtios;
@@ -195,6 +201,11 @@ void machine_stop_auto(struct machine *machine);
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);
+/*
+ * Plugs the cable of network card `name` ("net0") in, or pulls it. -ENODEV: there is no such card.
+ * -EPIPE: nobody is at the other end any more.
+ */
+must_check int machine_set_link(struct machine *machine, const char *name, bool up);
 /* Presses the power button. */
 void machine_power_down(struct machine *machine);
 /* Ends the guest at once; machine_run() returns STATUS_FAILED. */
