@@ -87,7 +87,7 @@ static bool enter_indirect(const struct virtq *vq, const struct vring_desc *desc
 			   struct table *table)
 {
 	if (!vq->indirect || table->indirect || (desc->flags & VRING_DESC_F_NEXT) ||
-	    desc->len == 0 || desc->len % sizeof(*desc) != 0)
+	    desc->len % sizeof(*desc) != 0)
 		return false;
 	*table = (struct table){ desc->addr, desc->len / sizeof(*desc), true };
 	return true;

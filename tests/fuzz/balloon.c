@@ -3,41 +3,26 @@
  * balloon.c - a hostile balloon driver, as libFuzzer plays it: what it does, step by step, is
  * the input. After each step the books must be right; at the end all memory is the guest's.
  *
- * An input is a byte of the world's properties, then steps: a byte each, and operands as the
- * step takes them. What is missing at the end reads as zeros.
+ * An input is a byte of the world's properties, then steps.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <sys/mman.h>
-
-#include <linux/virtio_ring.h>
-
-#include "base/log.h"
 #include "base/trace.h"
 
 #include "devices/virtio_balloon.h"
-#include "memory/access.h"
-#include "memory/map.h"
-#include "memory/ram.h"
 #include "memory/reclaim.h"
+#include "tests/fuzz/driver.h"
 
 #define PAGE 4096u
 #define HUGE_PAGE (2ull << 20)
-#define SIZE (2 * HUGE_PAGE) /* of low RAM, and of high RAM */
-#define HIGH_GPA 0x100000000ull
 #define GRANULE (64ull << 10) /* where there is a device; huge pages are larger */
-#define NR_PAGES (2 * SIZE / PAGE)
+#define NR_PAGES (2 * FUZZ_SIZE / PAGE)
 
-/* Where a driver that behaves has its queues. */
-#define RING(queue) (0x4000ull * (queue))
-#define AVAIL 0x1000ull
-#define USED 0x2000ull
-#define BUFFER 0x100000ull
 #define POOL_PFN ((uint32_t)(HUGE_PAGE / PAGE))
-#define HIGH_PFN ((uint32_t)(HIGH_GPA / PAGE))
+#define HIGH_PFN ((uint32_t)(FUZZ_HIGH_GPA / PAGE))
 
 enum {
 	WORLD_GRANULES = 1, /* RAM in pieces of 2 MiB, as hugetlb is */
@@ -52,20 +37,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int __real_ram_populate(struct ram *ram, uint64_t offset, uint64_t size);
 int __wrap_ram_populate(struct ram *ram, uint64_t offset, uint64_t size);
-int __wrap_log_err(int r, const char *fmt, ...);
 
 /* Exists only while an input runs. */
 static struct {
-	const uint8_t *at; /* the input */
-	const uint8_t *end;
-	struct ram *ram; /* one of those below */
-	struct memory_map map;
-	struct memory_region low, high;
+	struct ram *ram; /* that below, or fuzz_ram() */
 	struct reclaim reclaim;
 	struct inhibitor inhibitors[2];
 	bool raised[2];
 	struct virtio_balloon balloon;
-	uint16_t next_avail[VIRTIO_MAX_QUEUES];
 	bool unsafe;
 	bool host_is_full;     /* populating fails */
 	bool reporting;        /* what was traced last is a report */
@@ -76,29 +55,22 @@ static struct {
 } world;
 
 /* Made once, since that takes longer than most inputs; emptied after each. */
-static struct ram anonymous, memfd;
+static struct ram memfd;
 
-/* The kernel, and the log */
+/* The kernel */
 
 int __wrap_ram_populate(struct ram *ram, uint64_t offset, uint64_t size)
 {
 	return world.host_is_full ? -ENOMEM : __real_ram_populate(ram, offset, size);
 }
 
-/* A host without memory would be told of a million times. */
-int __wrap_log_err(int r, const char *fmt, ...)
-{
-	(void)fmt;
-	return r;
-}
-
 /* Where guest address `gpa` stands in the block; < 0: nowhere. */
 static int64_t page_at(gpa_t gpa)
 {
-	if (gpa < SIZE)
+	if (gpa < FUZZ_SIZE)
 		return (int64_t)(gpa / PAGE);
-	if (gpa >= HIGH_GPA && gpa < HIGH_GPA + SIZE)
-		return (int64_t)((gpa - HIGH_GPA + SIZE) / PAGE);
+	if (gpa >= FUZZ_HIGH_GPA && gpa < FUZZ_HIGH_GPA + FUZZ_SIZE)
+		return (int64_t)((gpa - FUZZ_HIGH_GPA + FUZZ_SIZE) / PAGE);
 	return -1;
 }
 
@@ -162,7 +134,7 @@ static void check_discard(uint64_t offset, uint64_t size)
 {
 	const bool *pages = world.reporting ? world.reported : world.may_go;
 
-	assert(offset + size <= 2 * SIZE && size > 0);
+	assert(offset + size <= 2 * FUZZ_SIZE && size > 0);
 	if (world.raised[0] || world.raised[1])
 		assert(world.unsafe && !world.reporting);
 	for (uint64_t page = offset / PAGE; page < (offset + size) / PAGE; page++)
@@ -191,48 +163,6 @@ static void watch(const char *event, uint64_t a, uint64_t b)
 
 /* The input */
 
-static uint8_t next8(void)
-{
-	return world.at < world.end ? *world.at++ : 0;
-}
-
-static uint16_t next16(void)
-{
-	uint16_t low = next8();
-	return (uint16_t)(low | next8() << 8);
-}
-
-static uint32_t next32(void)
-{
-	uint32_t low = next16();
-	return low | (uint32_t)next16() << 16;
-}
-
-static uint64_t next64(void)
-{
-	uint64_t low = next32();
-	return low | (uint64_t)next32() << 32;
-}
-
-static gpa_t next_gpa(void)
-{
-	static const gpa_t edges[] = {
-		0,        SIZE - 1,      SIZE - 16,           SIZE,
-		HIGH_GPA, HIGH_GPA - 16, HIGH_GPA + SIZE - 2, UINT64_MAX
-	};
-
-	switch (next8() % 8) {
-	case 0:
-	case 1: return next16();
-	case 2:
-	case 3: return BUFFER + next16();
-	case 4: return edges[next8() % nitems(edges)];
-	case 5: return (gpa_t)next16() * PAGE;
-	case 6: return HIGH_GPA + next16();
-	default: return next64();
-	}
-}
-
 static uint32_t next_pfn(void)
 {
 	switch (next8() % 4) {
@@ -243,73 +173,7 @@ static uint32_t next_pfn(void)
 	}
 }
 
-static unsigned int next_queue(void)
-{
-	return next8() % world.balloon.virtio.nr_queues;
-}
-
-/* Steps. What does not fit into RAM is not written: the driver's CPU would fault. */
-
-static void put(gpa_t gpa, const void *bytes, size_t size)
-{
-	if (memory_write(&world.map, gpa, bytes, size) < 0)
-		return;
-}
-
-static void put_desc(unsigned int queue, unsigned int i, struct vring_desc desc)
-{
-	put(world.balloon.virtio.queues[queue].ring.desc + i * sizeof(desc), &desc,
-	    sizeof(desc));
-}
-
-static void publish(unsigned int queue, uint16_t head)
-{
-	const struct virtq *vq = &world.balloon.virtio.queues[queue].ring;
-	uint16_t i = world.next_avail[queue]++;
-
-	put(vq->driver + 4 + i % vq->size * sizeof(head), &head, sizeof(head));
-	put(vq->driver + 2, &world.next_avail[queue], sizeof(uint16_t));
-}
-
-/* Operands one by one: in an initialiser each compiler has an order of its own. */
-static void step_desc(void)
-{
-	struct vring_desc desc;
-	unsigned int queue = next_queue();
-	unsigned int i = next8();
-
-	desc.addr = next_gpa();
-	desc.len = next8() % 4 ? next16() : next32();
-	desc.flags = next8() % 8;
-	desc.next = next8();
-	put_desc(queue, i, desc);
-}
-
-static void step_publish(void)
-{
-	unsigned int queue = next_queue();
-
-	publish(queue, next8() % 4 ? next8() : next16());
-}
-
-static void step_avail(void)
-{
-	unsigned int queue = next_queue();
-
-	world.next_avail[queue] = next16();
-	publish(queue, next8());
-}
-
-static void step_bytes(void)
-{
-	uint8_t bytes[256];
-	gpa_t gpa = next_gpa();
-	size_t n = next8();
-
-	for (size_t i = 0; i < n; i++)
-		bytes[i] = next8();
-	put(gpa, bytes, n);
-}
+/* Steps */
 
 /* A run of page numbers, ascending, descending or the same one again. */
 static unsigned int put_pfns(gpa_t gpa)
@@ -329,9 +193,9 @@ static unsigned int put_pfns(gpa_t gpa)
 static void step_element(void)
 {
 	unsigned int queue = next_queue();
-	struct vring_desc desc = { .addr = BUFFER };
+	struct vring_desc desc = { .addr = FUZZ_BUFFER };
 
-	desc.len = put_pfns(BUFFER) * 4;
+	desc.len = put_pfns(FUZZ_BUFFER) * 4;
 	if (queue == 3) {
 		desc.addr = next_gpa();
 		desc.len = next8() * PAGE * 16;
@@ -340,78 +204,6 @@ static void step_element(void)
 	put_desc(queue, 0, desc);
 	publish(queue, 0);
 	virtio_kick(&world.balloon.virtio, queue);
-}
-
-/* As the transport does: sizes that are none are not taken, a queue that is on is left alone. */
-static void step_queue(void)
-{
-	struct virtq *vq = &world.balloon.virtio.queues[next_queue()].ring;
-
-	uint16_t size = (uint16_t)(1u << next8() % 8);
-	gpa_t desc = align_down(next_gpa(), 16);
-	gpa_t driver = align_down(next_gpa(), 2);
-	gpa_t device = align_down(next_gpa(), 4);
-	if (vq->enabled)
-		return;
-	vq->size = size;
-	vq->desc = desc;
-	vq->driver = driver;
-	vq->device = device;
-	vq->enabled = true;
-}
-
-static void step_features(void)
-{
-	struct virtio *virtio = &world.balloon.virtio;
-	uint32_t half = next8() % 3;
-
-	virtio_set_driver_features(virtio, half, next32());
-	(void)virtio_get_driver_features(virtio, half);
-	(void)virtio_get_features(virtio, half);
-}
-
-static void step_status(void)
-{
-	virtio_set_status(&world.balloon.virtio, next8());
-}
-
-/* Up to DRIVER_OK, with what it takes of the features. */
-static void step_start(void)
-{
-	struct virtio *virtio = &world.balloon.virtio;
-	uint32_t features = next8();
-
-	virtio_set_status(virtio, 0);
-	virtio_set_status(virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
-	virtio_set_driver_features(virtio, 0, features & (uint32_t)virtio->features);
-	virtio_set_driver_features(virtio, 1, (uint32_t)(virtio->features >> 32));
-	virtio_set_status(virtio, virtio_get_status(virtio) | VIRTIO_CONFIG_S_FEATURES_OK);
-	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
-		static const uint8_t zeros[4] = { 0 };
-		struct virtq *vq = &virtio->queues[i].ring;
-		vq->desc = RING(i);
-		vq->driver = RING(i) + AVAIL;
-		vq->device = RING(i) + USED;
-		vq->enabled = true;
-		world.next_avail[i] = 0;
-		put(vq->driver, zeros, sizeof(zeros));
-	}
-	virtio_set_status(virtio, virtio_get_status(virtio) | VIRTIO_CONFIG_S_DRIVER_OK);
-}
-
-static void step_kick(void)
-{
-	virtio_kick(&world.balloon.virtio, next_queue());
-}
-
-static void step_config(void)
-{
-	struct virtio *virtio = &world.balloon.virtio;
-	unsigned int size = 1u << next8() % 4;
-	uint64_t offset = next8() % 4 ? next8() % 20 : next64();
-
-	(void)virtio_config_read(virtio, offset, size);
-	virtio_config_write(virtio, offset, size, next64());
 }
 
 static void step_inhibit(void)
@@ -476,7 +268,7 @@ static void check_books(void)
 	struct reclaim_figures f;
 
 	reclaim_figures(&world.reclaim, &f);
-	assert(f.held <= 2 * SIZE);
+	assert(f.held <= 2 * FUZZ_SIZE);
 	assert(f.reclaimed <= f.held);
 	assert(f.held_back == f.held - f.reclaimed);
 	assert(f.incomplete <= f.held_back);
@@ -485,61 +277,32 @@ static void check_books(void)
 		assert(f.reclaimed == 0);
 	check_pinned();
 	virtio_balloon_get_state(&world.balloon, &s);
-	assert(s.actual <= 2 * SIZE && s.nr_waiting <= 1);
+	assert(s.actual <= 2 * FUZZ_SIZE && s.nr_waiting <= 1);
 	/* A write of 0 to the status, too, is a reset. */
 	if (virtio_get_status(&world.balloon.virtio) == 0)
 		assert(f.held == 0);
 }
 
-static void run_steps(void)
-{
-	static void (*const steps[])(void) = {
-		step_start,  step_element, step_kick,  step_desc,   step_publish,
-		step_avail,  step_bytes,   step_queue, step_status, step_features,
-		step_config, step_inhibit, step_host,  step_reset,
-	};
-
-	while (world.at < world.end) {
-		steps[next8() % nitems(steps)]();
-		check_books();
-	}
-}
-
 /* The world */
 
-static int make_map(uint8_t properties)
+static int make_map(uint8_t properties, const uint8_t *bytes, size_t size)
 {
 	bool granules = properties & WORLD_GRANULES;
 
-	world.ram = granules || properties & WORLD_MEMFD ? &memfd : &anonymous;
+	world.ram = granules || properties & WORLD_MEMFD ? &memfd : fuzz_ram();
 	world.ram->page_size = granules ? HUGE_PAGE : PAGE;
-	memory_map_init(&world.map);
-	world.low = (struct memory_region){
-		.size = SIZE,
-		.host = world.ram->host,
-		.ram = world.ram,
-		.name = "low",
-	};
-	world.high = (struct memory_region){
-		.gpa = HIGH_GPA,
-		.size = SIZE,
-		.host = (char *)world.ram->host + SIZE,
-		.ram = world.ram,
-		.name = "high",
-	};
-	int r = memory_map_add(&world.map, &world.low);
-	return r < 0 ? r : memory_map_add(&world.map, &world.high);
+	return fuzz_begin(world.ram, bytes, size);
 }
 
 static int add_device(void)
 {
 	world.pinner.ops = &device_ops;
 	pinner_join(&world.reclaim, &world.pinner);
-	int r = pinner_pin(&world.reclaim, &world.pinner, &world.low);
-	return r < 0 ? r : pinner_pin(&world.reclaim, &world.pinner, &world.high);
+	int r = pinner_pin(&world.reclaim, &world.pinner, &fuzz.low);
+	return r < 0 ? r : pinner_pin(&world.reclaim, &world.pinner, &fuzz.high);
 }
 
-static int make_world(uint8_t properties)
+static int make_world(uint8_t properties, const uint8_t *bytes, size_t size)
 {
 	const struct virtio_balloon_config config = {
 		.reporting = properties & WORLD_REPORTING && !(properties & WORLD_GRANULES),
@@ -548,16 +311,18 @@ static int make_world(uint8_t properties)
 	};
 
 	world.unsafe = properties & WORLD_UNSAFE;
-	int r = make_map(properties);
+	int r = make_map(properties, bytes, size);
 	if (r < 0)
 		return r;
-	r = reclaim_init(&world.reclaim, &world.map,
+	r = reclaim_init(&world.reclaim, &fuzz.map,
 			 world.unsafe ? RECLAIM_UNSAFE : RECLAIM_INHIBIT, GRANULE);
 	if (r >= 0 && properties & WORLD_PINNER && !world.unsafe)
 		r = add_device();
-	return r < 0 ? r
-		     : virtio_balloon_init(&world.balloon, &world.map, &world.reclaim, NULL,
-					   &config);
+	if (r >= 0)
+		r = virtio_balloon_init(&world.balloon, &fuzz.map, &world.reclaim, NULL,
+					&config);
+	fuzz.virtio = &world.balloon.virtio;
+	return r;
 }
 
 static void end_world(void)
@@ -571,36 +336,33 @@ static void end_world(void)
 	memset(world.pinned, 0, sizeof(world.pinned));
 	pinner_leave(&world.reclaim, &world.pinner);
 	reclaim_finish(&world.reclaim);
-	memory_map_remove(&world.map, &world.high);
-	memory_map_remove(&world.map, &world.low);
-	memory_map_finish(&world.map);
+	fuzz_end();
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc;
 	(void)argv;
-	log_set_level(LOG_ERROR);
-	if (ram_init(&anonymous, 2 * SIZE, RAM_ANONYMOUS) < 0 ||
-	    ram_init(&memfd, 2 * SIZE, RAM_MEMFD) < 0)
-		abort();
-	/* Or each input's first touch clears 2 MiB. */
-	(void)madvise(anonymous.host, anonymous.size, MADV_NOHUGEPAGE);
-	return 0;
+	return ram_init(&memfd, 2 * FUZZ_SIZE, RAM_MEMFD);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
+	static void (*const steps[])(void) = {
+		step_start,  step_element, step_kick,  step_desc,   step_publish,
+		step_avail,  step_bytes,   step_queue, step_status, step_features,
+		step_config, step_inhibit, step_host,  step_reset,  step_indirect,
+	};
+	size_t nr_properties = size > 0;
+
 	memset(&world, 0, sizeof(world));
-	world.at = bytes;
-	world.end = bytes + size;
 	trace_listen(watch);
-	if (make_world(next8()) < 0)
+	if (make_world(size > 0 ? bytes[0] : 0, bytes + nr_properties, size - nr_properties) <
+	    0)
 		abort(); /* of this process's making, not the input's */
-	run_steps();
+	fuzz_run(steps, nitems(steps), check_books);
 	end_world();
 	trace_listen(NULL);
-	if (ram_discard(world.ram, 0, 2 * SIZE) < 0)
-		abort(); /* likewise */
+	fuzz_empty(world.ram);
 	return 0;
 }
