@@ -60,8 +60,8 @@ static ssize_t tap_receive(struct net_backend *backend, unsigned int pair,
 	do
 		n = readv(backend->fds[pair], iov, count);
 	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return errno == EBADFD ? -EPIPE : -errno;
+	if (n <= 0)
+		return n == 0 || errno == EBADFD ? -EPIPE : -errno;
 	return n < (ssize_t)(NET_HEADER_SIZE + NET_ETHERNET_SIZE) ? -EMSGSIZE : n;
 }
 

@@ -46,7 +46,7 @@ struct vhost_net_wiring {
 
 /*
  * Opens /dev/vhost-net. -ENOENT, -ENODEV, -EACCES: the host has none for us. -EOPNOTSUPP: it
- * knows less than the card promises. Not logged. On failure nothing is left behind.
+ * knows less than the card promises. Not logged, but for memory that it refuses. On failure nothing is left behind.
  */
 must_check int vhost_net_init(struct vhost_net *vhost, struct memory_map *map);
 /* Stops. Accepts a zeroed object and one with an fd of -1. */

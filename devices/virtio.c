@@ -106,7 +106,10 @@ void virtio_interrupt(struct virtio *virtio, unsigned int index)
 
 int virtio_queue_eventfd(struct virtio *virtio, unsigned int index)
 {
-	return virtio->transport ? virtio->transport->queue_eventfd(virtio, index) : -1;
+	const struct virtio_transport_ops *transport = virtio->transport;
+
+	return transport && transport->queue_eventfd ? transport->queue_eventfd(virtio, index)
+						     : -1;
 }
 
 void virtio_yield_kicks(struct virtio *virtio, unsigned int index)

@@ -70,7 +70,7 @@ struct virtio_ops {
 struct virtio_transport_ops {
 	void (*queue_interrupt)(struct virtio *virtio, unsigned int index);
 	void (*config_interrupt)(struct virtio *virtio);
-	/* As virtio_queue_eventfd(). */
+	/* As virtio_queue_eventfd(). NULL: there are none. */
 	int (*queue_eventfd)(struct virtio *virtio, unsigned int index);
 };
 

@@ -15,6 +15,9 @@
  *    sent while the link is down is dropped, and counted. So is a frame that is too short or
  *    too long; buffers outside of RAM, or queues that break the rules, break the device.
  *
+ * A tap interface that is deleted takes the link down, once a frame is waited for or sent: by us. The
+ * kernel's vhost does not tell.
+ *
  * Threads: as virtio_init(); frames on the event loop, or in the kernel. Takes virtio->lock, and
  * under it memory_map.change_lock (at init and finish only).
  */
