@@ -19,8 +19,10 @@ struct test_case {
 	unsigned int cpus;   /* 0: one */
 	uint64_t memory;     /* 0: 64 MiB */
 	enum ram_backing backing;
-	/* NULL: the two test devices instead. With it there is a control socket, too. */
+	/* NULL, and net NULL: the two test devices instead. With it there is a control socket, too. */
 	const struct virtio_balloon_config *balloon;
+	/* A network card, likewise; the runner is at its other end. */
+	const struct net_config *net;
 	uint64_t balloon_keep;    /* of the memory; 0: all */
 	bool hardware;            /* needs a KVM that is not software */
 	enum console_kind serial; /* CONSOLE_NONE: a file, which is where failures are told */

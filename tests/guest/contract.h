@@ -64,6 +64,9 @@
 #define HOST_NO_VALUE 0xffffffffffffffffull
 #define HOST_TEXT_SIZE 128 /* of what is asked and found, and its NUL */
 
+/* Ethernet type of the frames that come back: for experiments, nobody else's. */
+#define NET_TYPE 0x88b5
+
 /* What serial-socket's runner sends and wants back. */
 #define SERIAL_INPUT_SIZE 600
 
