@@ -23,7 +23,8 @@
 #define HOST_BRIDGE_VENDOR 0x1b36
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
-#define STAT_AVAILABLE 6u /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
+#define STAT_AVAILABLE 6u          /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
+#define INHIBIT_STEP (64ull << 20) /* made live before others have the event loop */
 #define ETHERNET 0x020000
 #define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
 
@@ -346,6 +347,49 @@ static void auto_timer_ready(struct event_source *source, uint32_t events)
 		return;
 }
 
+/* The policy */
+
+static void tell_policy(enum reclaim_policy policy)
+{
+	log_info("balloon: the policy with a device assigned is %s",
+		 reclaim_policy_name(policy));
+}
+
+/* One step; others have the event loop before the next. */
+static int go_on_inhibiting(struct machine *m)
+{
+	pthread_mutex_lock(&m->pci.lock);
+	int r = vfio_inhibit(&m->vfio, INHIBIT_STEP);
+	pthread_mutex_unlock(&m->pci.lock);
+	if (r > 0)
+		eventfd_signal(m->inhibiting.fd);
+	else if (r == 0)
+		tell_policy(RECLAIM_INHIBIT);
+	return r < 0 ? r : 0;
+}
+
+static void inhibiting_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, inhibiting);
+
+	(void)events;
+	(void)eventfd_take(source->fd);
+	/* Another policy may have been asked for meanwhile. */
+	if (!m->vfio.inhibiting)
+		return;
+	int r = go_on_inhibiting(m);
+	if (r < 0)
+		(void)log_err(r, "balloon: make present what the host had: the policy with a "
+				 "device assigned stays coordinated");
+}
+
+static int init_inhibiting(struct machine *m)
+{
+	int r = eventfd_create(&m->inhibiting.fd);
+
+	return r < 0 ? r : event_loop_add(&m->loop, &m->inhibiting, EPOLLIN);
+}
+
 /* Wiring, in the order of machine_init(). */
 
 /*
@@ -382,6 +426,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.wake = { .fd = -1, .ready = wake_ready },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
+		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
 		.initialised = true,
 	};
 	const struct vfio_dma_config dma = {
@@ -689,6 +734,8 @@ static int add_balloon(struct machine *m)
 			  config->memory);
 	if (r >= 0)
 		r = init_auto_timer(m);
+	if (r >= 0)
+		r = init_inhibiting(m);
 	return r < 0 ? log_err(r, "balloon") : 0;
 }
 
@@ -945,6 +992,9 @@ void machine_finish(struct machine *m)
 	if (m->auto_timer.fd >= 0)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
+	if (m->inhibiting.fd >= 0)
+		event_loop_remove(&m->loop, &m->inhibiting);
+	fd_close(&m->inhibiting.fd);
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	for (unsigned int i = m->nr_virtios; i-- > 0;)
 		virtio_pci_finish(&m->virtios[i]);
@@ -1017,13 +1067,13 @@ int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 		return -ENODEV;
 	if (m->config.unsafe)
 		return -EPERM;
+	if (policy == RECLAIM_INHIBIT)
+		return go_on_inhibiting(m);
 	pthread_mutex_lock(&m->pci.lock);
-	int r = policy == RECLAIM_COORDINATED ? vfio_coordinate(&m->vfio)
-					      : vfio_inhibit(&m->vfio);
+	int r = vfio_coordinate(&m->vfio);
 	pthread_mutex_unlock(&m->pci.lock);
 	if (r >= 0)
-		log_info("balloon: the policy with a device assigned is %s",
-			 reclaim_policy_name(policy));
+		tell_policy(policy);
 	return r;
 }
 

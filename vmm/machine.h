@@ -140,11 +140,13 @@ struct machine {
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
+	struct event_source
+		inhibiting; /* fd owned; signalled while vfio_inhibit() has more to do */
 	struct virtio_rng rng;
 	struct net nets[MACHINE_MAX_NETS];
 	unsigned int nr_nets;
-	struct virtio_pci
-		virtios[MACHINE_MAX_VIRTIO]; /* of the devices above, as they were added */
+	/* Of the devices above, as they were added. */
+	struct virtio_pci virtios[MACHINE_MAX_VIRTIO];
 	unsigned int nr_virtios;
 	struct event_source
 		reset_done; /* fd owned: a virtio device is through with its reset */
@@ -195,9 +197,10 @@ must_check int machine_start_auto(struct machine *machine);
 void machine_stop_auto(struct machine *machine);
 /*
  * What becomes of the balloon's memory while devices are assigned: RECLAIM_INHIBIT or
- * RECLAIM_COORDINATED. Takes as long as it takes to make live what was reclaimed. -ENODEV: there
- * is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as vfio_coordinate()
- * and vfio_inhibit(). On failure all is as before.
+ * RECLAIM_COORDINATED. With the former, what was reclaimed is made live bit by bit, which the
+ * figures tell; if the host has no memory for the rest all is as before, and the log says so.
+ * -ENODEV: there is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as
+ * vfio_coordinate() and vfio_inhibit(). On failure all is as before.
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);

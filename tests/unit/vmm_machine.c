@@ -7,6 +7,10 @@
 #include <string.h>
 
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <linux/pci_regs.h>
 
 #include "base/fd.h"
 
@@ -479,6 +483,55 @@ START_TEST(ram_beyond_2_gib_is_a_second_slot_of_the_same_block)
 }
 END_TEST
 
+/* With the user's passt, which is a socket of ours. */
+START_TEST(network_cards_are_on_the_bus_and_leave_nothing)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s.net", kernel_path);
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(listen(listener, 8), 0);
+	config.nr_nets = 2;
+	for (unsigned int i = 0; i < 2; i++)
+		config.nets[i] = (struct net_config){ .kind = NET_PASST_RUNNING,
+						      .name = address.sun_path };
+	init();
+	ck_assert_uint_eq(machine.nr_virtios, 2);
+	ck_assert_uint_eq(pci_get_16(&machine.virtios[0].pci, PCI_DEVICE_ID), 0x1041);
+	ck_assert_uint_eq(pci_get_16(&machine.virtios[0].pci, PCI_CLASS_DEVICE), 0x0200);
+	ck_assert_str_eq(machine.nets[1].name, "net1");
+	/* Addresses that nobody has chosen are two, and the same each time. */
+	uint8_t macs[2][VIRTIO_NET_MAC_SIZE];
+	for (unsigned int i = 0; i < 2; i++) {
+		memcpy(macs[i], machine.nets[i].card.mac, sizeof(macs[i]));
+		ck_assert_uint_eq(macs[i][0] & 3, 2);
+	}
+	ck_assert_mem_ne(macs[0], macs[1], sizeof(macs[0]));
+	ck_assert_int_eq(machine_set_link(&machine, "net1", false), 0);
+	ck_assert(machine.nets[0].card.link_up && !machine.nets[1].card.link_up);
+	ck_assert_int_eq(machine_set_link(&machine, "net2", false), -ENODEV);
+	machine_finish(&machine);
+	config.nets[1].has_mac = true;
+	config.nets[1].mac[5] = 7;
+	init();
+	ck_assert_mem_eq(macs[0], machine.nets[0].card.mac, sizeof(macs[0]));
+	ck_assert_uint_eq(machine.nets[1].card.mac[5], 7);
+	machine_finish(&machine);
+	close(listener);
+	(void)unlink(address.sun_path);
+	/* One that is no good is the user's affair, and the one before it is closed. */
+	(void)process_log();
+	ck_assert_int_eq(machine_init(&machine, &config), -EINVAL);
+	process_expect_log("nobody there? passt --socket /tmp/");
+	expect_nothing_left();
+	config.nets[0] = (struct net_config){ .kind = NET_TAP, .name = "no-such-tap" };
+	expect_refusal(-ENODEV, "ip tuntap add dev no-such-tap mode tap");
+	config.nets[0] = (struct net_config){ .kind = NET_FD, .fd = 1 };
+	expect_refusal(-EINVAL, "fd=1: it is not that of a tap interface");
+}
+END_TEST
+
 START_TEST(what_the_user_gave_wrong_is_told_and_leaves_nothing)
 {
 	config.memory = 1ull << 39; /* the processor has 39 bits */
@@ -748,6 +801,84 @@ START_TEST(a_guest_that_resets_for_ever_is_ended_by_its_timeout)
 }
 END_TEST
 
+/* Two processors at once: the second begins when there is a request of the first one's. */
+
+#define A_WHILE_US 50000 /* in which the event loop gets there; if not, less is proved */
+
+static bool second_runs;
+
+static void wait_for_second(void)
+{
+	while (!__atomic_load_n(&second_runs, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
+
+static void wait_for_request(void)
+{
+	bool requested = false;
+
+	__atomic_store_n(&second_runs, true, __ATOMIC_SEQ_CST);
+	while (!requested) {
+		usleep(1000);
+		pthread_mutex_lock(&machine.lock);
+		requested = machine.requested;
+		pthread_mutex_unlock(&machine.lock);
+	}
+}
+
+static int resets_beside_the_second(struct kvm_run *run)
+{
+	wait_for_second();
+	return resets(run);
+}
+
+/* The event loop is at the reset, and goes on when this processor is parked. */
+static int powers_off_in_a_reset(struct kvm_run *run)
+{
+	wait_for_request();
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+START_TEST(a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = resets_beside_the_second;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = powers_off_in_a_reset;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
+/* The event loop hears of neither request before both processors are parked. */
+static int powers_off_while_its_state_is_asked_for(struct kvm_run *run)
+{
+	wait_for_second();
+	kill(getpid(), SIGUSR1);
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+static int resets_after_the_first(struct kvm_run *run)
+{
+	wait_for_request();
+	return resets(run);
+}
+
+START_TEST(a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = powers_off_while_its_state_is_asked_for;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = resets_after_the_first;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
 static unsigned int reset_fails_at;
 
 static int resets_and_a_step_of_it_fails(struct kvm_run *run)
@@ -891,6 +1022,7 @@ int main(void)
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
 		ram_beyond_2_gib_is_a_second_slot_of_the_same_block,
+		network_cards_are_on_the_bus_and_leave_nothing,
 		what_the_user_gave_wrong_is_told_and_leaves_nothing,
 		the_kernel_starts_on_the_first_processor_only,
 		every_step_of_starting_fails_once,
@@ -908,6 +1040,8 @@ int main(void)
 		a_reset_starts_the_guest_anew,
 		a_guest_that_resets_for_ever_is_stopped_by_a_second_signal,
 		a_guest_that_resets_for_ever_is_ended_by_its_timeout,
+		a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew,
+		a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew,
 		every_step_of_a_reset_fails_once,
 		an_mmio_read_reaches_its_device_and_its_answer_the_guest,
 		an_mmio_access_of_odd_length_is_done_in_pieces,
