@@ -25,8 +25,9 @@
 #define HOST_BRIDGE_CLASS 0x060000
 #define STAT_AVAILABLE 6u          /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
 #define INHIBIT_STEP (64ull << 20) /* made live before others have the event loop */
+#define UNCLASSIFIED 0x00ff00      /* PCI has no class for a balloon, or for entropy */
+#define MASS_STORAGE 0x010000
 #define ETHERNET 0x020000
-#define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
 
 /*
  * Requests: from any thread to the event loop. The first one wins, except that an end wins over
@@ -475,8 +476,9 @@ static int catch_signals(struct machine *m)
 	sigaddset(&handled, SIGINT);
 	sigaddset(&handled, SIGHUP);
 	sigaddset(&handled, SIGUSR1);
-	/* A reader of the console who goes away is no reason to die. */
+	/* A reader of the console who goes away is no reason to die, nor a limit on a disk's file. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)pthread_sigmask(SIG_BLOCK, &handled, NULL);
 	m->signals.fd = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->signals.fd < 0)
@@ -749,6 +751,25 @@ static int add_rng(struct machine *m)
 	return r < 0 ? log_err(r, "rng") : 0;
 }
 
+/* A path that is no good is the user's affair: virtio_blk_init() errors stay what they are. */
+static int add_disks(struct machine *m)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->config.nr_disks && r >= 0; i++) {
+		struct virtio_blk *disk = &m->disks[m->nr_disks];
+		r = virtio_blk_init(disk, &m->map, &m->loop, &m->config.disks[i],
+				    m->config.nr_cpus);
+		if (r < 0)
+			return r;
+		m->nr_disks++;
+		r = not_the_users(add_virtio(m, &disk->virtio, MASS_STORAGE));
+		if (r < 0)
+			(void)log_err(r, "%s", disk->name);
+	}
+	return r;
+}
+
 static int add_nets(struct machine *m)
 {
 	int r = 0;
@@ -843,6 +864,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = not_the_users(add_virtio_devices(m));
+	if (r < 0)
+		goto fail;
+	r = add_disks(m);
 	if (r < 0)
 		goto fail;
 	r = add_nets(m);
@@ -965,6 +989,20 @@ static void tell_balloon(struct machine *m)
 			 f->reports.taken >> 20, f->reports.bytes >> 20, f->reports.calls);
 }
 
+static void tell_disks(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->nr_disks; i++) {
+		struct virtio_blk_figures f;
+		virtio_blk_get_figures(&m->disks[i], &f);
+		log_debug("%s: %" PRIu64 " reads (%" PRIu64 " KiB), %" PRIu64
+			  " writes (%" PRIu64 " KiB), %" PRIu64 " flushes, %" PRIu64
+			  " discards, %" PRIu64 " write-zeroes, %" PRIu64 " errors",
+			  m->disks[i].name, f.nr_reads, f.bytes_read >> 10, f.nr_writes,
+			  f.bytes_written >> 10, f.nr_flushes, f.nr_discards, f.nr_zeroes,
+			  f.nr_errors);
+	}
+}
+
 int machine_run(struct machine *m)
 {
 	int r = start(m);
@@ -975,6 +1013,7 @@ int machine_run(struct machine *m)
 	event_loop_run(&m->loop);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	tell_balloon(m);
+	tell_disks(m);
 	if (log_enabled(LOG_DEBUG))
 		print_state(m);
 	return m->status;
@@ -998,6 +1037,8 @@ void machine_finish(struct machine *m)
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	for (unsigned int i = m->nr_virtios; i-- > 0;)
 		virtio_pci_finish(&m->virtios[i]);
+	for (unsigned int i = m->nr_disks; i-- > 0;)
+		virtio_blk_finish(&m->disks[i]);
 	for (unsigned int i = m->nr_nets; i-- > 0;)
 		net_close(&m->nets[i]);
 	virtio_rng_finish(&m->rng);

@@ -21,6 +21,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
+#include "devices/virtio_blk.h"
 #include "devices/virtio_pci.h"
 #include "devices/virtio_rng.h"
 #include "memory/map.h"
@@ -40,6 +41,7 @@
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
+#define MACHINE_MAX_DISKS 16u
 #define MACHINE_MAX_NETS 8u
 
 /* How ballast ends; documented in --help. */
@@ -81,6 +83,8 @@ struct machine_config {
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
 	bool has_rng;
+	struct virtio_blk_options disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	struct net_config nets[MACHINE_MAX_NETS];
 	unsigned int nr_nets;
 	const char *qmp; /* path of the control socket; NULL: none */
@@ -140,16 +144,18 @@ struct machine {
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
-	struct event_source
-		inhibiting; /* fd owned; signalled while vfio_inhibit() has more to do */
+	/* fd owned; signalled while vfio_inhibit() has more to do. */
+	struct event_source inhibiting;
 	struct virtio_rng rng;
+	struct virtio_blk disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	struct net nets[MACHINE_MAX_NETS];
 	unsigned int nr_nets;
 	/* Of the devices above, as they were added. */
 	struct virtio_pci virtios[MACHINE_MAX_VIRTIO];
 	unsigned int nr_virtios;
-	struct event_source
-		reset_done; /* fd owned: a virtio device is through with its reset */
+	/* fd owned: a virtio device is through with its reset. */
+	struct event_source reset_done;
 	bool restarts; /* the guest's reset waits for those of its virtio devices; event loop */
 	struct qmp qmp;
 	struct vfio vfio;

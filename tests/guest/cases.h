@@ -19,7 +19,9 @@ struct test_case {
 	unsigned int cpus;   /* 0: one */
 	uint64_t memory;     /* 0: 64 MiB */
 	enum ram_backing backing;
-	/* NULL, and net NULL: the two test devices instead. With it there is a control socket, too. */
+	/* With none of these three there are the two test devices. */
+	const struct virtio_blk_options *disk; /* an image of the runner's: contract.h */
+	/* With it there is a control socket, too. */
 	const struct virtio_balloon_config *balloon;
 	/* A network card, likewise; the runner is at its other end. */
 	const struct net_config *net;

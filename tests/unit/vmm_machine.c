@@ -399,6 +399,8 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 
 	config.has_balloon = true;
 	config.balloon.reporting = true;
+	config.disks[config.nr_disks++] =
+		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
 	config.qmp = serial_path;
 	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &unlimited), 0);
 	limit = unlimited;
@@ -414,6 +416,67 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 		ck_assert_uint_lt(n, 100);
 	}
 	ck_assert_uint_gt(n, 20);
+}
+END_TEST
+
+/* Any file will do for a disk that is read only. */
+static void add_disk(void)
+{
+	config.disks[config.nr_disks++] =
+		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
+}
+
+START_TEST(disks_come_in_their_order_and_leave_nothing)
+{
+	add_disk();
+	add_disk();
+	config.disks[1].serial = "second";
+	fake_kvm.steps[0] = powers_off;
+	log_set_level(LOG_DEBUG);
+	init();
+	for (unsigned int i = 0; i < 2; i++) {
+		const struct pci_device *dev = machine.pci.devices[PCI_DEVFN(1 + i, 0)];
+		ck_assert_uint_eq(pci_get_16(dev, 2), 0x1042);
+		ck_assert_uint_eq(pci_get_16(dev, 10), 0x0100);          /* mass storage */
+		ck_assert_uint_eq(machine.disks[i].virtio.nr_queues, 2); /* one a vCPU */
+	}
+	ck_assert_ptr_null(machine.disks[0].options.serial);
+	ck_assert_str_eq(machine.disks[1].options.serial, "second");
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	expect_in_log(kernel_path,
+		      "': 0 reads (0 KiB), 0 writes (0 KiB), 0 flushes, 0 discards, "
+		      "0 write-zeroes, 0 errors");
+}
+END_TEST
+
+START_TEST(a_disk_that_is_none_is_told)
+{
+	add_disk();
+	config.disks[0].path = "/nonexistent";
+	expect_refusal(-EINVAL, "disk '/nonexistent': No such file or directory");
+	expect_nothing_left();
+}
+END_TEST
+
+START_TEST(every_step_of_building_a_disk_fails_once)
+{
+	unsigned int n = 1;
+
+	add_disk();
+	for (;; n++) {
+		fake_kvm_init();
+		fake_kvm.fail_at = n;
+		int r = machine_init(&machine, &config);
+		bool failed = fake_kvm.failed;
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+		expect_nothing_left();
+		if (!failed)
+			break;
+		(void)r;
+	}
+	ck_assert_uint_ge(n - 1, 85);
 }
 END_TEST
 
@@ -1018,6 +1081,9 @@ int main(void)
 		the_user_may_ask_for_memory_at_run_time,
 		every_step_of_building_a_balloon_fails_once,
 		fds_that_run_out_at_any_moment_leave_nothing,
+		disks_come_in_their_order_and_leave_nothing,
+		a_disk_that_is_none_is_told,
+		every_step_of_building_a_disk_fails_once,
 		every_capability_that_is_needed_is_named,
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
