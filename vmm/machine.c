@@ -867,8 +867,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = add_disks(m);
-	if (r >= 0)
-		r = add_nets(m);
+	if (r < 0)
+		goto fail;
+	r = add_nets(m);
 	if (r < 0)
 		goto fail;
 	/* A path that is no good is the user's affair: qmp_init() errors stay what they are. */
