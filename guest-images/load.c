@@ -8,6 +8,8 @@
  *	load ask HOST PORT COUNT   a byte there and a byte back, COUNT times, one after the other
  *	load send HOST PORT MIB    a stream there
  *	load take HOST PORT MIB    a stream back
+ *	load push HOST PORT        standard input to whoever listens there, until it ends
+ *	load pull HOST PORT FILE   what whoever listens there sends, into a file or disk, past the page cache
  *
  * Prints one line, "ballast: load KIND requests=N bytes=N ns=N", by the guest's monotonic clock.
  * Exit status: 0, or 1 and a line that says what failed.
@@ -258,6 +260,53 @@ static int run_stream(char **words, char what)
 	return 0;
 }
 
+static int run_push(char **words)
+{
+	static char chunk[CHUNK];
+	int fd = reach(words[0], (uint16_t)number(words[1]));
+	uint64_t since = now(), requests = 0, size = 0;
+	ssize_t n;
+
+	for (; (n = read(STDIN_FILENO, chunk, sizeof(chunk))) > 0; requests++) {
+		must_write(fd, chunk, (size_t)n);
+		size += (uint64_t)n;
+	}
+	if (n < 0)
+		err(1, "standard input");
+	shutdown(fd, SHUT_WR);
+	if (read(fd, chunk, 1) != 0) /* until the other end has it all */
+		errx(1, "the other end says something");
+	tell("push", requests, size, since);
+	return 0;
+}
+
+static int run_pull(char **words)
+{
+	int fd = reach(words[0], (uint16_t)number(words[1]));
+	int out = open(words[2], O_WRONLY | O_DIRECT);
+	uint64_t since = now(), requests = 0;
+	size_t filled = 0;
+	void *memory;
+	ssize_t n;
+
+	if (out < 0)
+		err(1, "%s", words[2]);
+	if (posix_memalign(&memory, 4096, CHUNK) != 0)
+		errx(1, "no memory");
+	while ((n = read(fd, (char *)memory + filled, CHUNK - filled)) > 0) {
+		filled += (size_t)n;
+		if (filled < CHUNK)
+			continue;
+		must_write(out, memory, CHUNK);
+		filled = 0;
+		requests++;
+	}
+	if (n < 0 || filled > 0 || fsync(out) < 0)
+		err(1, "a stream of whole pieces of %u KiB, please", CHUNK >> 10);
+	tell("pull", requests, requests * CHUNK, since);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -272,5 +321,9 @@ int main(int argc, char **argv)
 		return run_stream(argv + 2, 's');
 	if (strcmp(what, "take") == 0 && argc == 5)
 		return run_stream(argv + 2, 't');
+	if (strcmp(what, "push") == 0 && argc == 4)
+		return run_push(argv + 2);
+	if (strcmp(what, "pull") == 0 && argc == 5)
+		return run_pull(argv + 2);
 	errx(1, "wrong usage; see the head of load.c");
 }
