@@ -574,7 +574,7 @@ static int add_platform(struct machine *m)
 		.mem64 = { m->layout.mem64_base, m->layout.mem64_size },
 	};
 	const struct power_handler handler = { .requested = power_requested, .opaque = m };
-	const struct serial_backend backend = console_backend(&m->console);
+	const struct port_backend backend = console_backend(&m->console);
 
 	int r = pci_bus_init(&m->pci, &m->pio, &m->mmio, &windows, LAYOUT_ECAM_BASE);
 	if (r >= 0) {
@@ -788,7 +788,8 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	/* The serial port has its address already, and no vCPU has run to use it. */
-	r = console_init(&m->console, &m->loop, &config->serial, console_commanded, m);
+	r = console_init(&m->console, &m->loop, "--serial", &config->serial, console_commanded,
+			 m);
 	if (r < 0)
 		goto fail;
 	return 0;
@@ -841,7 +842,7 @@ static int start(struct machine *m)
 	if (r >= 0)
 		r = start_timer(m);
 	if (r >= 0)
-		r = console_connect(&m->console, &m->serial);
+		r = console_connect(&m->console, &m->serial.port);
 	return r;
 }
 

@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 
+#include "devices/serial.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
 #include "vmm/console.h"
@@ -81,15 +82,15 @@ static int init(enum console_kind kind)
 {
 	const struct console_config config = { kind, path };
 
-	return console_init(&console, &loop, &config, commanded, &loop);
+	return console_init(&console, &loop, "--serial", &config, commanded, &loop);
 }
 
 static void start(enum console_kind kind)
 {
 	ck_assert_int_eq(init(kind), 0);
-	const struct serial_backend backend = console_backend(&console);
+	const struct port_backend backend = console_backend(&console);
 	ck_assert_int_eq(serial_init(&serial, &pio, &wires.wires, BASE, 4, &backend), 0);
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 }
 
 /* Runs the loop until nobody is ready any more. One that never comes to rest spins. */
@@ -300,9 +301,9 @@ START_TEST(who_is_there_before_the_guest_starts_sees_its_first_words)
 {
 	ck_assert_int_eq(init(CONSOLE_UNIX), 0);
 	int client = ask_for_connection();
-	const struct serial_backend backend = console_backend(&console);
+	const struct port_backend backend = console_backend(&console);
 	ck_assert_int_eq(serial_init(&serial, &pio, &wires.wires, BASE, 4, &backend), 0);
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 	guest_writes("first words");
 	ck_assert_str_eq(read_all(client), "first words");
 	close(client);
@@ -483,10 +484,12 @@ START_TEST(a_socket_path_that_is_too_long_is_refused)
 
 	memset(longer, 'x', sizeof(longer) - 1);
 	longer[sizeof(longer) - 1] = '\0';
-	ck_assert_int_eq(console_init(&console, &loop, &config, commanded, &loop), -EINVAL);
+	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
+			 -EINVAL);
 	process_expect_log("a path of at most 107 bytes, please");
 	longer[108] = '\0';
-	ck_assert_int_eq(console_init(&console, &loop, &config, commanded, &loop), -EINVAL);
+	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
+			 -EINVAL);
 	process_expect_log("a path of at most 107 bytes, please");
 }
 END_TEST
@@ -643,7 +646,7 @@ START_TEST(a_terminal_goes_raw_on_connecting_and_back_at_the_end)
 	ck_assert_int_eq(init(CONSOLE_STDIO), 0);
 	struct termios opened = mode();
 	ck_assert_uint_eq(opened.c_lflag, before.c_lflag); /* not yet: errors are printed */
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 	ck_assert_uint_eq(mode().c_lflag & (ICANON | ECHO | ISIG), 0);
 	ck_assert_uint_eq(mode().c_oflag, before.c_oflag); /* our log goes there, too */
 	console_finish(&console);
@@ -760,6 +763,42 @@ START_TEST(a_terminal_that_hangs_up_holds_nobody_up)
 }
 END_TEST
 
+START_TEST(an_error_names_the_option)
+{
+	const struct console_config config = { CONSOLE_FILE, "/none/at/all" };
+
+	ck_assert_int_eq(console_init(&console, &loop, "--console", &config, commanded, &loop),
+			 -ENOENT);
+	process_expect_log("console: --console file '/none/at/all'");
+}
+END_TEST
+
+START_TEST(a_window_is_the_terminals_on_either_side)
+{
+	const struct console_config stdio = { CONSOLE_STDIO, NULL };
+	const struct console_config file = { CONSOLE_FILE, path };
+	const struct winsize size = { .ws_col = 100, .ws_row = 30 };
+	struct winsize got;
+	int out[2];
+
+	start_terminal();
+	ck_assert_int_eq(ioctl(terminal, TIOCSWINSZ, &size), 0);
+	ck_assert(!console_get_window(&file, &got));
+	ck_assert(console_get_window(&stdio, &got));
+	ck_assert_uint_eq(got.ws_col, 100);
+	ck_assert_uint_eq(got.ws_row, 30);
+	ck_assert_int_eq(pipe2(out, O_CLOEXEC), 0);
+	ck_assert_int_eq(dup2(out[1], STDOUT_FILENO), STDOUT_FILENO);
+	got = (struct winsize){ 0 };
+	ck_assert(console_get_window(&stdio, &got)); /* ballast | tee log */
+	ck_assert_uint_eq(got.ws_col, 100);
+	ck_assert_int_eq(dup2(out[0], STDIN_FILENO), STDIN_FILENO);
+	ck_assert(!console_get_window(&stdio, &got));
+	close(out[0]);
+	close(out[1]);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -797,6 +836,8 @@ int main(void)
 		what_is_pasted_before_the_guest_reads_waits_for_it,
 		an_escape_gets_through_a_queue_that_is_full,
 		a_terminal_that_hangs_up_holds_nobody_up,
+		an_error_names_the_option,
+		a_window_is_the_terminals_on_either_side,
 	};
 	return run_tests("vmm_console", setup, teardown, tests, nitems(tests));
 }
