@@ -16,7 +16,9 @@
 #include "base/fd.h"
 
 #include "devices/serial.h"
+#include "devices/virtio_console.h"
 #include "tests/fakes/process.h"
+#include "tests/fakes/virtio_driver.h"
 #include "tests/fakes/wires.h"
 #include "vmm/console.h"
 
@@ -29,6 +31,8 @@ static struct io_bus pio;
 static struct fake_wires wires;
 static struct serial serial;
 static struct console console;
+static struct virtio_driver driver;
+static struct virtio_console hvc;
 static char directory[64];
 static char path[96];
 static unsigned int fds_before;
@@ -72,6 +76,9 @@ static void teardown(void)
 {
 	console_finish(&console);
 	serial_finish(&serial);
+	virtio_console_finish(&hvc);
+	if (driver.ram.host)
+		driver_finish(&driver);
 	console_finish(&console);
 	ck_assert_uint_eq(process_nr_fds(), fds_before);
 	(void)unlink(path);
@@ -763,6 +770,249 @@ START_TEST(a_terminal_that_hangs_up_holds_nobody_up)
 }
 END_TEST
 
+/* A virtio console in the serial port's place. */
+
+#define OUTPUT DRIVER_POOL
+#define INPUT (2 * DRIVER_POOL)
+#define MUCH (4 * DRIVER_POOL)
+enum { RECEIVEQ, TRANSMITQ };
+
+static void start_hvc(enum console_kind kind)
+{
+	ck_assert_int_eq(init(kind), 0);
+	const struct port_backend backend = console_backend(&console);
+	driver_init(&driver);
+	ck_assert_int_eq(virtio_console_init(&hvc, &driver.map, &loop, &backend, NULL), 0);
+	driver_take(&driver, &hvc.virtio);
+	driver_start(&driver, UINT64_MAX);
+	ck_assert_int_eq(console_connect(&console, &hvc.port), 0);
+}
+
+static void hvc_sends(gpa_t gpa, uint32_t size)
+{
+	const struct driver_buffer buffer = { gpa, size, false };
+
+	(void)driver_add(&driver, TRANSMITQ, &buffer, 1);
+	driver_kick(&driver, TRANSMITQ);
+}
+
+static void hvc_writes(const char *text)
+{
+	memcpy(driver_at(&driver, OUTPUT, strlen(text)), text, strlen(text));
+	hvc_sends(OUTPUT, (uint32_t)strlen(text));
+}
+
+static void hvc_gives_buffer(uint32_t size)
+{
+	const struct driver_buffer buffer = { INPUT, size, true };
+
+	(void)driver_add(&driver, RECEIVEQ, &buffer, 1);
+	driver_kick(&driver, RECEIVEQ);
+	settle();
+}
+
+/* How often what was sent was answered since the last time. */
+static unsigned int nr_answers(void)
+{
+	unsigned int n = 0;
+	uint16_t head;
+	uint32_t written;
+
+	while (driver_take_used(&driver, TRANSMITQ, &head, &written))
+		n++;
+	return n;
+}
+
+/* Of the buffer; 0: it did not come back. */
+static uint32_t nr_received(void)
+{
+	uint16_t head;
+	uint32_t written = 0;
+
+	(void)driver_take_used(&driver, RECEIVEQ, &head, &written);
+	return written;
+}
+
+START_TEST(a_client_talks_with_a_virtio_console)
+{
+	start_hvc(CONSOLE_UNIX);
+	int client = connect_client();
+	hvc_writes("login: ");
+	ck_assert_str_eq(read_all(client), "login: ");
+	ck_assert_uint_eq(nr_answers(), 1);
+	write_all(client, "root\r");
+	settle();
+	ck_assert_uint_eq(nr_received(), 0);
+	hvc_gives_buffer(2);
+	ck_assert_uint_eq(nr_received(), 2);
+	hvc_gives_buffer(100);
+	ck_assert_uint_eq(nr_received(), 3);
+	ck_assert_mem_eq(driver_at(&driver, INPUT, 3), "ot\r", 3);
+	hvc_gives_buffer(100);
+	write_all(client, "ls\r");
+	settle();
+	ck_assert_uint_eq(nr_received(), 3);
+	close(client);
+	settle();
+}
+END_TEST
+
+START_TEST(input_for_many_small_buffers_comes_without_a_kick_each)
+{
+	const struct driver_buffer buffer = { INPUT, 1, true };
+
+	start_hvc(CONSOLE_UNIX);
+	int client = connect_client();
+	for (unsigned int i = 0; i < driver.queues[RECEIVEQ].size; i++)
+		(void)driver_add(&driver, RECEIVEQ, &buffer, 1);
+	char text[201];
+	memset(text, 'x', 200);
+	text[200] = '\0';
+	write_all(client, text);
+	settle();
+	for (unsigned int i = 0; i < driver.queues[RECEIVEQ].size; i++)
+		ck_assert_uint_eq(nr_received(), 1);
+	hvc_gives_buffer(1000);
+	ck_assert_uint_eq(nr_received(), 200 - driver.queues[RECEIVEQ].size);
+	close(client);
+	settle();
+}
+END_TEST
+
+static uint8_t *fill_much(uint32_t size)
+{
+	uint8_t *bytes = driver_at(&driver, MUCH, size);
+
+	for (uint32_t i = 0; i < size; i++)
+		bytes[i] = (uint8_t)('a' + (i + i / 4096) % 26);
+	return bytes;
+}
+
+START_TEST(a_client_that_is_slow_makes_a_virtio_queue_wait_and_loses_nothing)
+{
+	const uint32_t size = 1 << 20;
+	uint8_t piece[4096];
+	uint32_t nr_read = 0;
+
+	start_hvc(CONSOLE_UNIX);
+	const uint8_t *bytes = fill_much(size);
+	int client = connect_client();
+	hvc_sends(MUCH, size);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	while (nr_read < size) {
+		ssize_t n = recv(client, piece, sizeof(piece), MSG_DONTWAIT);
+		if (n < 0)
+			settle(); /* the rest comes */
+		if (n > 0)
+			ck_assert_mem_eq(piece, bytes + nr_read, n);
+		nr_read += n > 0 ? (uint32_t)n : 0;
+	}
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+	process_expect_no_log();
+	close(client);
+	settle();
+}
+END_TEST
+
+START_TEST(a_client_that_leaves_sets_a_virtio_queue_free)
+{
+	start_hvc(CONSOLE_UNIX);
+	(void)fill_much(1 << 20);
+	int client = connect_client();
+	hvc_sends(MUCH, 1 << 20);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	close(client);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+}
+END_TEST
+
+/* The terminal's file is one that blocks, and the event loop must not. */
+static void expect_terminal_to_wait(const char *pattern)
+{
+	const uint32_t size = 1 << 18;
+	uint32_t nr_read = 0;
+
+	start_terminal();
+	start_hvc(CONSOLE_STDIO);
+	uint8_t *bytes = fill_much(size);
+	if (pattern)
+		memset(bytes, *pattern, size);
+	hvc_sends(MUCH, size);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	while (nr_answers() == 0) {
+		ck_assert_uint_lt(nr_read, 3 * size);
+		nr_read += (uint32_t)strlen(read_all(terminal));
+		settle();
+	}
+	process_expect_no_log();
+}
+
+START_TEST(a_terminal_that_is_slow_makes_a_virtio_queue_wait)
+{
+	expect_terminal_to_wait(NULL);
+}
+END_TEST
+
+/* Each of which is two bytes on a terminal. */
+START_TEST(a_terminal_that_is_slow_takes_line_feeds_too)
+{
+	expect_terminal_to_wait("\n");
+}
+END_TEST
+
+START_TEST(a_terminal_is_a_virtio_consoles_as_well)
+{
+	start_terminal();
+	start_hvc(CONSOLE_STDIO);
+	hvc_gives_buffer(100);
+	type(CTRL_A "xls");
+	ck_assert_uint_eq(nr_stops, 1);
+	ck_assert_uint_eq(nr_received(), 2);
+	hvc_writes("file");
+	await_bytes(terminal, 4);
+	ck_assert_str_eq(read_all(terminal), "file");
+}
+END_TEST
+
+START_TEST(two_ports_have_a_back_end_each)
+{
+	struct console other;
+	char other_path[128];
+	const struct console_config config = { CONSOLE_FILE, other_path };
+	char text[64] = "";
+
+	(void)snprintf(other_path, sizeof(other_path), "%s.log", path);
+	ck_assert_int_eq(console_init(&other, &loop, "--console", &config, commanded, &loop),
+			 0);
+	const struct port_backend backend = console_backend(&other);
+	driver_init(&driver);
+	ck_assert_int_eq(virtio_console_init(&hvc, &driver.map, &loop, &backend, NULL), 0);
+	driver_take(&driver, &hvc.virtio);
+	start(CONSOLE_UNIX);
+	ck_assert_int_eq(console_connect(&other, &hvc.port), 0);
+	driver_start(&driver, 0);
+	int client = connect_client();
+	guest_writes("serial");
+	hvc_writes("virtio");
+	settle();
+	ck_assert_str_eq(read_all(client), "serial");
+	int fd = open(other_path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(read(fd, text, sizeof(text)), 6);
+	ck_assert_str_eq(text, "virtio");
+	close(fd);
+	close(client);
+	settle();
+	virtio_console_finish(&hvc);
+	console_finish(&other);
+	(void)unlink(other_path);
+}
+END_TEST
+
 START_TEST(an_error_names_the_option)
 {
 	const struct console_config config = { CONSOLE_FILE, "/none/at/all" };
@@ -836,6 +1086,14 @@ int main(void)
 		what_is_pasted_before_the_guest_reads_waits_for_it,
 		an_escape_gets_through_a_queue_that_is_full,
 		a_terminal_that_hangs_up_holds_nobody_up,
+		a_client_talks_with_a_virtio_console,
+		input_for_many_small_buffers_comes_without_a_kick_each,
+		a_client_that_is_slow_makes_a_virtio_queue_wait_and_loses_nothing,
+		a_client_that_leaves_sets_a_virtio_queue_free,
+		a_terminal_that_is_slow_makes_a_virtio_queue_wait,
+		a_terminal_that_is_slow_takes_line_feeds_too,
+		a_terminal_is_a_virtio_consoles_as_well,
+		two_ports_have_a_back_end_each,
 		an_error_names_the_option,
 		a_window_is_the_terminals_on_either_side,
 	};
