@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 
 #include "base/fd.h"
@@ -395,6 +396,8 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 
 	config.has_balloon = true;
 	config.balloon.reporting = true;
+	config.has_console = true;
+	config.console = (struct console_config){ CONSOLE_FILE, "/dev/null" };
 	config.qmp = serial_path;
 	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &unlimited), 0);
 	limit = unlimited;
@@ -410,6 +413,72 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 		ck_assert_uint_lt(n, 100);
 	}
 	ck_assert_uint_gt(n, 20);
+}
+END_TEST
+
+static int terminal; /* the user's end */
+
+static void start_terminal(void)
+{
+	terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(terminal, 0);
+	ck_assert_int_eq(grantpt(terminal), 0);
+	ck_assert_int_eq(unlockpt(terminal), 0);
+	int fd = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(dup2(fd, STDIN_FILENO), STDIN_FILENO);
+	ck_assert_int_eq(dup2(fd, STDOUT_FILENO), STDOUT_FILENO);
+	close(fd);
+	fds_before = process_nr_fds();
+}
+
+static void set_window(unsigned short columns)
+{
+	const struct winsize window = { .ws_col = columns, .ws_row = 30 };
+
+	ck_assert_int_eq(ioctl(terminal, TIOCSWINSZ, &window), 0);
+}
+
+static unsigned int seen_columns(void)
+{
+	return (unsigned int)virtio_config_read(&machine.hvc.virtio, 0, 2);
+}
+
+/* As the kernel does it where the terminal is the one that controls us. */
+static int sees_its_window_change(struct kvm_run *run)
+{
+	ck_assert_uint_eq(seen_columns(), 150); /* that of the start */
+	set_window(200);
+	ck_assert_int_eq(kill(getpid(), SIGWINCH), 0);
+	for (unsigned int i = 0; i < 5000 && seen_columns() != 200; i++)
+		usleep(1000);
+	ck_assert_uint_eq(seen_columns(), 200);
+	return powers_off(run);
+}
+
+START_TEST(a_virtio_console_follows_the_terminals_window)
+{
+	config.has_console = true;
+	config.console.kind = CONSOLE_STDIO;
+	fake_kvm.steps[0] = sees_its_window_change;
+	start_terminal();
+	set_window(100);
+	init();
+	ck_assert_uint_eq(pci_get_16(machine.pci.devices[PCI_DEVFN(1, 0)], 2), 0x1043);
+	ck_assert_uint_eq(seen_columns(), 100);
+	set_window(150);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	machine_finish(&machine);
+	ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+	ck_assert_uint_eq(fake_kvm.nr_ioeventfds, 0);
+}
+END_TEST
+
+START_TEST(a_console_that_cannot_be_opened_is_named)
+{
+	config.has_console = true;
+	config.console = (struct console_config){ CONSOLE_FILE, "/none/at/all" };
+	expect_refusal(-ENOENT, "--console file '/none/at/all'");
 }
 END_TEST
 
@@ -887,6 +956,8 @@ int main(void)
 		the_user_may_ask_for_memory_at_run_time,
 		every_step_of_building_a_balloon_fails_once,
 		fds_that_run_out_at_any_moment_leave_nothing,
+		a_virtio_console_follows_the_terminals_window,
+		a_console_that_cannot_be_opened_is_named,
 		every_capability_that_is_needed_is_named,
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
