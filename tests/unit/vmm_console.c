@@ -979,6 +979,27 @@ START_TEST(a_terminal_is_a_virtio_consoles_as_well)
 }
 END_TEST
 
+/* Whose place to write at is shared: it is not opened a second time. */
+START_TEST(standard_output_that_is_a_file_gets_it_all)
+{
+	static const char before[] = "before ";
+	char text[5007 + 1];
+
+	int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int reader = open(path, O_RDONLY | O_CLOEXEC);
+	write_all(file, before);
+	set_stdio(open("/dev/null", O_RDWR | O_CLOEXEC), file);
+	start_hvc(CONSOLE_STDIO);
+	const uint8_t *bytes = fill_much(5000);
+	hvc_sends(MUCH, 5000);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+	ck_assert_int_eq(pread(reader, text, sizeof(text), 0), 5007);
+	ck_assert_mem_eq(text, before, 7);
+	ck_assert_mem_eq(text + 7, bytes, 5000);
+}
+END_TEST
+
 START_TEST(two_ports_have_a_back_end_each)
 {
 	struct console other;
@@ -1093,6 +1114,7 @@ int main(void)
 		a_terminal_that_is_slow_makes_a_virtio_queue_wait,
 		a_terminal_that_is_slow_takes_line_feeds_too,
 		a_terminal_is_a_virtio_consoles_as_well,
+		standard_output_that_is_a_file_gets_it_all,
 		two_ports_have_a_back_end_each,
 		an_error_names_the_option,
 		a_window_is_the_terminals_on_either_side,
