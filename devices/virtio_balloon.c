@@ -213,29 +213,42 @@ static void tell_event(struct virtio_balloon *b, enum virtio_balloon_event event
 	b->events |= 1u << event;
 }
 
+/*
+ * From here on there is waiting, until it is said that there is not. A SERVED that has not been
+ * passed on yet would come after this, and be wrong: then it was one wait.
+ */
+static void begin_waiting(struct virtio_balloon *b, const char *what)
+{
+	if (b->waits)
+		return;
+	b->waits = true;
+	log_guest(&b->virtio.budget,
+		  "balloon: no host memory for a %s: trying again until there is", what);
+	if (b->events & 1u << VIRTIO_BALLOON_SERVED)
+		b->events &= ~(1u << VIRTIO_BALLOON_SERVED);
+	else
+		tell_event(b, VIRTIO_BALLOON_WAITS);
+}
+
 /* First after RETRY_FIRST_MS, then after twice as long as the last time. */
 static void wait_for_memory(struct virtio_balloon *b, const char *what)
 {
-	unsigned int ms = b->retry_ms * 2;
+	unsigned int ms = b->retry_ms ? b->retry_ms * 2 : RETRY_FIRST_MS;
 
-	if (ms == 0) {
-		ms = RETRY_FIRST_MS;
-		log_guest(&b->virtio.budget,
-			  "balloon: no host memory for a %s: trying again until there is",
-			  what);
-		tell_event(b, VIRTIO_BALLOON_WAITS);
-	}
+	begin_waiting(b, what);
 	b->retry_ms = ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS;
 	const struct timespec first = { b->retry_ms / 1000,
 					(long)(b->retry_ms % 1000) * 1000000 };
 	timer_set(&b->retry_timer, first, (struct timespec){ 0 });
 }
 
+/* Whatever it was that waited at first: a deflate may have been overtaken by a reset. */
 static void waited_for_memory(struct virtio_balloon *b, const char *what)
 {
-	if (b->retry_ms == 0)
-		return;
 	b->retry_ms = 0;
+	if (!b->waits)
+		return;
+	b->waits = false;
 	/* Where the event is passed on. */
 	timer_set(&b->retry_timer, (struct timespec){ .tv_nsec = 1 }, (struct timespec){ 0 });
 	log_guest(&b->virtio.budget, "balloon: the %s that waited for host memory is done",

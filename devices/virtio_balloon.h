@@ -96,10 +96,11 @@ struct virtio_balloon {
 	bool has_stats_buffer; /* the driver's, at stats_head */
 	uint16_t stats_head;
 	bool deflate_waits;    /* for host memory, until the timer says so */
-	unsigned int retry_ms; /* until the next try; 0: nothing is waited for */
-	int64_t slice_end;     /* of the kick under way; CLOCK_MONOTONIC milliseconds */
-	bool rests;            /* the rest timer runs */
-	unsigned int events;   /* to be passed on; a bit each */
+	unsigned int retry_ms; /* until the next try; 0: it will be the first */
+	bool waits; /* it was said that there is no memory, and not that there is again */
+	int64_t slice_end;   /* of the kick under way; CLOCK_MONOTONIC milliseconds */
+	bool rests;          /* the rest timer runs */
+	unsigned int events; /* to be passed on; a bit each */
 	struct virtio_balloon_element elements[2]; /* inflate, deflate */
 	struct virtq_chain chain;                  /* of another queue */
 	uint32_t *pfns;                            /* owned: VIRTIO_BALLOON_MAX_PFNS */

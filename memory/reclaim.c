@@ -890,11 +890,11 @@ int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 
 /* All at once */
 
-/* The next released granules, as many as may be made live in one go. */
-static int restore_some(struct reclaim *reclaim, struct block *block)
+/* The next released granules, as many as may be made live in one go; one at least. */
+static int restore_some(struct reclaim *reclaim, struct block *block, uint64_t size)
 {
 	uint64_t end = all_granules(block).end;
-	uint64_t most = STEP / GUEST_PAGE_SIZE / block->granule_pages;
+	uint64_t most = min_of(size, STEP) / GUEST_PAGE_SIZE / block->granule_pages;
 	struct span run = { 0, 0 };
 
 	while (run.first < end && !bit_test(block->released, run.first))
@@ -918,7 +918,7 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 		uint64_t before = block->nr_released;
 		if (*most == 0)
 			return 1;
-		if (restore_some(reclaim, block) < 0)
+		if (restore_some(reclaim, block, *most) < 0)
 			return -ENOMEM;
 		uint64_t done =
 			(before - block->nr_released) * block->granule_pages * GUEST_PAGE_SIZE;
@@ -975,16 +975,12 @@ void reclaim_forget(struct reclaim *reclaim)
 	pthread_mutex_unlock(&reclaim->gate);
 }
 
-int reclaim_restore(struct reclaim *reclaim)
+int reclaim_restore(struct reclaim *reclaim, uint64_t most)
 {
-	int r = 1;
-
-	while (r > 0) {
-		pthread_mutex_lock(&reclaim->gate);
-		assert(!list_empty(&reclaim->inhibitors));
-		r = restore_all(reclaim, STEP);
-		pthread_mutex_unlock(&reclaim->gate);
-	}
+	pthread_mutex_lock(&reclaim->gate);
+	assert(!list_empty(&reclaim->inhibitors));
+	int r = restore_all(reclaim, most);
+	pthread_mutex_unlock(&reclaim->gate);
 	return r;
 }
 

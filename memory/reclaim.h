@@ -231,11 +231,11 @@ must_check int reclaim_give_back_all(struct reclaim *reclaim, uint64_t most);
 void reclaim_forget(struct reclaim *reclaim);
 
 /*
- * Makes everything live that is released, while it stays held: for who is about to forbid
- * discards, and does not want to wait for memory later. Inhibitors are raised. -ENOMEM: some
- * of it stays released.
+ * Makes live what is released, while it stays held, as far as `most` bytes (or a granule more):
+ * for who forbids discards, and does not want to wait for memory later. Inhibitors are raised.
+ * 0: all is live. 1: there is more to do; call again. -ENOMEM: some of it stays released.
  */
-must_check int reclaim_restore(struct reclaim *reclaim);
+must_check int reclaim_restore(struct reclaim *reclaim, uint64_t most);
 
 /*
  * Time passes: to be called about once a second while it returns true. Granules that have

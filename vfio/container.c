@@ -427,19 +427,36 @@ static const struct pinner_ops dma_pinner_ops = {
 
 /* The map's listener */
 
-/* Everything of a region; after a failure, too, when only some of it was mapped. */
-static void forget_region(struct vfio_container *container, const struct memory_region *region)
+/*
+ * What the kernel has not unmapped is pinned still, and no books tell where: nothing may be
+ * discarded before the container is gone, or has mapped all that is live anew.
+ */
+static void remember_pins(struct vfio_container *container)
 {
+	if (!container->pins || container->left_pinned)
+		return;
+	container->left_pinned = true;
+	inhibitor_raise(container->vfio->reclaim, &container->inhibitor, "vfio container");
+}
+
+static void forget_pins(struct vfio_container *container)
+{
+	if (!container->left_pinned)
+		return;
+	container->left_pinned = false;
+	inhibitor_lower(container->vfio->reclaim, &container->inhibitor);
+}
+
+/* All that is mapped of a region. False, logged: some of it still is. Under container->lock. */
+static bool unmap_region(struct vfio_container *container, const struct mapping *mapping)
+{
+	const struct memory_region *region = mapping->region;
+	uint64_t size = mapped_size(mapping);
 	uint64_t unmapped = 0;
 
-	pthread_mutex_lock(&container->lock);
-	struct mapping *mapping = find_mapping(container, region);
-	if (!mapping)
-		goto out; /* a BAR that could not be mapped */
-	uint64_t size = mapped_size(mapping);
-	int r = 0;
-	if (size > 0)
-		r = vfio_unmap_dma(container->fd, region->gpa, region->size, &unmapped);
+	if (size == 0)
+		return true;
+	int r = vfio_unmap_dma(container->fd, region->gpa, region->size, &unmapped);
 	if (r < 0)
 		(void)log_err(r, "vfio: unmap %s 0x%" PRIx64 "+0x%" PRIx64, region->name,
 			      region->gpa, region->size);
@@ -449,6 +466,22 @@ static void forget_region(struct vfio_container *container, const struct memory_
 			      ": the kernel unmapped 0x%" PRIx64 " bytes of 0x%" PRIx64
 			      ", going on",
 			      region->name, region->gpa, region->size, unmapped, size);
+	return r >= 0 && unmapped >= size;
+}
+
+/* Everything of a region; after a failure, too, when only some of it was mapped. */
+static void forget_region(struct vfio_container *container, const struct memory_region *region)
+{
+	pthread_mutex_lock(&container->lock);
+	struct mapping *mapping = find_mapping(container, region);
+	if (!mapping)
+		goto out; /* a BAR that could not be mapped */
+	if (!unmap_region(container, mapping) && region->kind == MEMORY_RAM) {
+		/* Without the lock, which comes after the gate; as long as the books know it. */
+		pthread_mutex_unlock(&container->lock);
+		remember_pins(container);
+		pthread_mutex_lock(&container->lock);
+	}
 	container->nr_mappings -= (unsigned int)mapping->nr_mapped;
 	mapping_destroy(mapping);
 out:
@@ -671,6 +704,7 @@ static void container_destroy(struct vfio_container *container)
 	pinner_leave(container->vfio->reclaim, &container->pinner);
 	list_remove(&container->link);
 	vfio_close(&container->fd);
+	forget_pins(container);
 	vfio_iommu_finish(&container->iommu);
 	pthread_mutex_destroy(&container->lock);
 	free(container);
@@ -806,6 +840,8 @@ int vfio_container_wake(struct vfio_container *container)
 	int r = memory_map_listen(vfio->map, &container->listener);
 	if (r < 0)
 		pinner_leave(vfio->reclaim, &container->pinner);
+	else
+		forget_pins(container);
 	container->asleep = r < 0;
 	container->nr_failed_wakes += r < 0;
 	container->failed_wake = time(NULL);
@@ -859,31 +895,45 @@ static void lower_inhibitors(struct vfio *vfio)
 
 int vfio_coordinate(struct vfio *vfio)
 {
-	if (vfio->config.coordinate)
+	if (vfio->config.coordinate && !vfio->inhibiting)
 		return 0;
-	int r = check_promise(vfio);
+	int r = vfio->inhibiting ? 0 : check_promise(vfio);
 	if (r < 0)
 		return r;
 	vfio->config.coordinate = true;
+	vfio->inhibiting = false;
 	lower_inhibitors(vfio);
 	return 0;
 }
 
-int vfio_inhibit(struct vfio *vfio)
+static int begin_inhibiting(struct vfio *vfio)
+{
+	/* Those asleep pin from now on, too. */
+	list_for_each(n, &vfio->containers) {
+		int r = vfio_container_wake(container_of(n, struct vfio_container, link));
+		if (r < 0)
+			return r;
+	}
+	raise_inhibitors(vfio);
+	vfio->inhibiting = true;
+	return 0;
+}
+
+int vfio_inhibit(struct vfio *vfio, uint64_t most)
 {
 	int r = 0;
 
 	if (!vfio->config.coordinate)
 		return 0;
-	/* Those asleep pin from now on, too. */
-	list_for_each(n, &vfio->containers) {
-		r = vfio_container_wake(container_of(n, struct vfio_container, link));
-		if (r < 0)
-			return r;
-	}
-	raise_inhibitors(vfio);
+	if (!vfio->inhibiting)
+		r = begin_inhibiting(vfio);
+	if (r < 0)
+		return r;
 	if (reclaim_inhibitors(vfio->reclaim) > 0)
-		r = reclaim_restore(vfio->reclaim);
+		r = reclaim_restore(vfio->reclaim, most);
+	if (r > 0)
+		return r;
+	vfio->inhibiting = false;
 	vfio->config.coordinate = r < 0;
 	if (r < 0)
 		lower_inhibitors(vfio);

@@ -58,6 +58,7 @@ struct vfio {
 	struct reclaim *reclaim;       /* borrowed, outlives this */
 	struct wires *wires;           /* borrowed, outlives this */
 	struct vfio_dma_config config; /* `coordinate` may change: vfio_coordinate() */
+	bool inhibiting;               /* vfio_inhibit() is not through */
 	struct list_node containers;   /* in the order of opening */
 	struct list_node groups;
 };
@@ -73,6 +74,8 @@ struct vfio_container {
 	struct list_node groups;
 	struct memory_listener listener;
 	struct pinner pinner;
+	struct inhibitor inhibitor; /* raised while left_pinned */
+	bool left_pinned;           /* an unmap went wrong, and what it left is in no books */
 	pthread_mutex_t lock;
 	struct vfio_iommu iommu;   /* lock */
 	struct list_node mappings; /* lock; a region each, oldest first */
@@ -93,15 +96,19 @@ void vfio_finish(struct vfio *vfio);
 unsigned int vfio_address_bits(struct vfio *vfio);
 
 /*
- * From now on all groups go along with the balloon, or none does: inhibitors are lowered, or
- * raised, and what had been reclaimed is made live. Does nothing if it is so already.
- * vfio_coordinate: -ENOMEM: not all of RAM may be locked, or the host does not have as much;
- * logged. vfio_inhibit: -ENOMEM: the host has no memory to make it all live; not logged. On
- * failure all is as before, but for containers that have been woken. For the thread that
- * attaches and detaches, under pci_bus.lock.
+ * From now on all groups go along with the balloon, or none does. Does nothing if it is so
+ * already. On failure all is as before, but for containers that have been woken. For the thread
+ * that attaches and detaches, under pci_bus.lock.
+ *
+ * vfio_coordinate: inhibitors are lowered; also if vfio_inhibit() is not through. -ENOMEM: not
+ * all of RAM may be locked, or the host does not have as much; logged.
+ *
+ * vfio_inhibit: inhibitors are raised, and from then on nothing is discarded; what had been
+ * reclaimed is made live, as far as `most` bytes (or a granule more). 0: all is. 1: there is
+ * more to do; call again. -ENOMEM: the host has no memory for it; not logged.
  */
 must_check int vfio_coordinate(struct vfio *vfio);
-must_check int vfio_inhibit(struct vfio *vfio);
+must_check int vfio_inhibit(struct vfio *vfio, uint64_t most);
 
 /*
  * How many bytes of guest RAM are pinned for devices: what is mapped in a container that pins.

@@ -23,8 +23,10 @@
 #define HOST_BRIDGE_VENDOR 0x1b36
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS 0x060000
-#define STAT_AVAILABLE 6u     /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
-#define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
+#define STAT_AVAILABLE 6u          /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
+#define INHIBIT_STEP (64ull << 20) /* made live before others have the event loop */
+#define UNCLASSIFIED 0x00ff00      /* PCI has no class for a balloon, or for entropy */
+#define MASS_STORAGE 0x010000
 #define COMMUNICATION 0x078000
 
 /*
@@ -357,6 +359,49 @@ static void auto_timer_ready(struct event_source *source, uint32_t events)
 		return;
 }
 
+/* The policy */
+
+static void tell_policy(enum reclaim_policy policy)
+{
+	log_info("balloon: the policy with a device assigned is %s",
+		 reclaim_policy_name(policy));
+}
+
+/* One step; others have the event loop before the next. */
+static int go_on_inhibiting(struct machine *m)
+{
+	pthread_mutex_lock(&m->pci.lock);
+	int r = vfio_inhibit(&m->vfio, INHIBIT_STEP);
+	pthread_mutex_unlock(&m->pci.lock);
+	if (r > 0)
+		eventfd_signal(m->inhibiting.fd);
+	else if (r == 0)
+		tell_policy(RECLAIM_INHIBIT);
+	return r < 0 ? r : 0;
+}
+
+static void inhibiting_ready(struct event_source *source, uint32_t events)
+{
+	struct machine *m = container_of(source, struct machine, inhibiting);
+
+	(void)events;
+	(void)eventfd_take(source->fd);
+	/* Another policy may have been asked for meanwhile. */
+	if (!m->vfio.inhibiting)
+		return;
+	int r = go_on_inhibiting(m);
+	if (r < 0)
+		(void)log_err(r, "balloon: make present what the host had: the policy with a "
+				 "device assigned stays coordinated");
+}
+
+static int init_inhibiting(struct machine *m)
+{
+	int r = eventfd_create(&m->inhibiting.fd);
+
+	return r < 0 ? r : event_loop_add(&m->loop, &m->inhibiting, EPOLLIN);
+}
+
 /* Wiring, in the order of machine_init(). */
 
 /*
@@ -393,6 +438,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.wake = { .fd = -1, .ready = wake_ready },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
+		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
 		.initialised = true,
 	};
 	const struct vfio_dma_config dma = {
@@ -442,8 +488,9 @@ static int catch_signals(struct machine *m)
 	sigaddset(&handled, SIGHUP);
 	sigaddset(&handled, SIGUSR1);
 	sigaddset(&handled, SIGWINCH);
-	/* A reader of the console who goes away is no reason to die. */
+	/* A reader of the console who goes away is no reason to die, nor a limit on a disk's file. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)pthread_sigmask(SIG_BLOCK, &handled, NULL);
 	m->signals.fd = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->signals.fd < 0)
@@ -701,6 +748,8 @@ static int add_balloon(struct machine *m)
 			  config->memory);
 	if (r >= 0)
 		r = init_auto_timer(m);
+	if (r >= 0)
+		r = init_inhibiting(m);
 	return r < 0 ? log_err(r, "balloon") : 0;
 }
 
@@ -727,6 +776,25 @@ static int add_console(struct machine *m)
 	if (r >= 0)
 		r = add_virtio(m, &m->hvc.virtio, COMMUNICATION);
 	return r < 0 ? log_err(r, "virtio console") : 0;
+}
+
+/* A path that is no good is the user's affair: virtio_blk_init() errors stay what they are. */
+static int add_disks(struct machine *m)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->config.nr_disks && r >= 0; i++) {
+		struct virtio_blk *disk = &m->disks[m->nr_disks];
+		r = virtio_blk_init(disk, &m->map, &m->loop, &m->config.disks[i],
+				    m->config.nr_cpus);
+		if (r < 0)
+			return r;
+		m->nr_disks++;
+		r = not_the_users(add_virtio(m, &disk->virtio, MASS_STORAGE));
+		if (r < 0)
+			(void)log_err(r, "%s", disk->name);
+	}
+	return r;
 }
 
 /* After the assigned devices, so that these keep their places whatever else there is. */
@@ -807,6 +875,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = not_the_users(add_virtio_devices(m));
+	if (r < 0)
+		goto fail;
+	r = add_disks(m);
 	if (r < 0)
 		goto fail;
 	/* A path that is no good is the user's affair: qmp_init() errors stay what they are. */
@@ -933,6 +1004,20 @@ static void tell_balloon(struct machine *m)
 			 f->reports.taken >> 20, f->reports.bytes >> 20, f->reports.calls);
 }
 
+static void tell_disks(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->nr_disks; i++) {
+		struct virtio_blk_figures f;
+		virtio_blk_get_figures(&m->disks[i], &f);
+		log_debug("%s: %" PRIu64 " reads (%" PRIu64 " KiB), %" PRIu64
+			  " writes (%" PRIu64 " KiB), %" PRIu64 " flushes, %" PRIu64
+			  " discards, %" PRIu64 " write-zeroes, %" PRIu64 " errors",
+			  m->disks[i].name, f.nr_reads, f.bytes_read >> 10, f.nr_writes,
+			  f.bytes_written >> 10, f.nr_flushes, f.nr_discards, f.nr_zeroes,
+			  f.nr_errors);
+	}
+}
+
 int machine_run(struct machine *m)
 {
 	int r = start(m);
@@ -943,6 +1028,7 @@ int machine_run(struct machine *m)
 	event_loop_run(&m->loop);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	tell_balloon(m);
+	tell_disks(m);
 	if (log_enabled(LOG_DEBUG))
 		print_state(m);
 	return m->status;
@@ -960,10 +1046,15 @@ void machine_finish(struct machine *m)
 	if (m->auto_timer.fd >= 0)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
+	if (m->inhibiting.fd >= 0)
+		event_loop_remove(&m->loop, &m->inhibiting);
+	fd_close(&m->inhibiting.fd);
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	for (unsigned int i = m->nr_virtios; i-- > 0;)
 		virtio_pci_finish(&m->virtios[i]);
 	virtio_console_finish(&m->hvc);
+	for (unsigned int i = m->nr_disks; i-- > 0;)
+		virtio_blk_finish(&m->disks[i]);
 	virtio_rng_finish(&m->rng);
 	virtio_balloon_finish(&m->balloon);
 	for (unsigned int i = m->nr_devices; i-- > 0;)
@@ -1032,13 +1123,13 @@ int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 		return -ENODEV;
 	if (m->config.unsafe)
 		return -EPERM;
+	if (policy == RECLAIM_INHIBIT)
+		return go_on_inhibiting(m);
 	pthread_mutex_lock(&m->pci.lock);
-	int r = policy == RECLAIM_COORDINATED ? vfio_coordinate(&m->vfio)
-					      : vfio_inhibit(&m->vfio);
+	int r = vfio_coordinate(&m->vfio);
 	pthread_mutex_unlock(&m->pci.lock);
 	if (r >= 0)
-		log_info("balloon: the policy with a device assigned is %s",
-			 reclaim_policy_name(policy));
+		tell_policy(policy);
 	return r;
 }
 

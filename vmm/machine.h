@@ -21,6 +21,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
+#include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_pci.h"
 #include "devices/virtio_rng.h"
@@ -40,6 +41,7 @@
 #define MACHINE_MAX_CPUS 16u
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
+#define MACHINE_MAX_DISKS 16u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -80,6 +82,8 @@ struct machine_config {
 	/* In bytes, a power of two; 0: MACHINE_GRANULE, or more if the entries do not suffice. */
 	uint64_t granule;
 	bool has_rng;
+	struct virtio_blk_options disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	bool has_console; /* a virtio-console, with this behind it */
@@ -139,14 +143,18 @@ struct machine {
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
 	struct event_source auto_timer; /* fd owned */
+	/* fd owned; signalled while vfio_inhibit() has more to do. */
+	struct event_source inhibiting;
 	struct virtio_rng rng;
+	struct virtio_blk disks[MACHINE_MAX_DISKS];
+	unsigned int nr_disks;
 	struct console hvc_console; /* what is behind hvc */
 	struct virtio_console hvc;
-	struct virtio_pci
-		virtios[MACHINE_MAX_VIRTIO]; /* of the devices above, as they were added */
+	/* Of the devices above, as they were added. */
+	struct virtio_pci virtios[MACHINE_MAX_VIRTIO];
 	unsigned int nr_virtios;
-	struct event_source
-		reset_done; /* fd owned: a virtio device is through with its reset */
+	/* fd owned: a virtio device is through with its reset. */
+	struct event_source reset_done;
 	bool restarts; /* the guest's reset waits for those of its virtio devices; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
@@ -194,9 +202,10 @@ must_check int machine_start_auto(struct machine *machine);
 void machine_stop_auto(struct machine *machine);
 /*
  * What becomes of the balloon's memory while devices are assigned: RECLAIM_INHIBIT or
- * RECLAIM_COORDINATED. Takes as long as it takes to make live what was reclaimed. -ENODEV: there
- * is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as vfio_coordinate()
- * and vfio_inhibit(). On failure all is as before.
+ * RECLAIM_COORDINATED. With the former, what was reclaimed is made live bit by bit, which the
+ * figures tell; if the host has no memory for the rest all is as before, and the log says so.
+ * -ENODEV: there is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as
+ * vfio_coordinate() and vfio_inhibit(). On failure all is as before.
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);

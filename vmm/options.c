@@ -32,6 +32,8 @@ static const char help[] =
 	"                      policy=inhibit|coordinated with an assigned device,\n"
 	"                      granule=SIZE|auto (2M), auto=on,min=SIZE,max=SIZE,\n"
 	"                      stats=SECONDS, reporting=on, deflate-on-oom=on: ballast(1)\n"
+	"  --disk path=FILE[,readonly=on][,direct=on][,serial=TEXT]\n"
+	"                      a raw file or block device, as a virtio disk; repeatable\n"
 	"  --rng on            entropy from the host (virtio-rng)\n"
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
@@ -268,6 +270,67 @@ static int parse_balloon(char *text, struct machine_config *config)
 	return 0;
 }
 
+static int parse_serial_number(const char *text, const char **ret)
+{
+	size_t n = strlen(text);
+
+	for (size_t i = 0; i < n; i++) {
+		if (text[i] <= ' ' || text[i] > '~')
+			n = 0; /* what udev makes a name of */
+	}
+	if (n == 0 || n > VIRTIO_BLK_SERIAL_SIZE)
+		return log_err(0,
+			       "--disk serial='%s': 1 to %u letters, digits or signs of ASCII, "
+			       "please",
+			       text, VIRTIO_BLK_SERIAL_SIZE),
+		       -EINVAL;
+	*ret = text;
+	return 0;
+}
+
+/* One KEY=VALUE; cuts it at the '='. */
+static int parse_disk_key(char *piece, struct virtio_blk_options *disk)
+{
+	char *value = piece;
+	const char *key = strsep(&value, "=");
+
+	if (value && *value && strcmp(key, "path") == 0) {
+		disk->path = value;
+		return 0;
+	}
+	if (value && strcmp(key, "readonly") == 0)
+		return parse_switch("--disk readonly", value, &disk->readonly);
+	if (value && strcmp(key, "direct") == 0)
+		return parse_switch("--disk direct", value, &disk->direct);
+	if (value && strcmp(key, "serial") == 0)
+		return parse_serial_number(value, &disk->serial);
+	return log_err(0,
+		       "--disk '%s': it is path=FILE (without a comma), and perhaps "
+		       "readonly=on, direct=on, serial=TEXT",
+		       key),
+	       -EINVAL;
+}
+
+static int parse_disk(char *text, struct machine_config *config)
+{
+	struct virtio_blk_options disk = { 0 };
+	char *rest = text;
+	char *piece;
+
+	if (config->nr_disks == MACHINE_MAX_DISKS)
+		return log_err(0, "--disk '%s': at most %u disks fit", text, MACHINE_MAX_DISKS),
+		       -EINVAL;
+	while ((piece = next_piece(&rest))) {
+		int r = parse_disk_key(piece, &disk);
+		if (r < 0)
+			return r;
+	}
+	if (!disk.path)
+		return log_err(0, "--disk: path=FILE is missing"), -EINVAL;
+	config->disks[config->nr_disks++] = disk;
+	return 0;
+}
+
 /* What the guest is to keep, by one of the keys; 0: that was not given. */
 static int check_keep(const struct machine_config *config, const char *key, uint64_t keep)
 {
@@ -389,6 +452,7 @@ enum {
 	OPTION_DEVICE,
 	OPTION_BALLOON,
 	OPTION_RNG,
+	OPTION_DISK,
 	OPTION_QMP,
 	OPTION_EXPERIMENT,
 	OPTION_SERIAL,
@@ -407,6 +471,7 @@ static const struct option options[] = {
 	{ "device", required_argument, NULL, OPTION_DEVICE },
 	{ "balloon", required_argument, NULL, OPTION_BALLOON },
 	{ "rng", required_argument, NULL, OPTION_RNG },
+	{ "disk", required_argument, NULL, OPTION_DISK },
 	{ "qmp", required_argument, NULL, OPTION_QMP },
 	{ "experiment", required_argument, NULL, OPTION_EXPERIMENT },
 	{ "serial", required_argument, NULL, OPTION_SERIAL },
@@ -437,6 +502,7 @@ static int parse_one(int option, char *value, struct machine_config *config)
 	case OPTION_DEVICE: r = parse_devices(value, config); break;
 	case OPTION_BALLOON: r = parse_balloon(value, config); break;
 	case OPTION_RNG: r = parse_switch("--rng", value, &config->has_rng); break;
+	case OPTION_DISK: r = parse_disk(value, config); break;
 	case OPTION_QMP: r = parse_qmp(value, config); break;
 	case OPTION_EXPERIMENT: r = parse_experiment(value, config); break;
 	case OPTION_SERIAL: r = parse_where("--serial", value, &config->serial); break;

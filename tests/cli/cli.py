@@ -157,7 +157,8 @@ class Options(CliTest):
 
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
-                       "--qmp", "--experiment", "--serial", "--console", "--on-reset", "--timeout"):
+                       "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
+                       "--timeout"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -233,6 +234,20 @@ class Options(CliTest):
         self.refused(USAGE, ["run", "--kernel", "k", "--memory", "64M,backing=hugetlb", "--balloon",
                              "reporting=on"], "--balloon", "reporting", "hugetlb")
 
+    def test_disk_keys(self):
+        run = ["run", "--kernel", "k", "--disk"]
+        for value in ("", "/a.img", "path=", "path", "path=a,colour=red", "path=a,b", "on"):
+            self.refused(USAGE, run + [value], "--disk", "path=FILE", "comma", "readonly=on",
+                         "direct=on", "serial=TEXT")
+        self.refused(USAGE, run + ["readonly=on"], "--disk", "path=FILE")
+        for key in ("readonly", "direct"):
+            for value in ("", "yes", "1", "ON"):
+                self.refused(USAGE, run + [f"path=a,{key}={value}"], "--disk", key, f"'{value}'",
+                             "on or off")
+        for value in ("", "x" * 21, "two words", "\x01", "\u00fc"):
+            self.refused(USAGE, run + [f"path=a,serial={value}"], "--disk", "serial=", "1 to 20")
+        self.refused(USAGE, ["run", "--kernel", "k"] + 17 * ["--disk", "path=a"], "--disk", "16")
+
     def test_help_fits_one_screen(self):
         for args in (["--help"], ["-h"], ["help"], ["run", "--help"]):
             r = subprocess.run([BALLAST, *args], capture_output=True, timeout=TIMEOUT, text=True)
@@ -242,7 +257,7 @@ class Options(CliTest):
             for line in lines:
                 self.assertLessEqual(len(line.expandtabs()), 80, line)
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
-                           "--balloon", "--qmp", "--experiment", "--serial", "--console",
+                           "--balloon", "--disk", "--qmp", "--experiment", "--serial", "--console",
                            "--on-reset", "--timeout", "--exit-port", "--version", "ballast ctl"):
                 self.assertIn(option, r.stdout)
 
@@ -447,6 +462,32 @@ class Host(CliTest):
                                           "0000:ff:1f.7"), "0000:ff:1f.7")
         self.refused(USAGE, ["run", "--kernel", self.path("k", b"x"), "--serial",
                              "unix=" + self.path("serial")], "neither")
+
+    def test_disks(self):
+        def refused(disk, *words):
+            self.refused(USAGE, self.run_args("--disk", "path=" + disk), *words)
+
+        nowhere = self.path("no.img")
+        refused(nowhere, f"'{nowhere}'", "No such file")
+        refused(self.folder, f"'{self.folder}'", "neither a file nor a block device")
+        refused("/dev/null", "'/dev/null'", "neither a file nor a block device")
+        image = self.path("disk.img", b"x" * 4096)
+        with open(image, "r+b") as f:
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+            fcntl.fcntl(f, 37, lock)  # F_OFD_SETLK
+            refused(image, f"'{image}'", "in use", "readonly=on")
+            refused(image + ",readonly=on", f"'{image}'", "in use")
+        with open(image, "rb") as f:
+            self.assertEqual(f.read(), b"x" * 4096)
+        self.refused(USAGE, self.run_args("--disk", "path=" + image, "--disk", "path=" + image),
+                     f"'{image}'", "in use")
+
+    @unittest.skipUnless(os.geteuid() == 0 and shutil.which("setpriv"), "needs root and setpriv")
+    def test_disk_that_may_not_be_written(self):
+        image = self.path("disk.img", b"x" * 4096)
+        os.chmod(image, 0o444)
+        self.refused(USAGE, self.run_args("--disk", "path=" + image), f"'{image}'", "readonly=on",
+                     wrapper=["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"])
 
     def test_qmp_paths(self):
         def args(path):

@@ -373,9 +373,19 @@ static int sleep_until_kicked(const struct kvm_run *run)
 	return -EINTR;
 }
 
+/* What it does now; NULL: it sleeps. */
+static fake_step *next_step(struct fake_vcpu *vcpu)
+{
+	if (vcpu->id > 1 || vcpu->next_step == FAKE_KVM_MAX_STEPS)
+		return NULL;
+	fake_step *const *steps = vcpu->id == 0 ? fake_kvm.steps : fake_kvm.second_steps;
+	return steps[vcpu->next_step] ? steps[vcpu->next_step++] : NULL;
+}
+
 int kvm_enter(int vcpu_fd)
 {
 	struct fake_vcpu *vcpu = vcpu_at(vcpu_fd);
+	fake_step *step = NULL;
 	int r;
 
 	struct kvm_run *run =
@@ -383,9 +393,8 @@ int kvm_enter(int vcpu_fd)
 	assert(run != MAP_FAILED);
 	if (__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST))
 		r = -EINTR;
-	else if (vcpu->id == 0 && vcpu->next_step < FAKE_KVM_MAX_STEPS &&
-		 fake_kvm.steps[vcpu->next_step])
-		r = fake_kvm.steps[vcpu->next_step++](run);
+	else if ((step = next_step(vcpu)))
+		r = step(run);
 	else
 		r = sleep_until_kicked(run);
 	(void)munmap(run, MAP_SIZE);

@@ -81,6 +81,8 @@ struct fake_kvm {
 	unsigned int nr_vcpus;
 	/* What the first processor does, step by step; then, like all others, it sleeps. */
 	fake_step *steps[FAKE_KVM_MAX_STEPS];
+	/* And the second one, which has a thread of its own. */
+	fake_step *second_steps[FAKE_KVM_MAX_STEPS];
 };
 
 extern struct fake_kvm fake_kvm;

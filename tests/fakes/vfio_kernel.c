@@ -675,6 +675,8 @@ int vfio_unmap_dma(int fd, uint64_t iova, uint64_t size, uint64_t *ret_size)
 		return fake.fail_errno;
 	if (!container->has_iommu || container->nr_groups == 0)
 		return -EINVAL;
+	if (fake.unmap_error)
+		return fake.unmap_error;
 	fake_record("unmap c%u 0x%llx 0x%llx", number_of(container), (unsigned long long)iova,
 		    (unsigned long long)size);
 	*ret_size = 0;

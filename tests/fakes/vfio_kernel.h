@@ -120,6 +120,7 @@ struct fake_kernel {
 	int map_error; /* for everything */
 	int map_device_error;
 	const void *map_error_host; /* map_error is for this only, if not NULL */
+	int unmap_error;            /* for everything */
 	uint64_t unmaps_less;       /* by so many bytes */
 	struct vfio_iova_range ranges[4];
 	unsigned int nr_ranges;

@@ -105,6 +105,10 @@ static const struct virtio_balloon_config reporting_balloon = {
 	.deflate_on_oom = true,
 };
 
+static const struct virtio_blk_options plain_disk = { .serial = "mest1" };
+static const struct virtio_blk_options readonly_disk = { .readonly = true };
+
+#define BLK(part) .guest = "blk", .options = "part=" part, .cpus = 2, .disk = &plain_disk
 #define BALLOON(part) .guest = "balloon", .options = "part=" part, .balloon = &plain_balloon
 #define HOSTILE(part) .guest = "hostile", .options = "part=" part, .balloon = &plain_balloon
 
@@ -191,6 +195,22 @@ const struct test_case cases[] = {
 	{ .name = "ram-memfd-64m", .guest = "ram", .backing = RAM_MEMFD },
 	{ .name = "ram-memfd-5g", .guest = "ram", .backing = RAM_MEMFD, .memory = 5 * GIB },
 	{ .name = "ram-hugetlb-64m", .guest = "ram", .backing = RAM_HUGETLB },
+	{ .name = "blk-identity", BLK("identity") },
+	{ .name = "blk-transfer", BLK("transfer") },
+	{ .name = "blk-queues", BLK("queues") },
+	{ .name = "blk-readonly",
+	  .guest = "blk",
+	  .options = "part=readonly",
+	  .disk = &readonly_disk },
+	{ .name = "blk-grow",
+	  BLK("grow"),
+	  .logs = { "has grown to 9437184 bytes", "has shrunk to 1048576 bytes" } },
+	{ .name = "blk-reset", BLK("reset") },
+	{ .name = "blk-reboot", BLK("reboot"), .logs = { "I guest resets" } },
+	{ .name = "blk-hostile",
+	  BLK("hostile"),
+	  .logs = { "a request with no place for its status", "a malformed queue",
+		    "a request with a buffer outside of RAM" } },
 	{ .name = "balloon-identity", BALLOON("identity") },
 	{ .name = "balloon-pages", BALLOON("pages") },
 	{ .name = "balloon-pages-memfd", BALLOON("pages"), .backing = RAM_MEMFD },

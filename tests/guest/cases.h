@@ -19,7 +19,9 @@ struct test_case {
 	unsigned int cpus;   /* 0: one */
 	uint64_t memory;     /* 0: 64 MiB */
 	enum ram_backing backing;
-	/* NULL: the two test devices instead. With it there is a control socket, too. */
+	/* With neither of these two there are the two test devices. */
+	const struct virtio_blk_options *disk; /* an image of the runner's: contract.h */
+	/* With it there is a control socket, too. */
 	const struct virtio_balloon_config *balloon;
 	uint64_t balloon_keep;    /* of the memory; 0: all */
 	bool hardware;            /* needs a KVM that is not software */

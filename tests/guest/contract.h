@@ -54,15 +54,25 @@
 
 /* The host port: things a guest asks of its runner. 4 bytes each. */
 #define HOST_PORT 0x700
-#define HOST_PORT_SIZE 0x18
+#define HOST_PORT_SIZE 0x1c
 #define HOST_CLOCK 0x700      /* read: milliseconds that pass on the host */
 #define HOST_PRESS 0x704      /* write: presses the power button */
 #define HOST_ASK 0x708        /* write: address of a QMP request; goes on when it is answered */
 #define HOST_FIND 0x70c       /* write: address of keys, "held-back bytes", into that answer */
 #define HOST_VALUE_LOW 0x710  /* read: the number found there; */
 #define HOST_VALUE_HIGH 0x714 /* 0 and 1 for false and true, 0 for what is no number */
+#define HOST_RESIZE 0x718     /* write: the disk's image is that many bytes from now on */
 #define HOST_NO_VALUE 0xffffffffffffffffull
 #define HOST_TEXT_SIZE 128 /* of what is asked and found, and its NUL */
+
+/*
+ * The disk: each sector is full of one byte. What a guest that may write leaves in one of them the
+ * runner finds there.
+ */
+#define DISK_SIZE 0x800000u
+#define DISK_BYTE(sector) ((sector)*7 + 1)
+#define DISK_PROOF_SECTOR 1000u
+#define DISK_PROOF_BYTE 0xb7
 
 /* What serial-socket's runner sends and wants back. */
 #define SERIAL_INPUT_SIZE 600

@@ -123,6 +123,8 @@ static void host_port_write(void *opaque, uint64_t offset, unsigned int size, ui
 		return;
 	if (HOST_PORT + offset == HOST_PRESS)
 		power_press_button(&h->machine->power);
+	if (HOST_PORT + offset == HOST_RESIZE && truncate(h->disk_path, (off_t)value) < 0)
+		(void)log_err(-errno, "host port: size of '%s'", h->disk_path);
 	if (memory_read(&h->machine->map, value, text, sizeof(text)) < 0)
 		return;
 	text[sizeof(text) - 1] = '\0';
@@ -134,11 +136,13 @@ static void host_port_write(void *opaque, uint64_t offset, unsigned int size, ui
 
 static const struct io_ops host_port_ops = { .read = host_port_read, .write = host_port_write };
 
-int host_init(struct host *host, struct machine *machine, const char *qmp_path)
+int host_init(struct host *host, struct machine *machine, const char *qmp_path,
+	      const char *disk_path)
 {
 	*host = (struct host){
 		.machine = machine,
 		.qmp_path = qmp_path,
+		.disk_path = disk_path,
 		.port = {
 			.base = HOST_PORT,
 			.size = HOST_PORT_SIZE,

@@ -19,6 +19,7 @@
 struct host {
 	struct machine *machine; /* borrowed, outlives this; NULL: not initialised */
 	const char *qmp_path;    /* borrowed */
+	const char *disk_path;   /* borrowed */
 	struct io_region port;
 	int fd;         /* owned: the control socket, once something was asked */
 	json_t *answer; /* owned: the last one; NULL: none */
@@ -28,7 +29,8 @@ struct host {
 };
 
 /* -errno of io_bus_add(). */
-must_check int host_init(struct host *host, struct machine *machine, const char *qmp_path);
+must_check int host_init(struct host *host, struct machine *machine, const char *qmp_path,
+			 const char *disk_path);
 /* vCPUs parked, or gone with their machine. Accepts a zeroed object. */
 void host_finish(struct host *host);
 

@@ -42,6 +42,7 @@ struct run {
 	char serial_path[96];
 	char console_path[96];
 	char qmp_path[96];
+	char disk_path[96];
 	char cmdline[160];
 	struct machine machine;
 	struct test_device devices[2];
@@ -136,14 +137,46 @@ static int add_devices(struct run *run)
 {
 	static const unsigned int slots[] = { TEST_SLOT_A, TEST_SLOT_B };
 	struct machine *m = &run->machine;
-	int r = host_init(&run->host, m, run->qmp_path);
+	int r = host_init(&run->host, m, run->qmp_path, run->disk_path);
 
 	/* One of its own is where the first would be. */
-	bool fits = !run->test->balloon && !run->test->rng && !run->test->console;
+	bool fits = !run->test->balloon && !run->test->disk && !run->test->rng &&
+		    !run->test->console;
 	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && fits; i++)
 		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
 				     slots[i]);
 	return r;
+}
+
+/* The disk's image */
+
+static int make_disk(const struct run *run)
+{
+	uint8_t bytes[512];
+	FILE *f = fopen(run->disk_path, "we");
+	bool ok = f;
+
+	for (unsigned int sector = 0; ok && sector < DISK_SIZE / sizeof(bytes); sector++) {
+		memset(bytes, (uint8_t)DISK_BYTE(sector), sizeof(bytes));
+		ok = fwrite(bytes, sizeof(bytes), 1, f) == 1;
+	}
+	if (f && fclose(f) != 0)
+		ok = false;
+	return ok ? 0 : failed(run->test->name, "cannot make an image for its disk");
+}
+
+/* What the guest wrote, if it was to write something; the part says so. */
+static bool disk_is_right(const struct run *run)
+{
+	bool wrote = strstr(run->test->options, "part=transfer");
+	FILE *f = fopen(run->disk_path, "re");
+	int byte = -1;
+
+	if (f && fseek(f, DISK_PROOF_SECTOR * 512 + 511, SEEK_SET) == 0)
+		byte = fgetc(f);
+	if (f)
+		(void)fclose(f);
+	return byte == (wrote ? DISK_PROOF_BYTE : (uint8_t)DISK_BYTE(DISK_PROOF_SECTOR));
 }
 
 /* The machine from start to end; the status, or < 0. */
@@ -293,6 +326,8 @@ static int judge(struct run *run, int status, bool fds_left)
 		r = failed(test->name, "the socket is left behind");
 	if (test->console == CONSOLE_UNIX && access(run->console_path, F_OK) == 0)
 		r = failed(test->name, "the console's socket is left behind");
+	if (test->disk && !disk_is_right(run))
+		r = failed(test->name, "the disk's image is not what the guest left");
 	if (access(run->qmp_path, F_OK) == 0)
 		r = failed(test->name, "the control socket is left behind");
 	if (r < 0)
@@ -345,12 +380,20 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 			    .folder = "/tmp/ballast-guest-XXXXXX" };
 	if (test->balloon)
 		config.balloon = *test->balloon;
+	if (test->disk) {
+		config.disks[0] = *test->disk;
+		config.disks[0].path = run.disk_path;
+		config.nr_disks = 1;
+	}
 	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
 	snprintf(run.cmdline, sizeof(run.cmdline), "cpus=%u memory=%" PRIu64 " now=%lld %s",
 		 config.nr_cpus, config.memory, (long long)time(NULL),
 		 test->options ? test->options : "");
-	if (!mkdtemp(run.folder) || capture_log(&run) < 0)
+	if (!mkdtemp(run.folder))
 		return failed(test->name, "cannot make a folder for its files");
+	snprintf(run.disk_path, sizeof(run.disk_path), "%s/disk", run.folder);
+	if ((test->disk && make_disk(&run) < 0) || capture_log(&run) < 0)
+		return -1;
 	snprintf(run.serial_path, sizeof(run.serial_path), "%s/serial", run.folder);
 	snprintf(run.console_path, sizeof(run.console_path), "%s/console", run.folder);
 	snprintf(run.qmp_path, sizeof(run.qmp_path), "%s/qmp", run.folder);
@@ -365,6 +408,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	(void)fclose(run.log);
 	(void)unlink(run.serial_path); /* a socket is gone already */
 	(void)unlink(run.console_path);
+	(void)unlink(run.disk_path); /* if there is one */
 	(void)rmdir(run.folder);
 	return r;
 }

@@ -64,12 +64,12 @@ def check_guest_tests(prefix, guest, boots, expected):
             check(f"{at}/{name}", passed, text)
 
 
-def check_complaints(prefix, guest):
+def check_complaints(prefix, guest, not_ours=()):
     """Warnings and errors of the guest's kernel: printed all, failed for those with no reason of their own."""
     ours = []
     for line in guest.complaints:
         text = re.sub(r"^<\d+>\[ *[\d.]+\] ?", "", line)
-        reason = next((reason for pattern, reason in NOT_OURS if re.search(pattern, text)), None)
+        reason = next((reason for pattern, reason in (*NOT_OURS, *not_ours) if re.search(pattern, text)), None)
         print(f"  guest's dmesg: {text}" + (f"  [not ours: {reason}]" if reason else ""), flush=True)
         if reason is None:
             ours.append(text)

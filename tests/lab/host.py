@@ -18,6 +18,7 @@ VMLINUX = f"{IMAGES}/vmlinux"
 INITRD = f"{IMAGES}/guest.cpio"
 EDU, NVME, NET = (os.environ[name] for name in ("LAB_EDU", "LAB_NVME", "LAB_NET"))
 PAIR = os.environ["LAB_PAIR"].split()
+NVME_IMAGE = os.environ["LAB_SHARED"] + "/nvme.img"
 
 PCI = "/sys/bus/pci"
 USER_EXITS = "/sys/kernel/tracing/events/kvm/kvm_userspace_exit"
@@ -57,6 +58,19 @@ def bind(bdf, driver):
     write(f"{PCI}/drivers_probe", bdf)
     if driver_of(bdf) != driver:
         raise RuntimeError(f"{bdf} did not bind to {driver}")
+
+
+def put_on_disk(path, offset):
+    """Puts a file's bytes on the nvme disk behind the back of whoever has it now; returns how many those are."""
+    with open(path, "rb") as file, open(NVME_IMAGE, "r+b") as disk:
+        disk.seek(offset)
+        return disk.write(file.read())
+
+
+def dma_faults():
+    """What the IOMMU has refused devices until now, by the lab host's log: at most, since it counts each line that tells."""
+    log = subprocess.run(["dmesg"], stdout=subprocess.PIPE, text=True, errors="replace", check=True).stdout
+    return len(re.findall(r"DMAR: \[DMA.*fault addr", log))
 
 
 def left_behind(bdf):

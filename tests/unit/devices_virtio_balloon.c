@@ -1505,9 +1505,9 @@ START_TEST(a_reset_forgets_the_deflate_that_waits)
 	bring_memory_back();
 	set_status(0);
 	ck_assert_uint_eq(state().nr_waiting, 0);
-	ck_assert(!is_set(&balloon.retry_timer));
 	ck_assert_uint_eq(figures().held, 0);
 	retry();
+	ck_assert(!is_set(&balloon.retry_timer));
 	start(UINT64_MAX);
 	retry();
 	ck_assert_uint_eq(take_used(DEFLATE), 0);
@@ -1560,6 +1560,83 @@ START_TEST(the_event_loop_gets_a_reset_through)
 	while (state().resetting)
 		ck_assert(run_once(30000));
 	ck_assert_uint_eq(figures().held, 0);
+}
+END_TEST
+
+/* A letter for each event that was passed on. */
+static char told[16];
+
+static void event_told(void *opaque, enum virtio_balloon_event event)
+{
+	size_t nr = strlen(told);
+
+	(void)opaque;
+	ck_assert_uint_lt(nr + 1, sizeof(told));
+	told[nr] = event == VIRTIO_BALLOON_WAITS ? 'W' : 'S';
+}
+
+static void listen_to_events(void)
+{
+	memset(told, 0, sizeof(told));
+	balloon.config.event = event_told;
+}
+
+START_TEST(a_wait_that_a_reset_cuts_short_is_told_to_be_over)
+{
+	make_deflate_wait();
+	listen_to_events();
+	retry();
+	ck_assert_str_eq(told, "W");
+	bring_memory_back();
+	set_status(0);
+	ck_assert(!state().resetting);
+	ck_assert(run_once(30000));
+	ck_assert_str_eq(told, "WS");
+	/* And once only. */
+	start(UINT64_MAX);
+	send_run(INFLATE, POOL_PFN, 512);
+	send_run(DEFLATE, POOL_PFN, 512);
+	retry();
+	ck_assert_str_eq(told, "WS");
+}
+END_TEST
+
+START_TEST(a_wait_that_goes_on_in_a_reset_is_one_wait)
+{
+	make_deflate_wait();
+	listen_to_events();
+	ck_assert_int_eq(eventfd_create(&balloon.virtio.reset_fd), 0);
+	set_status(0);
+	ck_assert(state().resetting);
+	retry();
+	retry();
+	ck_assert_str_eq(told, "W");
+	ck_assert(!eventfd_pending(balloon.virtio.reset_fd));
+	bring_memory_back();
+	retry();
+	ck_assert_str_eq(told, "WS");
+	ck_assert(eventfd_pending(balloon.virtio.reset_fd));
+	fd_close(&balloon.virtio.reset_fd);
+}
+END_TEST
+
+START_TEST(waits_that_follow_each_other_before_anybody_hears_are_one)
+{
+	make_deflate_wait();
+	listen_to_events();
+	retry();
+	bring_memory_back();
+	balloon.deflate_waits = false; /* as the timer does, but nobody is told yet */
+	kick(DEFLATE);
+	ck_assert_uint_eq(take_used(DEFLATE), 1);
+	take_memory_away();
+	send_run(DEFLATE, POOL_PFN + 512, 1);
+	ck_assert_uint_eq(state().nr_waiting, 1);
+	retry();
+	ck_assert_str_eq(told, "W");
+	bring_memory_back();
+	retry();
+	ck_assert_str_eq(told, "WS");
 }
 END_TEST
 
@@ -2032,6 +2109,9 @@ int main(void)
 		a_reset_forgets_the_deflate_that_waits,
 		a_reset_waits_for_memory_too,
 		the_event_loop_gets_a_reset_through,
+		a_wait_that_a_reset_cuts_short_is_told_to_be_over,
+		a_wait_that_goes_on_in_a_reset_is_one_wait,
+		waits_that_follow_each_other_before_anybody_hears_are_one,
 		a_driver_that_goes_on_lacking_memory_fills_no_log,
 		at_the_end_nothing_is_made_present,
 		in_a_broken_device_it_is_not_tried_again,

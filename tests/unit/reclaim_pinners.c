@@ -350,7 +350,7 @@ static void restore_all(void)
 	if (!is_inhibited())
 		return;
 	nr_undone = 0;
-	int r = reclaim_restore(&reclaim);
+	int r = reclaim_restore(&reclaim, UINT64_MAX);
 	expect(r == 0 || (r == -ENOMEM && fail_one_in), "what restore returned");
 	reclaim_figures(&reclaim, &f);
 	expect(r < 0 || f.reclaimed == 0, "not all is live");

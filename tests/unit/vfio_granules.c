@@ -367,16 +367,58 @@ START_TEST(the_policy_changes_at_run_time)
 	take(0, 2 * GRANULE);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0); /* as it is already */
 	expect_figures(2 * GRANULE, 2 * GRANULE);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 2);
 	expect_figures(2 * GRANULE, 0);
 	take(2 * GRANULE, GRANULE);
 	expect_figures(3 * GRANULE, 0);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
 	expect_figures(3 * GRANULE, 3 * GRANULE);
 	stop(2);
+}
+END_TEST
+
+START_TEST(a_change_of_policy_goes_on_bit_by_bit)
+{
+	start(1);
+	take(0, 4 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+	expect_figures(4 * GRANULE, 3 * GRANULE);
+	/* From the beginning nothing is discarded any more; and the guest may want some itself. */
+	take(4 * GRANULE, GRANULE);
+	expect_figures(5 * GRANULE, 3 * GRANULE);
+	give_back(GRANULE, GRANULE);
+	expect_figures(4 * GRANULE, 2 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 0);
+	expect_figures(4 * GRANULE, 0);
+	ck_assert(!world.vfio.config.coordinate);
+	stop(1);
+}
+END_TEST
+
+START_TEST(a_change_of_policy_is_taken_back_half_way)
+{
+	start(1);
+	take(0, 4 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	let_rest();
+	expect_figures(4 * GRANULE, 4 * GRANULE);
+	/* And by the lack of memory. */
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	fake.map_error = -ENOMEM;
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), -ENOMEM);
+	fake.map_error = 0;
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	ck_assert(world.vfio.config.coordinate && !world.vfio.inhibiting);
+	let_rest();
+	expect_figures(4 * GRANULE, 4 * GRANULE);
+	stop(1);
 }
 END_TEST
 
@@ -385,7 +427,7 @@ START_TEST(a_change_of_policy_without_memory_changes_nothing)
 	start(1);
 	take(0, 2 * GRANULE);
 	fake.map_error = -ENOMEM;
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), -ENOMEM);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), -ENOMEM);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
 	fake.map_error = 0;
 	let_rest();
@@ -561,7 +603,7 @@ START_TEST(the_policy_of_mdevs_alone_changes_too)
 	world_coordinate(GRANULE, false);
 	fake_add_group(7);
 	ck_assert_int_eq(vfio_group_attach(&world.vfio, 7, VFIO_BALLOON_ALLOWED, &group), 0);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	ck_assert_int_eq(vfio_coordinate(&world.vfio), 0);
 	vfio_group_detach(group);
 	check_nothing_left();
@@ -586,7 +628,7 @@ START_TEST(who_is_asleep_when_the_policy_becomes_inhibit_pins_all)
 	struct vfio_pci *vp = attach_late();
 
 	take(0, 2 * GRANULE);
-	ck_assert_int_eq(vfio_inhibit(&world.vfio), 0);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
 	expect_figures(2 * GRANULE, 0);
 	vfio_pci_detach(vp);
 	check_nothing_left();
@@ -627,6 +669,56 @@ START_TEST(every_step_of_waking_that_fails_leaves_it_asleep)
 }
 END_TEST
 
+/* The second region cannot be mapped, and then the first one not unmapped. */
+static struct vfio_pci *attach_with_pins_left(void)
+{
+	struct vfio_pci *vp = attach_late();
+
+	fake.map_error = -ENOMEM;
+	fake.map_error_host = world.high.host;
+	fake.unmap_error = -EIO;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, 0);
+	expect_log("vfio: unmap low");
+	take(0, GRANULE);
+	ck_assert_uint_eq(fake_count("discard"), 0);
+	ck_assert_uint_eq(figures().reclaimed, 0);
+	ck_assert_str_eq(figures().owners[0], "vfio container");
+	fake.map_error = 0;
+	return vp;
+}
+
+START_TEST(what_an_unmap_left_pinned_is_not_discarded_until_it_is_in_the_books_again)
+{
+	struct vfio_pci *vp = attach_with_pins_left();
+
+	fake.unmap_error = 0;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	expect_figures(GRANULE, GRANULE);
+	ck_assert_int_ge(fake_first("unmap c0 0x0 0x40000"), 0);
+	ck_assert_int_lt(fake_first("unmap c0 0x0 0x40000"), fake_first("discard"));
+	vfio_pci_detach(vp);
+	check_nothing_left();
+}
+END_TEST
+
+START_TEST(what_an_unmap_left_pinned_is_discarded_when_the_container_is_gone)
+{
+	struct vfio_pci *vp = attach_with_pins_left();
+
+	/* It fails a second time, and a third. */
+	fake.map_error = -ENOMEM;
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
+	vfio_pci_detach(vp);
+	check_nothing_left();
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	ck_assert_uint_eq(figures().reclaimed, GRANULE);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -645,6 +737,8 @@ int main(void)
 		who_comes_when_the_balloon_is_full_maps_what_is_live,
 		who_cannot_map_it_leaves_the_others_as_they_were,
 		the_policy_changes_at_run_time,
+		a_change_of_policy_goes_on_bit_by_bit,
+		a_change_of_policy_is_taken_back_half_way,
 		a_change_of_policy_without_memory_changes_nothing,
 		bars_are_mapped_as_ever,
 		all_of_ram_must_be_allowed_to_be_locked_before_any_is,
@@ -658,6 +752,8 @@ int main(void)
 		who_is_asleep_when_the_policy_becomes_inhibit_pins_all,
 		a_hole_is_seen_at_once_though_nothing_is_mapped,
 		every_step_of_waking_that_fails_leaves_it_asleep,
+		what_an_unmap_left_pinned_is_not_discarded_until_it_is_in_the_books_again,
+		what_an_unmap_left_pinned_is_discarded_when_the_container_is_gone,
 	};
 
 	return run_tests("vfio_granules", world_init, world_finish, tests, nitems(tests));

@@ -398,6 +398,8 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 	config.balloon.reporting = true;
 	config.has_console = true;
 	config.console = (struct console_config){ CONSOLE_FILE, "/dev/null" };
+	config.disks[config.nr_disks++] =
+		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
 	config.qmp = serial_path;
 	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &unlimited), 0);
 	limit = unlimited;
@@ -479,6 +481,67 @@ START_TEST(a_console_that_cannot_be_opened_is_named)
 	config.has_console = true;
 	config.console = (struct console_config){ CONSOLE_FILE, "/none/at/all" };
 	expect_refusal(-ENOENT, "--console file '/none/at/all'");
+}
+END_TEST
+
+/* Any file will do for a disk that is read only. */
+static void add_disk(void)
+{
+	config.disks[config.nr_disks++] =
+		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
+}
+
+START_TEST(disks_come_in_their_order_and_leave_nothing)
+{
+	add_disk();
+	add_disk();
+	config.disks[1].serial = "second";
+	fake_kvm.steps[0] = powers_off;
+	log_set_level(LOG_DEBUG);
+	init();
+	for (unsigned int i = 0; i < 2; i++) {
+		const struct pci_device *dev = machine.pci.devices[PCI_DEVFN(1 + i, 0)];
+		ck_assert_uint_eq(pci_get_16(dev, 2), 0x1042);
+		ck_assert_uint_eq(pci_get_16(dev, 10), 0x0100);          /* mass storage */
+		ck_assert_uint_eq(machine.disks[i].virtio.nr_queues, 2); /* one a vCPU */
+	}
+	ck_assert_ptr_null(machine.disks[0].options.serial);
+	ck_assert_str_eq(machine.disks[1].options.serial, "second");
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	expect_in_log(kernel_path,
+		      "': 0 reads (0 KiB), 0 writes (0 KiB), 0 flushes, 0 discards, "
+		      "0 write-zeroes, 0 errors");
+}
+END_TEST
+
+START_TEST(a_disk_that_is_none_is_told)
+{
+	add_disk();
+	config.disks[0].path = "/nonexistent";
+	expect_refusal(-EINVAL, "disk '/nonexistent': No such file or directory");
+	expect_nothing_left();
+}
+END_TEST
+
+START_TEST(every_step_of_building_a_disk_fails_once)
+{
+	unsigned int n = 1;
+
+	add_disk();
+	for (;; n++) {
+		fake_kvm_init();
+		fake_kvm.fail_at = n;
+		int r = machine_init(&machine, &config);
+		bool failed = fake_kvm.failed;
+		fake_kvm.fail_at = 0;
+		machine_finish(&machine);
+		ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+		expect_nothing_left();
+		if (!failed)
+			break;
+		(void)r;
+	}
+	ck_assert_uint_ge(n - 1, 85);
 }
 END_TEST
 
@@ -817,6 +880,84 @@ START_TEST(a_guest_that_resets_for_ever_is_ended_by_its_timeout)
 }
 END_TEST
 
+/* Two processors at once: the second begins when there is a request of the first one's. */
+
+#define A_WHILE_US 50000 /* in which the event loop gets there; if not, less is proved */
+
+static bool second_runs;
+
+static void wait_for_second(void)
+{
+	while (!__atomic_load_n(&second_runs, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
+
+static void wait_for_request(void)
+{
+	bool requested = false;
+
+	__atomic_store_n(&second_runs, true, __ATOMIC_SEQ_CST);
+	while (!requested) {
+		usleep(1000);
+		pthread_mutex_lock(&machine.lock);
+		requested = machine.requested;
+		pthread_mutex_unlock(&machine.lock);
+	}
+}
+
+static int resets_beside_the_second(struct kvm_run *run)
+{
+	wait_for_second();
+	return resets(run);
+}
+
+/* The event loop is at the reset, and goes on when this processor is parked. */
+static int powers_off_in_a_reset(struct kvm_run *run)
+{
+	wait_for_request();
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+START_TEST(a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = resets_beside_the_second;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = powers_off_in_a_reset;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
+/* The event loop hears of neither request before both processors are parked. */
+static int powers_off_while_its_state_is_asked_for(struct kvm_run *run)
+{
+	wait_for_second();
+	kill(getpid(), SIGUSR1);
+	usleep(A_WHILE_US);
+	return powers_off(run);
+}
+
+static int resets_after_the_first(struct kvm_run *run)
+{
+	wait_for_request();
+	return resets(run);
+}
+
+START_TEST(a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew)
+{
+	second_runs = false;
+	fake_kvm.steps[0] = powers_off_while_its_state_is_asked_for;
+	fake_kvm.steps[1] = faults_three_times;
+	fake_kvm.second_steps[0] = resets_after_the_first;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].next_step, 1);
+}
+END_TEST
+
 static unsigned int reset_fails_at;
 
 static int resets_and_a_step_of_it_fails(struct kvm_run *run)
@@ -956,6 +1097,9 @@ int main(void)
 		the_user_may_ask_for_memory_at_run_time,
 		every_step_of_building_a_balloon_fails_once,
 		fds_that_run_out_at_any_moment_leave_nothing,
+		disks_come_in_their_order_and_leave_nothing,
+		a_disk_that_is_none_is_told,
+		every_step_of_building_a_disk_fails_once,
 		a_virtio_console_follows_the_terminals_window,
 		a_console_that_cannot_be_opened_is_named,
 		every_capability_that_is_needed_is_named,
@@ -979,6 +1123,8 @@ int main(void)
 		a_reset_starts_the_guest_anew,
 		a_guest_that_resets_for_ever_is_stopped_by_a_second_signal,
 		a_guest_that_resets_for_ever_is_ended_by_its_timeout,
+		a_guest_that_switches_itself_off_while_it_resets_does_not_start_anew,
+		a_guest_that_resets_while_it_switches_itself_off_does_not_start_anew,
 		every_step_of_a_reset_fails_once,
 		an_mmio_read_reaches_its_device_and_its_answer_the_guest,
 		an_mmio_access_of_odd_length_is_done_in_pieces,

@@ -65,6 +65,7 @@ START_TEST(a_kernel_is_enough)
 	ck_assert_uint_eq(config.memory, 512ull << 20);
 	ck_assert_int_eq(config.backing, RAM_ANONYMOUS);
 	ck_assert_uint_eq(config.nr_devices, 0);
+	ck_assert_uint_eq(config.nr_disks, 0);
 	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
 	ck_assert(!config.has_console);
 	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
@@ -399,6 +400,65 @@ START_TEST(reporting_does_not_go_with_hugetlb)
 }
 END_TEST
 
+START_TEST(disks_have_a_path_and_more)
+{
+	parse_well("ballast run --kernel k --disk path=/a.img --disk "
+		   "serial=root-1,direct=on,readonly=on,path=b --disk path=c,readonly=off");
+	ck_assert_uint_eq(config.nr_disks, 3);
+	ck_assert_str_eq(config.disks[0].path, "/a.img");
+	ck_assert_ptr_null(config.disks[0].serial);
+	ck_assert(!config.disks[0].readonly);
+	ck_assert(!config.disks[0].direct);
+	ck_assert_str_eq(config.disks[1].path, "b");
+	ck_assert_str_eq(config.disks[1].serial, "root-1");
+	ck_assert(config.disks[1].readonly);
+	ck_assert(config.disks[1].direct);
+	ck_assert(!config.disks[2].readonly);
+	parse_well("ballast run --kernel k --disk path=a=b,serial=12345678901234567890");
+	ck_assert_str_eq(config.disks[0].path, "a=b");
+	ck_assert_str_eq(config.disks[0].serial, "12345678901234567890");
+}
+END_TEST
+
+START_TEST(what_is_no_key_or_value_of_a_disk_is_refused)
+{
+	static const char *const no_keys[] = {
+		"",        "/a.img",  "path",           "path=", "on",
+		"a.img,b", "path=a,", "path=a,size=1G", "=",     "path=a,serial"
+	};
+
+	for (unsigned int i = 0; i < nitems(no_keys); i++) {
+		char line[128];
+		(void)snprintf(line, sizeof(line), "ballast run --kernel k --disk=%s",
+			       no_keys[i]);
+		expect_refusal(line, "it is path=FILE (without a comma)");
+	}
+	expect_refusal("ballast run --kernel k --disk readonly=on", "path=FILE is missing");
+	expect_refusal("ballast run --kernel k --disk path=a,readonly=yes",
+		       "--disk readonly 'yes': it is on or off");
+	expect_refusal("ballast run --kernel k --disk path=a,direct=",
+		       "--disk direct '': it is on or off");
+	expect_refusal("ballast run --kernel k --disk path=a,serial=123456789012345678901",
+		       "serial='123456789012345678901': 1 to 20 letters");
+	expect_refusal("ballast run --kernel k --disk path=a,serial=", "serial='': 1 to 20");
+	expect_refusal("ballast run --kernel k --disk path=a,serial=a\tb", "1 to 20");
+	expect_refusal("ballast run --kernel k --disk path=a,serial=\xc3\xa4", "1 to 20");
+}
+END_TEST
+
+START_TEST(one_disk_more_than_fits_is_refused)
+{
+	char line[1024] = "ballast run --kernel k";
+
+	for (unsigned int i = 0; i < MACHINE_MAX_DISKS; i++)
+		(void)strcat(line, " --disk path=a");
+	parse_well(line);
+	ck_assert_uint_eq(config.nr_disks, MACHINE_MAX_DISKS);
+	(void)strcat(line, " --disk path=b");
+	expect_refusal(line, "--disk 'path=b': at most 16 disks fit");
+}
+END_TEST
+
 START_TEST(the_control_socket_is_a_unix_path)
 {
 	parse_well("ballast run --kernel k --qmp unix:/run/x.sock");
@@ -617,6 +677,9 @@ int main(void)
 		the_automatic_has_a_range,
 		allowing_the_balloon_is_for_devices_named_before,
 		reporting_does_not_go_with_hugetlb,
+		disks_have_a_path_and_more,
+		what_is_no_key_or_value_of_a_disk_is_refused,
+		one_disk_more_than_fits_is_refused,
 		the_control_socket_is_a_unix_path,
 		unsafe_reclaim_is_the_only_experiment,
 		the_serial_port_goes_to_one_of_four_places,
