@@ -308,16 +308,34 @@ bool msix_write(struct msix *msix, unsigned int bar, uint64_t offset, unsigned i
 	return true;
 }
 
+/* Under the lock. Enabled but never heard so far: it is pending, and needs its eventfd to be so. */
+static struct irq *irq_of(struct msix *msix, unsigned int vector)
+{
+	struct msix_vector *v = &msix->vectors[vector];
+
+	if (msix->enabled && !in_use(v) && irq_init(&v->irq, msix->wires) < 0)
+		irq_finish(&v->irq);
+	return msix->enabled && in_use(v) ? &v->irq : NULL;
+}
+
 void msix_raise(struct msix *msix, unsigned int vector)
 {
 	if (!msix->vectors || vector >= msix->config.nr_vectors)
 		return;
 	pthread_mutex_lock(&msix->lock);
-	/* Enabled but never heard so far: it is pending, and needs its eventfd to be so. */
-	struct msix_vector *v = &msix->vectors[vector];
-	if (msix->enabled && !in_use(v) && irq_init(&v->irq, msix->wires) < 0)
-		irq_finish(&v->irq);
-	if (msix->enabled && in_use(v))
-		irq_raise(&v->irq);
+	const struct irq *irq = irq_of(msix, vector);
+	if (irq)
+		irq_raise(irq);
 	pthread_mutex_unlock(&msix->lock);
+}
+
+int msix_eventfd(struct msix *msix, unsigned int vector)
+{
+	if (!msix->vectors || vector >= msix->config.nr_vectors)
+		return -1;
+	pthread_mutex_lock(&msix->lock);
+	const struct irq *irq = irq_of(msix, vector);
+	int fd = irq ? irq->fd : -1;
+	pthread_mutex_unlock(&msix->lock);
+	return fd;
 }

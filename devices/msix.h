@@ -91,5 +91,11 @@ bool msix_write(struct msix *msix, unsigned int bar, uint64_t offset, unsigned i
  * off. A vector beyond the table is ignored: queues take their vectors from the guest.
  */
 void msix_raise(struct msix *msix, unsigned int vector);
+/*
+ * The eventfd that raises a vector, for somebody else to signal; made if need be. Borrowed, and
+ * the vector's until MSI-X is switched off. -1: it is off, the vector is beyond the table, or
+ * there is no eventfd to be had.
+ */
+int msix_eventfd(struct msix *msix, unsigned int vector);
 
 #endif /* DEVICES_MSIX_H */

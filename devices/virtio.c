@@ -98,6 +98,32 @@ void virtio_notify(struct virtio *virtio, unsigned int index)
 		virtio->transport->queue_interrupt(virtio, index);
 }
 
+void virtio_interrupt(struct virtio *virtio, unsigned int index)
+{
+	if (virtio->transport)
+		virtio->transport->queue_interrupt(virtio, index);
+}
+
+int virtio_queue_eventfd(struct virtio *virtio, unsigned int index)
+{
+	const struct virtio_transport_ops *transport = virtio->transport;
+
+	return transport && transport->queue_eventfd ? transport->queue_eventfd(virtio, index)
+						     : -1;
+}
+
+void virtio_yield_kicks(struct virtio *virtio, unsigned int index)
+{
+	if (virtio->loop)
+		event_loop_modify(virtio->loop, &virtio->queues[index].kicked, 0);
+}
+
+void virtio_claim_kicks(struct virtio *virtio, unsigned int index)
+{
+	if (virtio->loop)
+		event_loop_modify(virtio->loop, &virtio->queues[index].kicked, EPOLLIN);
+}
+
 static void config_interrupt(struct virtio *virtio)
 {
 	if (virtio->transport && (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK) &&
@@ -210,8 +236,12 @@ static void set_status(struct virtio *virtio, uint8_t status)
 		added &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
 	virtio->status |= added;
 	/* It must not take this back. One that does may be about to free its queues. */
-	if (!(status & VIRTIO_CONFIG_S_DRIVER_OK))
+	if (!(status & VIRTIO_CONFIG_S_DRIVER_OK) &&
+	    (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK)) {
 		virtio->status &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
+		if (virtio->ops->stop)
+			virtio->ops->stop(virtio);
+	}
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
 		start(virtio);
 }

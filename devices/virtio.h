@@ -46,6 +46,13 @@ struct virtio_ops {
 	 */
 	void (*start)(struct virtio *virtio);
 	/*
+	 * The driver has taken DRIVER_OK back, without a reset: whoever else works on the queues
+	 * stops before this returns. NULL: nobody does.
+	 */
+	void (*stop)(struct virtio *virtio);
+	/* What virtio_queue_eventfd() says may be another one now. NULL: nobody has asked. */
+	void (*rewired)(struct virtio *virtio);
+	/*
 	 * The driver, or the guest's reset: back to the beginning. Queues are off already. False: it
 	 * takes more time, and virtio_reset_done() comes later, on the event loop.
 	 */
@@ -63,6 +70,8 @@ struct virtio_ops {
 struct virtio_transport_ops {
 	void (*queue_interrupt)(struct virtio *virtio, unsigned int index);
 	void (*config_interrupt)(struct virtio *virtio);
+	/* As virtio_queue_eventfd(). NULL: there are none. */
+	int (*queue_eventfd)(struct virtio *virtio, unsigned int index);
 };
 
 struct virtio_queue {
@@ -156,6 +165,19 @@ void virtio_kick(struct virtio *virtio, unsigned int index);
 bool virtio_has_feature(const struct virtio *virtio, unsigned int bit);
 /* Interrupts the driver for a queue, if it wants that. */
 void virtio_notify(struct virtio *virtio, unsigned int index);
+/* The same for a queue that somebody else works on, and has found that the driver wants it. */
+void virtio_interrupt(struct virtio *virtio, unsigned int index);
+/*
+ * The eventfd that interrupts the driver for a queue without passing through here, for the
+ * kernel to signal: good until ops->rewired. -1: there is none, virtio_interrupt() does it.
+ */
+int virtio_queue_eventfd(struct virtio *virtio, unsigned int index);
+/*
+ * Kicks of a queue are somebody else's, who waits for queues[index].kicked.fd himself; and are
+ * the event loop's again. A reset does not change that.
+ */
+void virtio_yield_kicks(struct virtio *virtio, unsigned int index);
+void virtio_claim_kicks(struct virtio *virtio, unsigned int index);
 /* Config space has changed: a new generation, and the interrupt once DRIVER_OK is set. */
 void virtio_config_changed(struct virtio *virtio);
 /* The driver broke the rules: NEEDS_RESET, and queues stand still until it resets. */

@@ -56,6 +56,13 @@ static struct virtio_queue *selected(struct virtio_pci *vp)
 	return vp->queue_select < virtio->nr_queues ? &virtio->queues[vp->queue_select] : NULL;
 }
 
+/* An eventfd that somebody else signals may not be the right one any more. Under virtio->lock. */
+static void rewired(struct virtio_pci *vp)
+{
+	if (vp->virtio->ops->rewired)
+		vp->virtio->ops->rewired(vp->virtio);
+}
+
 static uint16_t checked_vector(const struct virtio_pci *vp, uint64_t vector)
 {
 	return vector < vp->msix.config.nr_vectors ? (uint16_t)vector : VIRTIO_NO_VECTOR;
@@ -113,6 +120,7 @@ static void write_queue(struct virtio_pci *vp, uint64_t offset, uint64_t value)
 	struct virtq *ring = &queue->ring;
 	if (offset == VIRTIO_PCI_COMMON_Q_MSIX) {
 		queue->vector = checked_vector(vp, value);
+		rewired(vp);
 		return;
 	}
 	if (ring->enabled)
@@ -363,8 +371,12 @@ static void pci_write(struct pci_device *dev, unsigned int offset, unsigned int 
 	if (range_overlaps(offset, size, WINDOW_DATA, 4) && window_access(dev, &at, &length))
 		bar_write(vp, at, length,
 			  pci_get_32(dev, WINDOW_DATA) & (uint32_t)io_ones(length));
-	if (range_overlaps(offset, size, MSIX_CAP, MSIX_CAP_SIZE))
+	if (range_overlaps(offset, size, MSIX_CAP, MSIX_CAP_SIZE)) {
 		msix_control_changed(&vp->msix);
+		pthread_mutex_lock(&vp->virtio->lock);
+		rewired(vp);
+		pthread_mutex_unlock(&vp->virtio->lock);
+	}
 	if (range_overlaps(offset, size, PCI_COMMAND, 2) && update_intx(vp) < 0)
 		log_guest(&dev->budget, "%s: INTx cannot be connected: it stays silent",
 			  dev->name);
@@ -468,9 +480,16 @@ static void pci_config_interrupt(struct virtio *virtio)
 	interrupt(of_virtio(virtio), virtio->config_vector, ISR_CONFIG);
 }
 
+/* Without MSI-X the interrupt is a bit of the ISR status as well, which nobody else can set. */
+static int pci_queue_eventfd(struct virtio *virtio, unsigned int index)
+{
+	return msix_eventfd(&of_virtio(virtio)->msix, virtio->queues[index].vector);
+}
+
 static const struct virtio_transport_ops transport_ops = {
 	.queue_interrupt = pci_queue_interrupt,
 	.config_interrupt = pci_config_interrupt,
+	.queue_eventfd = pci_queue_eventfd,
 };
 
 /* The guest's EOI has lowered the line; what has come meanwhile, or was not looked at, raises it. */

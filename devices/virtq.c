@@ -191,7 +191,7 @@ int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
 	return 1;
 }
 
-int virtq_push(struct virtq *vq, uint16_t head, uint32_t written)
+int virtq_fill(struct virtq *vq, uint16_t head, uint32_t written)
 {
 	const struct vring_used_elem entry = { .id = htole32(head), .len = htole32(written) };
 
@@ -201,10 +201,29 @@ int virtq_push(struct virtq *vq, uint16_t head, uint32_t written)
 	if (memory_write(vq->map, vq->device + at, &entry, sizeof(entry)) < 0)
 		return broken(vq);
 	vq->next_used++;
-	/* The entry, and what the device did, before the index that shows them. */
+	return 0;
+}
+
+int virtq_publish(struct virtq *vq)
+{
+	if (vq->broken || !vq->enabled)
+		return -EPROTO;
+	/* The entries, and what the device did, before the index that shows them. */
 	if (store_16(vq, vq->device + RING_INDEX, vq->next_used) < 0)
 		return broken(vq);
 	return 0;
+}
+
+int virtq_push(struct virtq *vq, uint16_t head, uint32_t written)
+{
+	int r = virtq_fill(vq, head, written);
+
+	return r < 0 ? r : virtq_publish(vq);
+}
+
+void virtq_unpop(struct virtq *vq, uint16_t nr)
+{
+	vq->next_avail = (uint16_t)(vq->next_avail - nr);
 }
 
 bool virtq_wants_interrupt(struct virtq *vq)

@@ -87,6 +87,15 @@ must_check int virtq_pop(struct virtq *vq, struct virtq_chain *chain);
  * -EPROTO: the queue is broken. Chains may be pushed in any order, each once.
  */
 must_check int virtq_push(struct virtq *vq, uint16_t head, uint32_t written);
+/*
+ * The same in two steps, for several chains that the driver has to see at once: a frame in more
+ * than one buffer. Nothing of what was filled shows before it is published.
+ */
+must_check int virtq_fill(struct virtq *vq, uint16_t head, uint32_t written);
+must_check int virtq_publish(struct virtq *vq);
+
+/* The `nr` chains popped last, none of them pushed yet, were not: virtq_pop() gives them again. */
+void virtq_unpop(struct virtq *vq, uint16_t nr);
 
 /*
  * After pushes, once for all of them: does the driver want to be interrupted?

@@ -34,6 +34,7 @@ static const char help[] =
 	"  policy POLICY what becomes of the balloon's memory while a device is\n"
 	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
 	"  auto on|off   whether the balloon follows what guest and host need\n"
+	"  link NAME on|off  plug in, or pull, the cable of network card NAME (net0)\n"
 	"  powerdown     press the power button: the guest may switch itself off\n"
 	"  quit          end the guest at once\n"
 	"\n"
@@ -52,7 +53,8 @@ struct ctl {
 	const char *path;
 	const struct command *command;
 	uint64_t size;    /* of `balloon` */
-	const char *word; /* of `policy` and `auto` */
+	const char *word; /* of `policy`, `auto` and `link` */
+	const char *name; /* of `link` */
 	int fd;           /* owned */
 	char *line;       /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
@@ -62,7 +64,7 @@ struct ctl {
 
 struct command {
 	const char *name;
-	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND } operand;
+	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND, NAME_AND_WORD } operand;
 	int (*run)(struct ctl *c);
 };
 
@@ -342,6 +344,14 @@ static int auto_run(struct ctl *c)
 	return just_do(c, "x-ballast-set-auto", json_pack("{s:b}", "enabled", (int)on),
 		       on ? "the balloon follows what guest and host need"
 			  : "the balloon stays as it was last asked to be");
+}
+
+static int link_run(struct ctl *c)
+{
+	bool on = strcmp(c->word, "on") == 0;
+
+	return just_do(c, "set_link", json_pack("{s:s,s:b}", "name", c->name, "up", (int)on),
+		       on ? "the cable is plugged in" : "the cable is pulled");
 }
 
 static int print_asked(struct ctl *c)
@@ -686,10 +696,10 @@ static int stats_run(struct ctl *c)
 /* The command line */
 
 static const struct command commands[] = {
-	{ "balloon", SIZE_OPERAND, balloon_run }, { "memory", NO_OPERAND, memory_run },
-	{ "stats", NO_OPERAND, stats_run },       { "policy", WORD_OPERAND, policy_run },
-	{ "auto", WORD_OPERAND, auto_run },       { "powerdown", NO_OPERAND, powerdown_run },
-	{ "quit", NO_OPERAND, quit_run },
+	{ "balloon", SIZE_OPERAND, balloon_run },   { "memory", NO_OPERAND, memory_run },
+	{ "stats", NO_OPERAND, stats_run },         { "policy", WORD_OPERAND, policy_run },
+	{ "auto", WORD_OPERAND, auto_run },         { "link", NAME_AND_WORD, link_run },
+	{ "powerdown", NO_OPERAND, powerdown_run }, { "quit", NO_OPERAND, quit_run },
 };
 
 static const struct command *find_command(const char *name)
@@ -704,14 +714,14 @@ static const struct command *find_command(const char *name)
 static int parse_word(struct ctl *c, const char *word)
 {
 	enum reclaim_policy policy;
-	bool automatic = c->command->run == auto_run;
+	bool on_or_off = c->command->run != policy_run;
 
 	c->word = word;
-	if (automatic ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
+	if (on_or_off ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
 		      : options_parse_policy(word, &policy) >= 0)
 		return 0;
 	return log_err(0, "ctl: %s '%s': it is %s", c->command->name, word,
-		       automatic ? "on or off" : "inhibit or coordinated"),
+		       on_or_off ? "on or off" : "inhibit or coordinated"),
 	       -EINVAL;
 }
 
@@ -726,16 +736,26 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	if (!c->command)
 		return log_err(0,
 			       "ctl: command '%s': it is one of balloon, memory, stats, "
-			       "policy, auto, powerdown, quit",
+			       "policy, auto, link, powerdown, quit",
 			       operands[1]),
 		       -EINVAL;
-	unsigned int nr_wanted = c->command->operand == NO_OPERAND ? 2 : 3;
+	unsigned int nr_wanted = c->command->operand == NO_OPERAND      ? 2
+				 : c->command->operand == NAME_AND_WORD ? 4
+									: 3;
 	if (nr_operands > nr_wanted)
 		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
 			       c->command->name),
 		       -EINVAL;
 	if (c->command->operand == NO_OPERAND)
 		return 0;
+	if (c->command->operand == NAME_AND_WORD) {
+		if (nr_operands < nr_wanted)
+			return log_err(0,
+				       "ctl: link: it is link NAME on|off, as link net0 off"),
+			       -EINVAL;
+		c->name = operands[2];
+		return parse_word(c, operands[3]);
+	}
 	if (c->command->operand == WORD_OPERAND)
 		return parse_word(c, nr_operands < nr_wanted ? "" : operands[2]);
 	if (nr_operands < nr_wanted || options_parse_size(operands[2], &c->size) < 0 ||
@@ -749,7 +769,7 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 /* 1: the help was asked for. */
 static int parse(struct ctl *c, int argc, char **argv)
 {
-	const char *operands[4] = { 0 };
+	const char *operands[5] = { 0 };
 	unsigned int nr_operands = 0;
 
 	for (int i = 1; i < argc; i++) {

@@ -25,9 +25,10 @@
 #define HOST_BRIDGE_CLASS 0x060000
 #define STAT_AVAILABLE 6u          /* virtio 1.2, 5.5.6.4: VIRTIO_BALLOON_S_AVAIL */
 #define INHIBIT_STEP (64ull << 20) /* made live before others have the event loop */
-#define UNCLASSIFIED 0x00ff00      /* PCI has no class for a balloon, or for entropy */
+#define ETHERNET 0x020000
 #define MASS_STORAGE 0x010000
 #define COMMUNICATION 0x078000
+#define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
 
 /*
  * Requests: from any thread to the event loop. The first one wins, except that an end wins over
@@ -797,6 +798,24 @@ static int add_disks(struct machine *m)
 	return r;
 }
 
+static int add_nets(struct machine *m)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->config.nr_nets && r >= 0; i++) {
+		struct net *net = &m->nets[i];
+		/* What the user has named is the user's affair: errors stay what they are. */
+		r = net_open(net, &m->map, &m->loop, i, &m->config.nets[i]);
+		if (r < 0)
+			break;
+		m->nr_nets++;
+		r = not_the_users(add_virtio(m, &net->card.virtio, ETHERNET));
+		if (r < 0)
+			(void)log_err(r, "%s", net->name);
+	}
+	return r;
+}
+
 /* After the assigned devices, so that these keep their places whatever else there is. */
 static int add_virtio_devices(struct machine *m)
 {
@@ -878,6 +897,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	r = add_disks(m);
+	if (r < 0)
+		goto fail;
+	r = add_nets(m);
 	if (r < 0)
 		goto fail;
 	/* A path that is no good is the user's affair: qmp_init() errors stay what they are. */
@@ -1055,6 +1077,8 @@ void machine_finish(struct machine *m)
 	virtio_console_finish(&m->hvc);
 	for (unsigned int i = m->nr_disks; i-- > 0;)
 		virtio_blk_finish(&m->disks[i]);
+	for (unsigned int i = m->nr_nets; i-- > 0;)
+		net_close(&m->nets[i]);
 	virtio_rng_finish(&m->rng);
 	virtio_balloon_finish(&m->balloon);
 	for (unsigned int i = m->nr_devices; i-- > 0;)
@@ -1144,6 +1168,15 @@ void machine_get_memory(struct machine *m, struct machine_memory *ret)
 	if (m->config.has_balloon)
 		virtio_balloon_get_state(&m->balloon, &ret->balloon);
 	reclaim_figures(&m->reclaim, &ret->reclaim);
+}
+
+int machine_set_link(struct machine *m, const char *name, bool up)
+{
+	for (unsigned int i = 0; i < m->nr_nets; i++) {
+		if (strcmp(m->nets[i].name, name) == 0)
+			return virtio_net_set_link(&m->nets[i].card, up);
+	}
+	return -ENODEV;
 }
 
 void machine_power_down(struct machine *m)

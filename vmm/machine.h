@@ -35,6 +35,7 @@
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"
+#include "vmm/net.h"
 #include "vmm/qmp.h"
 #include "vmm/vcpu.h"
 
@@ -42,6 +43,7 @@
 #define MACHINE_MAX_DEVICES 31u
 #define MACHINE_MAX_VIRTIO 31u
 #define MACHINE_MAX_DISKS 16u
+#define MACHINE_MAX_NETS 8u
 
 /* How ballast ends; documented in --help. */
 enum exit_status {
@@ -84,6 +86,8 @@ struct machine_config {
 	bool has_rng;
 	struct virtio_blk_options disks[MACHINE_MAX_DISKS];
 	unsigned int nr_disks;
+	struct net_config nets[MACHINE_MAX_NETS];
+	unsigned int nr_nets;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
 	bool has_console; /* a virtio-console, with this behind it */
@@ -148,6 +152,8 @@ struct machine {
 	struct virtio_rng rng;
 	struct virtio_blk disks[MACHINE_MAX_DISKS];
 	unsigned int nr_disks;
+	struct net nets[MACHINE_MAX_NETS];
+	unsigned int nr_nets;
 	struct console hvc_console; /* what is behind hvc */
 	struct virtio_console hvc;
 	/* Of the devices above, as they were added. */
@@ -209,6 +215,11 @@ void machine_stop_auto(struct machine *machine);
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);
+/*
+ * Plugs the cable of network card `name` ("net0") in, or pulls it. -ENODEV: there is no such card.
+ * -EPIPE: nobody is at the other end any more.
+ */
+must_check int machine_set_link(struct machine *machine, const char *name, bool up);
 /* Presses the power button. */
 void machine_power_down(struct machine *machine);
 /* Ends the guest at once; machine_run() returns STATUS_FAILED. */

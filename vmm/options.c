@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,17 +24,17 @@ static const char help[] =
 	"  --initrd FILE       initial RAM disk\n"
 	"  --cmdline STRING    kernel command line (console=ttyS0, or hvc0)\n"
 	"  --cpus N            1 to 16 (1)\n"
-	"  --memory SIZE[,backing=anon|memfd|hugetlb]\n"
-	"                      guest RAM, as 512M or 4G (512M)\n"
+	"  --memory SIZE[,backing=anon|memfd|hugetlb]  guest RAM, as 4G (512M)\n"
 	"  --device BDF[,BDF]  assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
-	"                      01:00.0 or a path below /sys; repeatable. An mdev by its\n"
-	"                      UUID; ,balloon=allowed: it does not inhibit a balloon\n"
-	"  --balloon on|KEY=VALUE[,..]  a balloon; initial=SIZE the guest keeps at first,\n"
-	"                      policy=inhibit|coordinated with an assigned device,\n"
-	"                      granule=SIZE|auto (2M), auto=on,min=SIZE,max=SIZE,\n"
-	"                      stats=SECONDS, reporting=on, deflate-on-oom=on: ballast(1)\n"
+	"                      01:00.0 or a path below /sys, or an mdev by its UUID;\n"
+	"                      ,balloon=allowed: that mdev does not inhibit a balloon\n"
+	"  --balloon on|KEY=VALUE[,..]  a balloon: initial=SIZE, auto=on, min=, max=,\n"
+	"                      policy=inhibit|coordinated, granule=SIZE|auto, stats=S,\n"
+	"                      reporting=on, deflate-on-oom=on: ballast(1)\n"
 	"  --disk path=FILE[,readonly=on][,direct=on][,serial=TEXT]\n"
 	"                      a raw file or block device, as a virtio disk; repeatable\n"
+	"  --net tap=NAME|fd=N|passt[=SOCKET][,mac=..,queues=N,vhost=on|off|auto]\n"
+	"                      a network card (virtio-net); repeatable: ballast(1)\n"
 	"  --rng on            entropy from the host (virtio-rng)\n"
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
@@ -43,14 +44,12 @@ static const char help[] =
 	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
 	"  --experiment unsafe-reclaim  discard what a device has pinned: corrupts\n"
 	"  -v, --verbose       debug messages; -v trace: every step of the main ways\n"
-	"  -h, --help          this text\n"
-	"      --version       the version\n"
+	"  -h, --help          this text; --version: the version\n"
 	"\n"
-	"On a terminal, Ctrl-A x stops the guest, Ctrl-A h lists the other keys.\n"
-	"SIGTERM, SIGINT, SIGHUP press the guest's power button, a second one stops it;\n"
-	"SIGUSR1 prints registers and exit counts.\n"
-	"While a device is assigned the host gets guest memory back only with\n"
-	"--balloon policy=coordinated, or from an mdev with balloon=allowed.\n"
+	"On a terminal Ctrl-A x stops the guest, Ctrl-A h lists the other keys. SIGTERM,\n"
+	"SIGINT, SIGHUP press its power button, a second one stops it; SIGUSR1 prints\n"
+	"registers and exit counts.\n"
+	"With a device assigned, a balloon helps the host only by policy=coordinated.\n"
 	"\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
@@ -374,6 +373,124 @@ static int check_balloon(const struct machine_config *config)
 	return 0;
 }
 
+static int parse_mac(const char *text, struct net_config *net)
+{
+	unsigned int bytes[VIRTIO_NET_MAC_SIZE];
+	int end = 0;
+
+	int n = sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &bytes[0], &bytes[1], &bytes[2],
+		       &bytes[3], &bytes[4], &bytes[5], &end);
+	/* sscanf() would take signs, blanks and single digits as well. */
+	bool valid = n == (int)nitems(bytes) && end == 17 && text[end] == '\0' &&
+		     strspn(text, "0123456789abcdefABCDEF:") == 17;
+	if (valid && (bytes[0] & 1))
+		return log_err(0,
+			       "--net mac='%s': that is a group's: the first byte must be even",
+			       text),
+		       -EINVAL;
+	if (!valid || !(bytes[0] | bytes[1] | bytes[2] | bytes[3] | bytes[4] | bytes[5]))
+		return log_err(0,
+			       "--net mac='%s': an address such as 02:00:00:12:34:56, please",
+			       text),
+		       -EINVAL;
+	for (unsigned int i = 0; i < nitems(bytes); i++)
+		net->mac[i] = (uint8_t)bytes[i];
+	net->has_mac = true;
+	return 0;
+}
+
+static int parse_vhost(const char *text, enum virtio_net_vhost *ret)
+{
+	if (strcmp(text, "auto") == 0)
+		*ret = VIRTIO_NET_VHOST_AUTO;
+	else if (strcmp(text, "on") == 0)
+		*ret = VIRTIO_NET_VHOST_ON;
+	else if (strcmp(text, "off") == 0)
+		*ret = VIRTIO_NET_VHOST_OFF;
+	else
+		return log_err(0, "--net vhost='%s': it is on, off or auto", text), -EINVAL;
+	return 0;
+}
+
+/* Where to, which comes first; cuts it at the '='. */
+static int parse_way_out(char *piece, struct net_config *net)
+{
+	uint64_t n = 0;
+	char *value = piece;
+	const char *key = strsep(&value, "=");
+
+	if (strcmp(key, "passt") == 0 && !value) {
+		net->kind = NET_PASST;
+		return 0;
+	}
+	net->name = value;
+	if (strcmp(key, "passt") == 0 && *value) {
+		net->kind = NET_PASST_RUNNING;
+		return 0;
+	}
+	if (value && strcmp(key, "tap") == 0) {
+		net->kind = NET_TAP;
+		if (*value && strlen(value) < IFNAMSIZ && !strpbrk(value, "/ "))
+			return 0;
+		return log_err(0, "--net tap='%s': the name of an interface, of 1 to %d bytes",
+			       value, IFNAMSIZ - 1),
+		       -EINVAL;
+	}
+	if (value && strcmp(key, "fd") == 0) {
+		net->kind = NET_FD;
+		int r = parse_number("--net fd", value, 3, INT_MAX, &n);
+		net->fd = (int)n;
+		return r;
+	}
+	return log_err(0, "--net '%s': it begins with tap=NAME, fd=N, passt or passt=SOCKET",
+		       key),
+	       -EINVAL;
+}
+
+/* One KEY=VALUE after that; cuts it at the '='. */
+static int parse_net_key(char *piece, struct net_config *net)
+{
+	uint64_t n = 0;
+	char *value = piece;
+	const char *key = strsep(&value, "=");
+
+	if (value && strcmp(key, "mac") == 0)
+		return parse_mac(value, net);
+	if (value && strcmp(key, "vhost") == 0)
+		return parse_vhost(value, &net->vhost);
+	if (value && strcmp(key, "queues") == 0) {
+		int r = parse_number("--net queues", value, 1, NET_MAX_PAIRS, &n);
+		net->queues = (unsigned int)n;
+		return r;
+	}
+	return log_err(0,
+		       "--net key '%s': there are mac=ADDRESS, queues=N and vhost=on|off|auto",
+		       key),
+	       -EINVAL;
+}
+
+static int parse_net(char *text, struct machine_config *config)
+{
+	char *rest = text;
+	char *piece = next_piece(&rest);
+
+	if (config->nr_nets == MACHINE_MAX_NETS)
+		return log_err(0, "--net '%s': there are at most %u", piece, MACHINE_MAX_NETS),
+		       -EINVAL;
+	struct net_config *net = &config->nets[config->nr_nets++];
+	int r = parse_way_out(piece, net);
+	while (r >= 0 && (piece = next_piece(&rest)))
+		r = parse_net_key(piece, net);
+	if (r < 0)
+		return r;
+	if (net->queues > 1 && net->kind != NET_TAP)
+		return log_err(0, "--net queues=: more than one goes with tap=NAME only"),
+		       -EINVAL;
+	if (net->vhost == VIRTIO_NET_VHOST_ON && net->kind != NET_TAP && net->kind != NET_FD)
+		return log_err(0, "--net vhost=on: that goes with a tap only"), -EINVAL;
+	return 0;
+}
+
 static int parse_qmp(const char *text, struct machine_config *config)
 {
 	if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
@@ -451,6 +568,7 @@ enum {
 	OPTION_MEMORY,
 	OPTION_DEVICE,
 	OPTION_BALLOON,
+	OPTION_NET,
 	OPTION_RNG,
 	OPTION_DISK,
 	OPTION_QMP,
@@ -470,6 +588,7 @@ static const struct option options[] = {
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "device", required_argument, NULL, OPTION_DEVICE },
 	{ "balloon", required_argument, NULL, OPTION_BALLOON },
+	{ "net", required_argument, NULL, OPTION_NET },
 	{ "rng", required_argument, NULL, OPTION_RNG },
 	{ "disk", required_argument, NULL, OPTION_DISK },
 	{ "qmp", required_argument, NULL, OPTION_QMP },
@@ -501,6 +620,7 @@ static int parse_one(int option, char *value, struct machine_config *config)
 	case OPTION_MEMORY: r = parse_memory(value, config); break;
 	case OPTION_DEVICE: r = parse_devices(value, config); break;
 	case OPTION_BALLOON: r = parse_balloon(value, config); break;
+	case OPTION_NET: r = parse_net(value, config); break;
 	case OPTION_RNG: r = parse_switch("--rng", value, &config->has_rng); break;
 	case OPTION_DISK: r = parse_disk(value, config); break;
 	case OPTION_QMP: r = parse_qmp(value, config); break;

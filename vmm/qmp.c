@@ -21,6 +21,7 @@
 #define GENERIC_ERROR "GenericError"
 #define COMMAND_NOT_FOUND "CommandNotFound"
 #define DEVICE_NOT_ACTIVE "DeviceNotActive"
+#define DEVICE_NOT_FOUND "DeviceNotFound"
 
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
@@ -62,6 +63,7 @@ struct call {
 	const struct command *commands; /* all there are */
 	unsigned int nr_commands;
 	const json_t *argument;  /* checked; NULL: not given */
+	const json_t *second;    /* likewise */
 	const char *error_class; /* with `error` */
 	json_t *error;           /* owned; what went wrong, or NULL */
 };
@@ -70,10 +72,11 @@ struct command {
 	const char *name;
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
-	const char *argument; /* the only one there may be; NULL: none */
+	const char *argument; /* the only one there may be, but for `second`; NULL: none */
 	json_type type;       /* of it; JSON_TRUE: a boolean. A list may be left out */
 	json_int_t min;
 	json_int_t max;
+	const char *second; /* a boolean; NULL: none */
 };
 
 /* Always NULL, for the caller to return. */
@@ -396,6 +399,22 @@ static json_t *x_ballast_set_auto_run(struct call *call)
 	return json_object();
 }
 
+static json_t *set_link_run(struct call *call)
+{
+	const char *name = json_string_value(call->argument);
+	int r = machine_set_link(call->machine, name, json_is_true(call->second));
+
+	if (r == -ENODEV)
+		return fail(call, DEVICE_NOT_FOUND,
+			    "there is no network card '%s': they are net0, net1 and so on, as "
+			    "many as there are --net",
+			    name);
+	if (r < 0)
+		return fail(call, GENERIC_ERROR, "name '%s': what it was connected to is gone",
+			    name);
+	return json_object();
+}
+
 static const struct command commands[] = {
 	{ "qmp_capabilities", qmp_capabilities_run, "enable", JSON_ARRAY },
 	{ "query-version", query_version_run },
@@ -405,6 +424,7 @@ static const struct command commands[] = {
 	{ "query-balloon", query_balloon_run },
 	{ "system_powerdown", system_powerdown_run },
 	{ "quit", quit_run },
+	{ "set_link", set_link_run, "name", JSON_STRING, .second = "up" },
 	{ "x-ballast-query-memory", x_ballast_query_memory_run },
 	{ "x-ballast-query-guest-stats", x_ballast_query_guest_stats_run },
 	{ "x-ballast-request-guest-stats", x_ballast_request_guest_stats_run },
@@ -454,21 +474,36 @@ static const char *describe_type(json_type type)
 	}
 }
 
-static int check_argument(struct call *call, const struct command *command)
+static int check_type(struct call *call, const struct command *command, const char *name,
+		      const json_t *value, json_type type)
+{
+	if (!value) {
+		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", name,
+		     command->name);
+		return -EINVAL;
+	}
+	if (!is_of_type(value, type)) {
+		fail(call, GENERIC_ERROR, "argument '%s' must be %s", name,
+		     describe_type(type));
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int check_arguments(struct call *call, const struct command *command)
 {
 	if (!call->argument && command->type == JSON_ARRAY)
 		return 0;
-	if (!call->argument) {
-		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it",
-		     command->argument, command->name);
-		return -EINVAL;
-	}
-	if (!is_of_type(call->argument, command->type)) {
-		fail(call, GENERIC_ERROR, "argument '%s' must be %s", command->argument,
-		     describe_type(command->type));
-		return -EINVAL;
-	}
-	return command->type == JSON_INTEGER ? check_integer(call, command) : 0;
+	int r = check_type(call, command, command->argument, call->argument, command->type);
+	if (r >= 0 && command->second)
+		r = check_type(call, command, command->second, call->second, JSON_TRUE);
+	return r >= 0 && command->type == JSON_INTEGER ? check_integer(call, command) : r;
+}
+
+static bool takes(const struct command *command, const char *name)
+{
+	return (command->argument && strcmp(name, command->argument) == 0) ||
+	       (command->second && strcmp(name, command->second) == 0);
 }
 
 static int take_arguments(struct call *call, const struct command *command, json_t *arguments)
@@ -482,7 +517,7 @@ static int take_arguments(struct call *call, const struct command *command, json
 	}
 	json_object_foreach(arguments, name, value)
 	{
-		if (!command->argument || strcmp(name, command->argument) != 0) {
+		if (!takes(command, name)) {
 			fail(call, GENERIC_ERROR, "argument '%s' is none of %s", name,
 			     command->name);
 			return -EINVAL;
@@ -491,7 +526,9 @@ static int take_arguments(struct call *call, const struct command *command, json
 	if (!command->argument)
 		return 0;
 	call->argument = json_object_get(arguments, command->argument);
-	return check_argument(call, command);
+	if (command->second)
+		call->second = json_object_get(arguments, command->second);
+	return check_arguments(call, command);
 }
 
 static int check_members(struct call *call, json_t *request)

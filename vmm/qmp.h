@@ -5,13 +5,15 @@
  * A UNIX stream socket. A client is greeted, says qmp_capabilities, and then sends one JSON
  * object a command: {"execute": NAME, "arguments": {...}, "id": ANY}; the id comes back with
  * the answer. Errors have a class (CommandNotFound, GenericError; DeviceNotActive: there is no
- * balloon, or no driver for it) and a description. A command is complete with its last brace,
+ * balloon, or no driver for it;
+ * DeviceNotFound) and a description. A command is complete with its last brace,
  * since QEMU's own clients send no newline after it; a newline within one is an error, and
  * where both sides agree again after anything wrong.
  *
  *	query-version, query-commands, query-status
  *	balloon {"value": BYTES}     the guest is to keep that much of its RAM
  *	query-balloon                what it says it has
+ *	set_link {"name": "net0", "up": true or false}   a network card's cable
  *	system_powerdown, quit
  *	x-ballast-query-memory       target, held, reclaimed, held back and by whom, pinned,
  *	                             discards by policy: what the host really gained

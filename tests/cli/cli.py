@@ -248,6 +248,19 @@ class Options(CliTest):
             self.refused(USAGE, run + [f"path=a,serial={value}"], "--disk", "serial=", "1 to 20")
         self.refused(USAGE, ["run", "--kernel", "k"] + 17 * ["--disk", "path=a"], "--disk", "16")
 
+    def test_net(self):
+        run = ["run", "--kernel", "k", "--net"]
+        for value in ("", "user", "tap", "passt=", "mac=02:00:00:00:00:01"):
+            self.refused(USAGE, run + [value], "--net", "tap=NAME", "fd=N", "passt")
+        for mac in ("", "02:00:00:00:00", "02:00:00:00:00:0g", "00:00:00:00:00:00"):
+            self.refused(USAGE, run + ["passt,mac=" + mac], "--net", f"'{mac}'", "02:00:00:12:34:56")
+        self.refused(USAGE, run + ["passt,mac=03:00:00:00:00:01"], "--net", "even")
+        self.refused(USAGE, run + ["tap=" + "x" * 16], "--net", "x" * 16, "15")
+        self.refused(USAGE, run + ["tap=t,queues=17"], "--net", "'17'", "16")
+        self.refused(USAGE, run + ["tap=t,vhost=yes"], "--net", "'yes'", "auto")
+        self.refused(USAGE, run + ["passt,queues=2"], "--net", "queues=", "tap=NAME")
+        self.refused(USAGE, run + ["tap=t,model=e1000"], "--net", "'model'", "mac=")
+
     def test_help_fits_one_screen(self):
         for args in (["--help"], ["-h"], ["help"], ["run", "--help"]):
             r = subprocess.run([BALLAST, *args], capture_output=True, timeout=TIMEOUT, text=True)
@@ -257,8 +270,9 @@ class Options(CliTest):
             for line in lines:
                 self.assertLessEqual(len(line.expandtabs()), 80, line)
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
-                           "--balloon", "--disk", "--qmp", "--experiment", "--serial", "--console",
-                           "--on-reset", "--timeout", "--exit-port", "--version", "ballast ctl"):
+                           "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
+                           "--console", "--on-reset", "--timeout", "--exit-port", "--version",
+                           "ballast ctl"):
                 self.assertIn(option, r.stdout)
 
     def test_version(self):

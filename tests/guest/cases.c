@@ -109,6 +109,17 @@ static const struct virtio_blk_options plain_disk = { .serial = "mest1" };
 static const struct virtio_blk_options readonly_disk = { .readonly = true };
 
 #define BLK(part) .guest = "blk", .options = "part=" part, .cpus = 2, .disk = &plain_disk
+
+#define NET_MAC .has_mac = true, .mac = { 0x02, 0, 0, 0x12, 0x34, 0x56 }
+static const struct net_config stream_net = { .kind = NET_PASST_RUNNING, NET_MAC };
+static const struct net_config tap_net = { .kind = NET_TAP,
+					   .vhost = VIRTIO_NET_VHOST_OFF,
+					   NET_MAC };
+static const struct net_config vhost_net = { .kind = NET_TAP,
+					     .vhost = VIRTIO_NET_VHOST_ON,
+					     NET_MAC };
+
+#define NET(part, where) .guest = "net", .options = "part=" part, .net = &(where)
 #define BALLOON(part) .guest = "balloon", .options = "part=" part, .balloon = &plain_balloon
 #define HOSTILE(part) .guest = "hostile", .options = "part=" part, .balloon = &plain_balloon
 
@@ -255,6 +266,30 @@ const struct test_case cases[] = {
 	{ .name = "balloon-hostile-registers", HOSTILE("registers") },
 	{ .name = "balloon-hostile-bar", HOSTILE("bar") },
 	{ .name = "balloon-hostile-smp", HOSTILE("smp rounds=2000"), .cpus = 2 },
+	{ .name = "net-echo", NET("echo buffer=2048 largest=9000", stream_net) },
+	{ .name = "net-echo-large", NET("echo buffer=8192 largest=60000", stream_net) },
+	{ .name = "net-intx", NET("intx buffer=2048", stream_net) },
+	{ .name = "net-link", NET("link buffer=2048", stream_net) },
+	{ .name = "net-reset", NET("reset buffer=2048", stream_net) },
+	{ .name = "net-reboot",
+	  NET("reboot buffer=2048", stream_net),
+	  .logs = { "I guest resets" } },
+	{ .name = "net-hostile", NET("hostile buffer=2048", stream_net) },
+	{ .name = "net-tap-echo", NET("echo buffer=2048 largest=1514", tap_net) },
+	{ .name = "net-tap-intx", NET("intx buffer=2048", tap_net) },
+	{ .name = "net-tap-link", NET("link buffer=2048", tap_net) },
+	{ .name = "net-tap-reset", NET("reset buffer=2048", tap_net) },
+	{ .name = "net-tap-reboot",
+	  NET("reboot buffer=2048", tap_net),
+	  .logs = { "I guest resets" } },
+	{ .name = "net-tap-hostile", NET("hostile buffer=2048", tap_net) },
+	{ .name = "net-vhost-echo", NET("echo buffer=2048 largest=1514", vhost_net) },
+	{ .name = "net-vhost-intx", NET("intx buffer=2048", vhost_net) },
+	{ .name = "net-vhost-link", NET("link buffer=2048", vhost_net) },
+	{ .name = "net-vhost-reset", NET("reset buffer=2048", vhost_net) },
+	{ .name = "net-vhost-reboot",
+	  NET("reboot buffer=2048", vhost_net),
+	  .logs = { "I guest resets" } },
 	{ .name = "rng-fill", RNG("fill") },
 	{ .name = "rng-rings", RNG("rings") },
 	{ .name = "rng-hostile",

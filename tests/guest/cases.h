@@ -19,10 +19,12 @@ struct test_case {
 	unsigned int cpus;   /* 0: one */
 	uint64_t memory;     /* 0: 64 MiB */
 	enum ram_backing backing;
-	/* With neither of these two there are the two test devices. */
+	/* With none of these three there are the two test devices. */
 	const struct virtio_blk_options *disk; /* an image of the runner's: contract.h */
 	/* With it there is a control socket, too. */
 	const struct virtio_balloon_config *balloon;
+	/* A network card, likewise; the runner is at its other end. */
+	const struct net_config *net;
 	uint64_t balloon_keep;    /* of the memory; 0: all */
 	bool hardware;            /* needs a KVM that is not software */
 	enum console_kind serial; /* CONSOLE_NONE: a file, which is where failures are told */

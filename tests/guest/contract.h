@@ -74,6 +74,9 @@
 #define DISK_PROOF_SECTOR 1000u
 #define DISK_PROOF_BYTE 0xb7
 
+/* Ethernet type of the frames that come back: for experiments, nobody else's. */
+#define NET_TYPE 0x88b5
+
 /* What serial-socket's runner sends and wants back. */
 #define SERIAL_INPUT_SIZE 600
 

@@ -27,6 +27,7 @@
 #include "tests/guest/cases.h"
 #include "tests/guest/contract.h"
 #include "tests/guest/host.h"
+#include "tests/guest/net_peer.h"
 #include "tests/guest/test_device.h"
 #include "vmm/machine.h"
 
@@ -43,6 +44,8 @@ struct run {
 	char console_path[96];
 	char qmp_path[96];
 	char disk_path[96];
+	char net_path[96];
+	struct net_peer net_peer;
 	char cmdline[160];
 	struct machine machine;
 	struct test_device devices[2];
@@ -58,6 +61,12 @@ static int failed(const char *test, const char *what)
 {
 	fprintf(stderr, "%s: %s\n", test, what);
 	return -1;
+}
+
+static int skipped(const char *test, const char *why)
+{
+	printf("%s: skipped: %s\n", test, why);
+	return EXIT_SKIPPED;
 }
 
 /* The other end of a socket, or terminal */
@@ -140,9 +149,9 @@ static int add_devices(struct run *run)
 	int r = host_init(&run->host, m, run->qmp_path, run->disk_path);
 
 	/* One of its own is where the first would be. */
-	bool fits = !run->test->balloon && !run->test->disk && !run->test->rng &&
-		    !run->test->console;
-	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && fits; i++)
+	bool own = run->test->balloon || run->test->disk || run->test->net || run->test->rng ||
+		   run->test->console;
+	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && !own; i++)
 		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
 				     slots[i]);
 	return r;
@@ -350,6 +359,18 @@ static bool failed_by_emulator(const struct test_case *test, int status, unsigne
 	return true;
 }
 
+/* A network card for the machine, and who is at its other end. NULL, or why there can be none. */
+static const char *add_net(struct run *run, struct machine_config *config)
+{
+	struct net_config *net = &config->nets[config->nr_nets++];
+
+	*net = *run->test->net;
+	net->name = net->kind == NET_TAP ? NET_PEER_TAP : run->net_path;
+	if (net->vhost == VIRTIO_NET_VHOST_ON && access("/dev/vhost-net", R_OK | W_OK) < 0)
+		return "there is no /dev/vhost-net (modprobe vhost_net)";
+	return net_peer_start(&run->net_peer, net->kind, run->net_path);
+}
+
 static int run_once(const struct test_case *test, const char *guests, unsigned int try,
 		    bool *ret_again)
 {
@@ -371,7 +392,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 		.console = { test->console, run.console_path },
 		.has_balloon = test->balloon,
 		.balloon_keep = test->balloon_keep,
-		.qmp = test->balloon ? run.qmp_path : NULL,
+		.qmp = test->balloon || test->net ? run.qmp_path : NULL,
 		.policy = RECLAIM_INHIBIT,
 	};
 
@@ -397,18 +418,24 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	snprintf(run.serial_path, sizeof(run.serial_path), "%s/serial", run.folder);
 	snprintf(run.console_path, sizeof(run.console_path), "%s/console", run.folder);
 	snprintf(run.qmp_path, sizeof(run.qmp_path), "%s/qmp", run.folder);
+	snprintf(run.net_path, sizeof(run.net_path), "%s/net", run.folder);
+	const char *lacks = test->net ? add_net(&run, &config) : NULL;
 	unsigned int fds = count_fds();
-	int status = run_machine(&run, &config);
+	int status = lacks ? test->status : run_machine(&run, &config);
 	bool fds_left = count_fds() != fds;
+	net_peer_stop(&run.net_peer);
 	(void)fflush(stderr);
 	(void)dup2(run.real_stderr, STDERR_FILENO);
 	(void)close(run.real_stderr);
 	*ret_again = failed_by_emulator(test, status, try);
-	int r = *ret_again ? 0 : judge(&run, status, fds_left);
+	int r = lacks        ? skipped(test->name, lacks)
+		: *ret_again ? 0
+			     : judge(&run, status, fds_left);
 	(void)fclose(run.log);
 	(void)unlink(run.serial_path); /* a socket is gone already */
 	(void)unlink(run.console_path);
 	(void)unlink(run.disk_path); /* if there is one */
+	(void)unlink(run.net_path);
 	(void)rmdir(run.folder);
 	return r;
 }
@@ -424,12 +451,6 @@ static int run_case(const struct test_case *test, const char *guests)
 }
 
 /* What a case needs of this host */
-
-static int skipped(const char *test, const char *why)
-{
-	printf("%s: skipped: %s\n", test, why);
-	return EXIT_SKIPPED;
-}
 
 static int kvm_missing(const char *test)
 {
@@ -528,5 +549,6 @@ int main(int argc, char **argv)
 			       "delivers a level-triggered interrupt more than once");
 	if (test->backing == RAM_HUGETLB)
 		return run_with_huge_pages(test, argv[1]);
-	return run_case(test, argv[1]) < 0;
+	r = run_case(test, argv[1]);
+	return r < 0 ? 1 : r;
 }

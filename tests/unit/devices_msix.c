@@ -3,6 +3,8 @@
 
 #include <linux/pci_regs.h>
 
+#include "base/fd.h"
+
 #include "devices/msix.h"
 #include "tests/fakes/process.h"
 #include "tests/fakes/wires.h"
@@ -248,6 +250,29 @@ START_TEST(a_vector_unmasked_after_enabling_is_delivered)
 	unmask(69);
 	msix_raise(&msix, 69);
 	ck_assert_uint_eq(take(69), 1);
+}
+END_TEST
+
+/* Somebody else may raise it: the kernel, with nobody in between. */
+START_TEST(a_vector_has_an_eventfd_while_it_is_enabled)
+{
+	ck_assert_int_eq(msix_eventfd(&msix, 3), -1);
+	enable();
+	int fd = msix_eventfd(&msix, 3);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(msix_eventfd(&msix, 3), fd);
+	ck_assert_int_eq(msix_eventfd(&msix, NR), -1);
+	/* Masked: it is pending, and comes when it is not. */
+	eventfd_signal(fd);
+	ck_assert(pending(3));
+	program(3);
+	unmask(3);
+	ck_assert_int_eq(msix_eventfd(&msix, 3), fd);
+	ck_assert_uint_eq(take(3), 1);
+	set_control(0);
+	ck_assert_int_eq(msix_eventfd(&msix, 3), -1);
+	msix_finish(&msix);
+	expect_nothing_left();
 }
 END_TEST
 
@@ -684,6 +709,7 @@ int main(void)
 		every_vector_starts_masked,
 		an_unmasked_vector_is_delivered,
 		a_vector_unmasked_after_enabling_is_delivered,
+		a_vector_has_an_eventfd_while_it_is_enabled,
 		while_off_what_is_raised_is_dropped,
 		while_masked_what_is_raised_is_pending_and_comes_exactly_once,
 		a_vector_that_was_never_unmasked_is_pending_too,

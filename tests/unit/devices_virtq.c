@@ -411,6 +411,52 @@ START_TEST(what_is_no_ram_is_not_mapped)
 }
 END_TEST
 
+/* What was filled shows with the others, or not at all. */
+START_TEST(several_chains_are_given_back_at_once)
+{
+	const struct driver_buffer buffer = { BUFFER, 10, true };
+	uint16_t head;
+	uint32_t written;
+
+	driver_start(&driver, 0);
+	for (unsigned int i = 0; i < 3; i++)
+		(void)driver_add(&driver, 0, &buffer, 1);
+	for (unsigned int i = 0; i < 3; i++) {
+		ck_assert_int_eq(virtq_pop(vq(), &chain), 1);
+		ck_assert_int_eq(virtq_fill(vq(), chain.head, i), 0);
+		ck_assert(!driver_take_used(&driver, 0, &head, &written));
+	}
+	ck_assert_int_eq(virtq_publish(vq()), 0);
+	for (unsigned int i = 0; i < 3; i++) {
+		ck_assert(driver_take_used(&driver, 0, &head, &written));
+		ck_assert_uint_eq(head, i);
+		ck_assert_uint_eq(written, i);
+	}
+	ck_assert(virtq_wants_interrupt(vq()));
+	vq()->device = DRIVER_RAM;
+	ck_assert_int_eq(virtq_fill(vq(), 0, 0), -EPROTO);
+	ck_assert_int_eq(virtq_publish(vq()), -EPROTO);
+}
+END_TEST
+
+START_TEST(what_was_popped_can_be_left_in_the_queue)
+{
+	const struct driver_buffer buffer = { BUFFER, 10, true };
+
+	driver_start(&driver, EVENT_IDX);
+	for (unsigned int i = 0; i < 3; i++)
+		(void)driver_add(&driver, 0, &buffer, 1);
+	for (unsigned int i = 0; i < 3; i++)
+		ck_assert_int_eq(virtq_pop(vq(), &chain), 1);
+	virtq_unpop(vq(), 2);
+	for (unsigned int i = 1; i < 3; i++) {
+		ck_assert_int_eq(virtq_pop(vq(), &chain), 1);
+		ck_assert_uint_eq(chain.head, i);
+	}
+	ck_assert_int_eq(virtq_pop(vq(), &chain), 0);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -428,6 +474,8 @@ int main(void)
 		bytes_are_written_across_segments,
 		a_part_is_mapped_from_anywhere,
 		what_is_no_ram_is_not_mapped,
+		several_chains_are_given_back_at_once,
+		what_was_popped_can_be_left_in_the_queue,
 	};
 
 	return run_tests("devices_virtq", setup, teardown, tests, nitems(tests));

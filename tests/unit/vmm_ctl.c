@@ -511,6 +511,27 @@ START_TEST(powerdown_and_quit_say_what_was_done)
 }
 END_TEST
 
+START_TEST(a_cable_is_plugged_in_and_pulled)
+{
+	EXPECT({ "{\"execute\": \"set_link\", \"arguments\": {\"name\": \"net0\", \"up\": "
+		 "false}}",
+		 DONE });
+	ck_assert_int_eq(run_with_server("SOCKET link net0 off"), 0);
+	ck_assert_str_eq(printed(), "the cable is pulled\n");
+	EXPECT({ "{\"execute\": \"set_link\", \"arguments\": {\"name\": \"net1\", \"up\": "
+		 "true}}",
+		 DONE });
+	ck_assert_int_eq(run_with_server("SOCKET link net1 on"), 0);
+	ck_assert_str_eq(printed(), "the cable is plugged in\n");
+	ck_assert_int_eq(run("SOCKET link net1"), 2);
+	process_expect_log("link NAME on|off");
+	ck_assert_int_eq(run("SOCKET link net1 up"), 2);
+	process_expect_log("ctl: link 'up': it is on or off");
+	ck_assert_int_eq(run("SOCKET link net1 on more"), 2);
+	process_expect_log("'more' is too much after link");
+}
+END_TEST
+
 /* Servers that are none, or not well. */
 
 START_TEST(events_in_between_are_passed_over)
@@ -742,6 +763,7 @@ int main(void)
 		stats_that_do_not_come_are_told_and_old_ones_are_shown_as_such,
 		stats_without_a_driver_are_not_waited_for,
 		powerdown_and_quit_say_what_was_done,
+		a_cable_is_plugged_in_and_pulled,
 		events_in_between_are_passed_over,
 		where_nobody_listens_that_is_told_with_the_path,
 		a_path_that_is_too_long_is_told,

@@ -8,6 +8,10 @@
 
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <linux/pci_regs.h>
 
 #include "base/fd.h"
 
@@ -611,6 +615,55 @@ START_TEST(ram_beyond_2_gib_is_a_second_slot_of_the_same_block)
 }
 END_TEST
 
+/* With the user's passt, which is a socket of ours. */
+START_TEST(network_cards_are_on_the_bus_and_leave_nothing)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s.net", kernel_path);
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(listen(listener, 8), 0);
+	config.nr_nets = 2;
+	for (unsigned int i = 0; i < 2; i++)
+		config.nets[i] = (struct net_config){ .kind = NET_PASST_RUNNING,
+						      .name = address.sun_path };
+	init();
+	ck_assert_uint_eq(machine.nr_virtios, 2);
+	ck_assert_uint_eq(pci_get_16(&machine.virtios[0].pci, PCI_DEVICE_ID), 0x1041);
+	ck_assert_uint_eq(pci_get_16(&machine.virtios[0].pci, PCI_CLASS_DEVICE), 0x0200);
+	ck_assert_str_eq(machine.nets[1].name, "net1");
+	/* Addresses that nobody has chosen are two, and the same each time. */
+	uint8_t macs[2][VIRTIO_NET_MAC_SIZE];
+	for (unsigned int i = 0; i < 2; i++) {
+		memcpy(macs[i], machine.nets[i].card.mac, sizeof(macs[i]));
+		ck_assert_uint_eq(macs[i][0] & 3, 2);
+	}
+	ck_assert_mem_ne(macs[0], macs[1], sizeof(macs[0]));
+	ck_assert_int_eq(machine_set_link(&machine, "net1", false), 0);
+	ck_assert(machine.nets[0].card.link_up && !machine.nets[1].card.link_up);
+	ck_assert_int_eq(machine_set_link(&machine, "net2", false), -ENODEV);
+	machine_finish(&machine);
+	config.nets[1].has_mac = true;
+	config.nets[1].mac[5] = 7;
+	init();
+	ck_assert_mem_eq(macs[0], machine.nets[0].card.mac, sizeof(macs[0]));
+	ck_assert_uint_eq(machine.nets[1].card.mac[5], 7);
+	machine_finish(&machine);
+	close(listener);
+	(void)unlink(address.sun_path);
+	/* One that is no good is the user's affair, and the one before it is closed. */
+	(void)process_log();
+	ck_assert_int_eq(machine_init(&machine, &config), -EINVAL);
+	process_expect_log("nobody there? passt --socket /tmp/");
+	expect_nothing_left();
+	config.nets[0] = (struct net_config){ .kind = NET_TAP, .name = "no-such-tap" };
+	expect_refusal(-ENODEV, "ip tuntap add dev no-such-tap mode tap");
+	config.nets[0] = (struct net_config){ .kind = NET_FD, .fd = 1 };
+	expect_refusal(-EINVAL, "fd=1: it is not that of a tap interface");
+}
+END_TEST
+
 START_TEST(what_the_user_gave_wrong_is_told_and_leaves_nothing)
 {
 	config.memory = 1ull << 39; /* the processor has 39 bits */
@@ -1106,6 +1159,7 @@ int main(void)
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,
 		ram_beyond_2_gib_is_a_second_slot_of_the_same_block,
+		network_cards_are_on_the_bus_and_leave_nothing,
 		what_the_user_gave_wrong_is_told_and_leaves_nothing,
 		the_kernel_starts_on_the_first_processor_only,
 		every_step_of_starting_fails_once,

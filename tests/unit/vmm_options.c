@@ -619,6 +619,83 @@ START_TEST(help_is_printed_wherever_it_is_asked_for)
 END_TEST
 
 /* Issue 2: on one screen. */
+START_TEST(network_cards_have_a_way_out_and_keys)
+{
+	static const uint8_t mac[] = { 0x02, 0xaB, 0, 1, 0xff, 9 };
+
+	parse_well("ballast run --kernel k --net tap=tap0 --net "
+		   "tap=t1,mac=02:ab:00:01:ff:09,queues=4,vhost=on --net fd=7,vhost=off --net "
+		   "passt --net passt=/run/p,mac=02:AB:00:01:FF:09,vhost=auto,queues=1");
+	ck_assert_uint_eq(config.nr_nets, 5);
+	const struct net_config *net = config.nets;
+	ck_assert_int_eq(net[0].kind, NET_TAP);
+	ck_assert_str_eq(net[0].name, "tap0");
+	ck_assert(!net[0].has_mac);
+	ck_assert_int_eq(net[0].vhost, VIRTIO_NET_VHOST_AUTO);
+	ck_assert_str_eq(net[1].name, "t1");
+	ck_assert(net[1].has_mac);
+	ck_assert_mem_eq(net[1].mac, mac, sizeof(mac));
+	ck_assert_uint_eq(net[1].queues, 4);
+	ck_assert_int_eq(net[1].vhost, VIRTIO_NET_VHOST_ON);
+	ck_assert_int_eq(net[2].kind, NET_FD);
+	ck_assert_int_eq(net[2].fd, 7);
+	ck_assert_int_eq(net[2].vhost, VIRTIO_NET_VHOST_OFF);
+	ck_assert_int_eq(net[3].kind, NET_PASST);
+	ck_assert_int_eq(net[4].kind, NET_PASST_RUNNING);
+	ck_assert_str_eq(net[4].name, "/run/p");
+	ck_assert_mem_eq(net[4].mac, mac, sizeof(mac));
+}
+END_TEST
+
+START_TEST(network_cards_that_are_none_are_refused)
+{
+	static const char *const macs[] = {
+		"",
+		"02:00:00:00:00",
+		"02:00:00:00:00:00:00",
+		"2:0:0:0:0:1",
+		"02-00-00-00-00-01",
+		"02:00:00:00:00:0g",
+		"02:00:00:00:00:+1",
+		"00:00:00:00:00:00",
+	};
+	char line[256];
+
+	for (unsigned int i = 0; i < nitems(macs); i++) {
+		char text[64];
+		snprintf(text, sizeof(text), "mac='%s': an address such as", macs[i]);
+		snprintf(line, sizeof(line), "ballast run --kernel k --net=passt,mac=%s",
+			 macs[i]);
+		expect_refusal(line, text);
+	}
+	expect_refusal("ballast run --kernel k --net passt,mac=01:00:00:00:00:01",
+		       "a group's: the first byte must be even");
+	expect_refusal("ballast run --kernel k --net=", "--net '': it begins with tap=NAME");
+	expect_refusal("ballast run --kernel k --net tap", "--net 'tap': it begins");
+	expect_refusal("ballast run --kernel k --net user", "--net 'user': it begins");
+	expect_refusal("ballast run --kernel k --net mac=02:00:00:00:00:01", "it begins");
+	expect_refusal("ballast run --kernel k --net passt=", "it begins");
+	expect_refusal("ballast run --kernel k --net tap=", "tap='': the name of an interface");
+	expect_refusal("ballast run --kernel k --net tap=sixteen-letters-", "1 to 15 bytes");
+	expect_refusal("ballast run --kernel k --net tap=a/b", "tap='a/b'");
+	expect_refusal("ballast run --kernel k --net fd=2", "--net fd '2'");
+	expect_refusal("ballast run --kernel k --net fd=", "--net fd ''");
+	expect_refusal("ballast run --kernel k --net fd=2147483648", "--net fd");
+	expect_refusal("ballast run --kernel k --net tap=t,queues=0", "--net queues '0'");
+	expect_refusal("ballast run --kernel k --net tap=t,queues=17", "1 to 16");
+	expect_refusal("ballast run --kernel k --net tap=t,vhost=maybe", "vhost='maybe'");
+	expect_refusal("ballast run --kernel k --net tap=t,model=e1000", "key 'model'");
+	expect_refusal("ballast run --kernel k --net tap=t,", "key ''");
+	expect_refusal("ballast run --kernel k --net tap=t,mac", "key 'mac'");
+	expect_refusal("ballast run --kernel k --net passt,queues=2", "tap=NAME only");
+	expect_refusal("ballast run --kernel k --net fd=5,queues=2", "tap=NAME only");
+	expect_refusal("ballast run --kernel k --net passt,vhost=on", "with a tap only");
+	expect_refusal("ballast run --kernel k --net passt --net passt --net passt --net passt "
+		       "--net passt --net passt --net passt --net passt --net tap=t9",
+		       "at most 8");
+}
+END_TEST
+
 START_TEST(help_names_every_option_on_one_screen)
 {
 	static const char *const names[] = { "--kernel",    "--initrd",   "--cmdline",
@@ -626,7 +703,7 @@ START_TEST(help_names_every_option_on_one_screen)
 					     "--serial",    "--on-reset", "--timeout",
 					     "--exit-port", "--verbose",  "--version",
 					     "--balloon",   "--qmp",      "--experiment",
-					     "--rng",       "--console" };
+					     "--rng",       "--console",  "--net" };
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
@@ -695,6 +772,8 @@ int main(void)
 		an_unknown_letter_before_others_is_named,
 		half_an_option_is_refused_if_it_may_be_two,
 		help_is_printed_wherever_it_is_asked_for,
+		network_cards_have_a_way_out_and_keys,
+		network_cards_that_are_none_are_refused,
 		help_names_every_option_on_one_screen,
 		the_version_is_printed,
 	};

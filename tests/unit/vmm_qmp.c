@@ -45,6 +45,8 @@ static struct {
 	int policy_error;
 	enum reclaim_policy policy;
 	bool automatic;
+	int link_error;
+	bool link_up;
 } world;
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
@@ -81,6 +83,16 @@ void machine_stop_auto(struct machine *m)
 {
 	ck_assert_ptr_eq(m, &machine);
 	world.automatic = false;
+}
+
+int machine_set_link(struct machine *m, const char *name, bool up)
+{
+	ck_assert_ptr_eq(m, &machine);
+	if (strcmp(name, "net1") != 0)
+		return -ENODEV;
+	if (world.link_error == 0)
+		world.link_up = up;
+	return world.link_error;
 }
 
 void machine_get_memory(struct machine *m, struct machine_memory *ret)
@@ -455,7 +467,8 @@ START_TEST(the_version_the_status_and_the_commands_can_be_asked_for)
 			 "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
 			 "{\"name\": \"query-status\"}, {\"name\": \"balloon\"}, "
 			 "{\"name\": \"query-balloon\"}, {\"name\": \"system_powerdown\"}, "
-			 "{\"name\": \"quit\"}, {\"name\": \"x-ballast-query-memory\"}, "
+			 "{\"name\": \"quit\"}, {\"name\": \"set_link\"}, "
+			 "{\"name\": \"x-ballast-query-memory\"}, "
 			 "{\"name\": \"x-ballast-query-guest-stats\"}, "
 			 "{\"name\": \"x-ballast-request-guest-stats\"}, "
 			 "{\"name\": \"x-ballast-set-stats-period\"}, "
@@ -781,6 +794,41 @@ START_TEST(the_automatic_can_be_switched)
 	expect_error(ask(fd, "{\"execute\": \"x-ballast-set-auto\", \"arguments\": "
 			     "{\"enabled\": \"on\"}}"),
 		     "GenericError", "'enabled' must be true or false");
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_cable_can_be_pulled)
+{
+	int fd = start();
+
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+				 "{\"name\": \"net1\", \"up\": true}}"),
+			 DONE);
+	ck_assert(world.link_up);
+	ck_assert_str_eq(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+				 "{\"up\": false, \"name\": \"net1\"}}"),
+			 DONE);
+	ck_assert(!world.link_up);
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+			     "{\"name\": \"net7\", \"up\": true}}"),
+		     "DeviceNotFound", "no network card 'net7'");
+	world.link_error = -EPIPE;
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+			     "{\"name\": \"net1\", \"up\": true}}"),
+		     "GenericError", "gone");
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+			     "{\"name\": \"net1\"}}"),
+		     "GenericError", "'up' is missing");
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": {\"up\": true}}"),
+		     "GenericError", "'name' is missing");
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+			     "{\"name\": \"net1\", \"up\": 1}}"),
+		     "GenericError", "'up' must be true or false");
+	expect_error(ask(fd, "{\"execute\": \"set_link\", \"arguments\": "
+			     "{\"name\": \"net1\", \"up\": true, \"down\": 1}}"),
+		     "GenericError", "'down' is none of set_link");
+	ck_assert(!world.link_up);
 	close(fd);
 }
 END_TEST
@@ -1471,6 +1519,7 @@ int main(void)
 		the_period_of_statistics_can_be_set,
 		the_policy_can_be_changed,
 		the_automatic_can_be_switched,
+		a_cable_can_be_pulled,
 		events_reach_who_has_negotiated,
 		a_command_needs_no_newline_and_may_have_company,
 		a_command_may_come_in_two_pieces_cut_anywhere,
