@@ -47,7 +47,7 @@ static void flush_tx(struct serial *s)
 {
 	if (s->tx_count == 0)
 		return;
-	size_t sent = s->backend.transmit(s->backend.opaque, s->tx, s->tx_count);
+	size_t sent = s->port.backend.transmit(s->port.backend.opaque, s->tx, s->tx_count);
 	s->tx_count -= (unsigned int)sent;
 	memmove(s->tx, s->tx + sent, s->tx_count);
 	if (s->tx_count == 0)
@@ -204,7 +204,7 @@ static uint64_t serial_read(void *opaque, uint64_t offset, unsigned int size)
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);
 	if (more_room)
-		s->backend.receive_ready(s->backend.opaque);
+		s->port.backend.receive_ready(s->port.backend.opaque);
 	return value;
 }
 
@@ -221,10 +221,43 @@ static void serial_write(void *opaque, uint64_t offset, unsigned int size, uint6
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);
 	if (more_room)
-		s->backend.receive_ready(s->backend.opaque);
+		s->port.backend.receive_ready(s->port.backend.opaque);
 }
 
 static const struct io_ops serial_ops = { .read = serial_read, .write = serial_write };
+
+static struct serial *serial_of(struct port *port)
+{
+	return container_of(port, struct serial, port);
+}
+
+static size_t serial_receive(struct port *port, const uint8_t *bytes, size_t size)
+{
+	struct serial *s = serial_of(port);
+
+	pthread_mutex_lock(&s->lock);
+	size_t taken = size < room(s) ? size : room(s);
+	memcpy(s->rx + s->rx_count, bytes, taken);
+	s->rx_count += (unsigned int)taken;
+	update_irq(s);
+	pthread_mutex_unlock(&s->lock);
+	return taken;
+}
+
+static void serial_transmit_ready(struct port *port)
+{
+	struct serial *s = serial_of(port);
+
+	pthread_mutex_lock(&s->lock);
+	flush_tx(s);
+	update_irq(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static const struct port_ops serial_port_ops = {
+	.receive = serial_receive,
+	.transmit_ready = serial_transmit_ready,
+};
 
 static void set_power_on_state(struct serial *s)
 {
@@ -235,9 +268,9 @@ static void set_power_on_state(struct serial *s)
 }
 
 int serial_init(struct serial *s, struct io_bus *pio, struct wires *wires, uint16_t base,
-		uint32_t gsi, const struct serial_backend *backend)
+		uint32_t gsi, const struct port_backend *backend)
 {
-	*s = (struct serial){ .backend = *backend };
+	*s = (struct serial){ .port = { &serial_port_ops, *backend } };
 	int r = irq_init(&s->irq, wires);
 	if (r < 0)
 		goto fail;
@@ -284,34 +317,5 @@ void serial_reset(struct serial *s)
 	bool more_room = room(s) > room_before;
 	pthread_mutex_unlock(&s->lock);
 	if (more_room)
-		s->backend.receive_ready(s->backend.opaque);
-}
-
-size_t serial_room(struct serial *s)
-{
-	pthread_mutex_lock(&s->lock);
-	size_t size = room(s);
-	pthread_mutex_unlock(&s->lock);
-	return size;
-}
-
-void serial_receive(struct serial *s, const uint8_t *bytes, size_t size)
-{
-	pthread_mutex_lock(&s->lock);
-	for (size_t i = 0; i < size; i++) {
-		if (s->rx_count < SERIAL_FIFO_SIZE)
-			s->rx[s->rx_count++] = bytes[i];
-		else
-			s->rx_overrun = true;
-	}
-	update_irq(s);
-	pthread_mutex_unlock(&s->lock);
-}
-
-void serial_transmit_ready(struct serial *s)
-{
-	pthread_mutex_lock(&s->lock);
-	flush_tx(s);
-	update_irq(s);
-	pthread_mutex_unlock(&s->lock);
+		s->port.backend.receive_ready(s->port.backend.opaque);
 }

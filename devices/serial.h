@@ -2,11 +2,11 @@
 /*
  * serial.h - a 16550A UART. National Semiconductor PC16550D data sheet.
  *
- * Output goes to whoever filled `transmit`, which takes what it can without blocking; what it
- * leaves waits here, and the guest sees a transmitter that is busy (LSR) until
- * serial_transmit_ready(). Input is handed in by serial_receive().
+ * Output goes to the port's back end; what that leaves waits here, and the guest sees a
+ * transmitter that is busy (LSR) until there is room again. Of input there is never more than
+ * fits: an overrun is for a guest that loops back its own.
  *
- * Threads: any. Takes serial->lock; transmit is called under it and must not call back.
+ * Threads: any. Takes serial->lock; transmit is called under it.
  */
 #ifndef DEVICES_SERIAL_H
 #define DEVICES_SERIAL_H
@@ -15,23 +15,16 @@
 
 #include "devices/io_bus.h"
 #include "devices/irq.h"
+#include "devices/port.h"
 
 #define SERIAL_FIFO_SIZE 16u
-
-struct serial_backend {
-	/* Sends up to `size` bytes, returns how many it took. */
-	size_t (*transmit)(void *opaque, const uint8_t *bytes, size_t size);
-	/* The guest has made room for input. */
-	void (*receive_ready)(void *opaque);
-	void *opaque;
-};
 
 struct serial {
 	pthread_mutex_t lock;
 	struct io_bus *pio; /* borrowed; NULL: not initialised */
 	struct io_region ports;
 	struct irq irq;
-	struct serial_backend backend;
+	struct port port; /* of which this is one */
 	bool irq_asserted;
 	bool thre_pending; /* the transmitter became empty and was not asked about since */
 	bool rx_overrun;
@@ -47,17 +40,10 @@ struct serial {
  * -EEXIST: the ports are taken. On failure nothing is left behind.
  */
 must_check int serial_init(struct serial *serial, struct io_bus *pio, struct wires *wires,
-			   uint16_t base, uint32_t gsi, const struct serial_backend *backend);
+			   uint16_t base, uint32_t gsi, const struct port_backend *backend);
 /* Waiting output is given to the backend once more, then dropped. Accepts a zeroed object. */
 void serial_finish(struct serial *serial);
 /* Power-on state; waiting output is given to the backend once more, then dropped. */
 void serial_reset(struct serial *serial);
-
-/* How many bytes serial_receive() would take now. */
-size_t serial_room(struct serial *serial);
-/* Input for the guest; more than serial_room() is an overrun, lost. */
-void serial_receive(struct serial *serial, const uint8_t *bytes, size_t size);
-/* The backend can take output again. */
-void serial_transmit_ready(struct serial *serial);
 
 #endif /* DEVICES_SERIAL_H */

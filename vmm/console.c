@@ -14,6 +14,8 @@
 #include "base/log.h"
 
 #define CTRL_A 0x01
+/* Bytes that hardly ever block after poll(2) has said yes, where the file's mode is not ours. */
+#define SHARED_PIECE 128u
 
 /* Output */
 
@@ -24,28 +26,38 @@ static bool writable_now(int fd)
 	return poll(&p, 1, 0) == 1;
 }
 
-/* After poll(2) said yes, a few bytes do not block, whatever the file's mode. */
+/* What there is room for now. Nobody reads any more: all of it, the guest shall not wait. */
+static size_t write_some(const struct console *c, const uint8_t *bytes, size_t size)
+{
+	if (!writable_now(c->out_fd))
+		return 0;
+	ssize_t n = c->config.kind == CONSOLE_UNIX
+			    ? send(c->out_fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+			    : write(c->out_fd, bytes, size);
+	if (n >= 0)
+		return (size_t)n;
+	return errno == EAGAIN || errno == EINTR ? 0 : size;
+}
+
 static size_t console_transmit(void *opaque, const uint8_t *bytes, size_t size)
 {
 	struct console *c = opaque;
-	size_t taken = size;
+	size_t taken = 0;
 
 	pthread_mutex_lock(&c->lock);
-	if (c->out_fd >= 0) {
-		ssize_t n = -1;
-		bool room = writable_now(c->out_fd);
-		if (room)
-			n = c->config.kind == CONSOLE_UNIX
-				    ? send(c->out_fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT)
-				    : write(c->out_fd, bytes, size);
-		if (n >= 0)
-			taken = (size_t)n;
-		else if (!room || errno == EAGAIN || errno == EINTR)
-			taken = 0;
-		/* Any other error: nobody reads any more, and the guest shall not wait for it. */
-		if (taken < size && c->output.fd >= 0)
-			event_loop_modify(c->loop, &c->output, EPOLLOUT | EPOLLONESHOT);
+	while (c->out_fd >= 0 && taken < size) {
+		size_t n = size - taken;
+		if (c->out_fd == STDOUT_FILENO && n > SHARED_PIECE)
+			n = SHARED_PIECE;
+		n = write_some(c, bytes + taken, n);
+		if (n == 0)
+			break;
+		taken += n;
 	}
+	if (c->out_fd < 0)
+		taken = size;
+	else if (taken < size && c->output.fd >= 0)
+		event_loop_modify(c->loop, &c->output, EPOLLOUT | EPOLLONESHOT);
 	pthread_mutex_unlock(&c->lock);
 	return taken;
 }
@@ -55,8 +67,8 @@ static void output_ready(struct event_source *source, uint32_t events)
 	struct console *c = container_of(source, struct console, output);
 
 	(void)events;
-	if (c->serial)
-		serial_transmit_ready(c->serial);
+	if (c->port)
+		c->port->ops->transmit_ready(c->port);
 }
 
 /* Input */
@@ -83,13 +95,8 @@ static bool queue_byte(struct console *c, uint8_t byte)
 /* What the guest has room for; it says when it has more. */
 static void feed_guest(struct console *c)
 {
-	size_t n = serial_room(c->serial);
+	size_t n = c->port->ops->receive(c->port, c->queue, c->queued);
 
-	if (n > c->queued)
-		n = c->queued;
-	if (n == 0)
-		return;
-	serial_receive(c->serial, c->queue, n);
 	memmove(c->queue, c->queue + n, c->queued - n);
 	__atomic_store_n(&c->queued, c->queued - n, __ATOMIC_SEQ_CST);
 }
@@ -141,8 +148,9 @@ static void drop_client(struct console *c)
 	c->out_fd = -1;
 	fd_close(&c->own_fd);
 	pthread_mutex_unlock(&c->lock);
-	if (c->serial)
-		serial_transmit_ready(c->serial); /* what waited for the client goes nowhere */
+	if (c->port)
+		c->port->ops->transmit_ready(
+			c->port); /* what waited for the client goes nowhere */
 	event_loop_modify(c->loop, &c->clients, EPOLLIN);
 }
 
@@ -179,7 +187,7 @@ static void room_ready(struct event_source *source, uint32_t events)
 
 	(void)events;
 	(void)eventfd_take(source->fd);
-	if (!c->serial)
+	if (!c->port)
 		return;
 	feed_guest(c);
 	if (c->input_waits && c->queued < sizeof(c->queue)) {
@@ -238,10 +246,25 @@ static void client_ready(struct event_source *source, uint32_t events)
 
 /* Opening */
 
+/*
+ * Standard output once more, so that not blocking is only our affair and not that of all who
+ * share it. -1: not a file's, where two places to write at are one too many; nor a socket's, and
+ * not that of a terminal of another user's: then as it is.
+ */
+static int open_output(void)
+{
+	struct stat st;
+
+	if (fstat(STDOUT_FILENO, &st) < 0 || S_ISREG(st.st_mode))
+		return -1;
+	return open("/proc/self/fd/1", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+}
+
 static int open_stdio(struct console *c)
 {
 	c->in_fd = STDIN_FILENO;
-	c->out_fd = STDOUT_FILENO;
+	c->own_fd = open_output();
+	c->out_fd = c->own_fd >= 0 ? c->own_fd : STDOUT_FILENO;
 	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &c->saved_termios) < 0)
 		return start_io(c);
 	struct termios raw = c->saved_termios;
@@ -258,7 +281,7 @@ static int open_file(struct console *c)
 	c->own_fd = open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK,
 			 0600);
 	if (c->own_fd < 0)
-		return log_err(-errno, "console: --serial file '%s'", c->config.path);
+		return log_err(-errno, "console: %s file '%s'", c->option, c->config.path);
 	c->out_fd = c->own_fd;
 	return start_io(c);
 }
@@ -269,15 +292,15 @@ static int open_socket(struct console *c)
 
 	if (strlen(c->config.path) >= sizeof(address.sun_path))
 		return log_err(0,
-			       "console: --serial socket '%s': a path of at most %zu bytes, please",
-			       c->config.path, sizeof(address.sun_path) - 1),
+			       "console: %s socket '%s': a path of at most %zu bytes, please",
+			       c->option, c->config.path, sizeof(address.sun_path) - 1),
 		       -EINVAL;
 	strcpy(address.sun_path, c->config.path);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return log_err(-errno, "console: socket");
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		int r = log_err(-errno, "console: --serial socket '%s'%s", c->config.path,
+		int r = log_err(-errno, "console: %s socket '%s'%s", c->option, c->config.path,
 				errno == EADDRINUSE ? " (if no program uses it, remove it)"
 						    : "");
 		(void)close(fd); /* never bound */
@@ -291,7 +314,7 @@ static int open_socket(struct console *c)
 	return r < 0 ? log_err(r, "console: event loop") : 0;
 }
 
-int console_init(struct console *c, struct event_loop *loop,
+int console_init(struct console *c, struct event_loop *loop, const char *option,
 		 const struct console_config *config,
 		 void (*command)(void *opaque, enum console_command command), void *opaque)
 {
@@ -299,6 +322,7 @@ int console_init(struct console *c, struct event_loop *loop,
 
 	*c = (struct console){
 		.loop = loop,
+		.option = option,
 		.config = *config,
 		.in_fd = -1,
 		.out_fd = -1,
@@ -334,7 +358,7 @@ void console_finish(struct console *c)
 {
 	if (!c->loop)
 		return;
-	c->serial = NULL;
+	c->port = NULL;
 	if (c->raw)
 		(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
 	stop_input(c);
@@ -354,20 +378,27 @@ void console_finish(struct console *c)
 	*c = (struct console){ 0 };
 }
 
-struct serial_backend console_backend(struct console *c)
+struct port_backend console_backend(struct console *c)
 {
-	return (struct serial_backend){
+	return (struct port_backend){
 		.transmit = console_transmit,
 		.receive_ready = console_receive_ready,
 		.opaque = c,
 	};
 }
 
-int console_connect(struct console *c, struct serial *serial)
+int console_connect(struct console *c, struct port *port)
 {
-	c->serial = serial;
+	c->port = port;
 	/* Who is there before the guest starts shall see its first words. */
 	if (c->config.kind == CONSOLE_UNIX)
 		client_ready(&c->clients, EPOLLIN);
 	return c->config.kind == CONSOLE_STDIO ? open_stdio(c) : 0;
+}
+
+/* Of the output if that is a terminal: the input may be a pipe, or the other way round. */
+bool console_get_window(const struct console_config *config, struct winsize *ret)
+{
+	return config->kind == CONSOLE_STDIO && (ioctl(STDOUT_FILENO, TIOCGWINSZ, ret) >= 0 ||
+						 ioctl(STDIN_FILENO, TIOCGWINSZ, ret) >= 0);
 }

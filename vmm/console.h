@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * console.h - where the guest's serial port comes out: this terminal, a file, a UNIX socket.
+ * console.h - where a port of the guest's, serial or virtio, comes out: this terminal, a file, a
+ * UNIX socket. Two of them are not both to have the terminal.
  *
  * A terminal is put into raw mode and back. Ctrl-A then starts a command: x stops (first the
  * power button, then at once), p presses the power button, a sends a Ctrl-A, h lists these.
@@ -19,9 +20,11 @@
 #include <pthread.h>
 #include <termios.h>
 
+#include <sys/ioctl.h>
+
 #include "base/event_loop.h"
 
-#include "devices/serial.h"
+#include "devices/port.h"
 
 enum console_kind { CONSOLE_NONE, CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX };
 
@@ -36,12 +39,13 @@ enum console_command { CONSOLE_STOP, CONSOLE_POWER_BUTTON };
 
 struct console {
 	struct event_loop *loop; /* borrowed; NULL: not initialised */
-	struct serial *serial;   /* borrowed; NULL before console_connect() */
+	struct port *port;       /* borrowed; NULL before console_connect() */
+	const char *option;      /* borrowed; what the user calls it, for logs */
 	struct console_config config;
 	pthread_mutex_t lock;
 	int in_fd;     /* lock; -1: no input */
 	int out_fd;    /* lock; -1: output is dropped */
-	int own_fd;    /* owned: the file, or the socket's client; -1 */
+	int own_fd;    /* owned: the file, the socket's client, standard output again; -1 */
 	int listen_fd; /* owned; -1 */
 	struct event_source input;
 	struct event_source output; /* a dup of out_fd, so that epoll can tell them apart */
@@ -58,19 +62,22 @@ struct console {
 };
 
 /*
- * Opens what config names; `command` is called on the event loop. The errno of open, socket or
- * bind; -EADDRINUSE: somebody listens at the path. Logged.
+ * Opens what config names, `option` of the command line; `command` is called on the event loop. The
+ * errno of open, socket or bind; -EADDRINUSE: somebody listens at the path. Logged.
  */
 must_check int console_init(struct console *console, struct event_loop *loop,
-			    const struct console_config *config,
+			    const char *option, const struct console_config *config,
 			    void (*command)(void *opaque, enum console_command command),
 			    void *opaque);
 /* Restores the terminal, removes the socket. Accepts a zeroed object. */
 void console_finish(struct console *console);
 
-/* What the serial port is to be initialised with. */
-struct serial_backend console_backend(struct console *console);
+/* What the port is to be initialised with. */
+struct port_backend console_backend(struct console *console);
 /* The port is there: input may flow; a terminal goes raw only now. -errno; logged. */
-must_check int console_connect(struct console *console, struct serial *serial);
+must_check int console_connect(struct console *console, struct port *port);
+
+/* The size of the window that this is in; false: it is in none. SIGWINCH says that it changed. */
+bool console_get_window(const struct console_config *config, struct winsize *ret);
 
 #endif /* VMM_CONSOLE_H */

@@ -27,6 +27,7 @@
 #define INHIBIT_STEP (64ull << 20) /* made live before others have the event loop */
 #define ETHERNET 0x020000
 #define MASS_STORAGE 0x010000
+#define COMMUNICATION 0x078000
 #define UNCLASSIFIED 0x00ff00 /* PCI has no class for a balloon, or for entropy */
 
 /*
@@ -103,6 +104,15 @@ static void state_asked(struct machine *m)
 		vcpus_resume(&m->gate);
 }
 
+/* The terminal has another size, or may have. */
+static void look_at_window(struct machine *m)
+{
+	struct winsize window;
+
+	if (m->config.has_console && console_get_window(&m->config.console, &window))
+		virtio_console_resize(&m->hvc, &window);
+}
+
 static void signal_ready(struct event_source *source, uint32_t events)
 {
 	struct machine *m = container_of(source, struct machine, signals);
@@ -113,6 +123,8 @@ static void signal_ready(struct event_source *source, uint32_t events)
 		return;
 	if (info.ssi_signo == SIGUSR1)
 		state_asked(m);
+	else if (info.ssi_signo == SIGWINCH)
+		look_at_window(m);
 	else
 		stop_requested(m, info.ssi_signo == SIGINT   ? "SIGINT"
 				  : info.ssi_signo == SIGHUP ? "SIGHUP"
@@ -476,6 +488,7 @@ static int catch_signals(struct machine *m)
 	sigaddset(&handled, SIGINT);
 	sigaddset(&handled, SIGHUP);
 	sigaddset(&handled, SIGUSR1);
+	sigaddset(&handled, SIGWINCH);
 	/* A reader of the console who goes away is no reason to die, nor a limit on a disk's file. */
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGXFSZ, SIG_IGN);
@@ -622,7 +635,7 @@ static int add_platform(struct machine *m)
 		.mem64 = { m->layout.mem64_base, m->layout.mem64_size },
 	};
 	const struct power_handler handler = { .requested = power_requested, .opaque = m };
-	const struct serial_backend backend = console_backend(&m->console);
+	const struct port_backend backend = console_backend(&m->serial_console);
 
 	int r = pci_bus_init(&m->pci, &m->pio, &m->mmio, &windows, LAYOUT_ECAM_BASE);
 	if (r >= 0) {
@@ -751,6 +764,21 @@ static int add_rng(struct machine *m)
 	return r < 0 ? log_err(r, "rng") : 0;
 }
 
+static int add_console(struct machine *m)
+{
+	const struct port_backend backend = console_backend(&m->hvc_console);
+	struct winsize window;
+
+	if (!m->config.has_console)
+		return 0;
+	bool has_window = console_get_window(&m->config.console, &window);
+	int r = virtio_console_init(&m->hvc, &m->map, &m->loop, &backend,
+				    has_window ? &window : NULL);
+	if (r >= 0)
+		r = add_virtio(m, &m->hvc.virtio, COMMUNICATION);
+	return r < 0 ? log_err(r, "virtio console") : 0;
+}
+
 /* A path that is no good is the user's affair: virtio_blk_init() errors stay what they are. */
 static int add_disks(struct machine *m)
 {
@@ -795,6 +823,8 @@ static int add_virtio_devices(struct machine *m)
 
 	if (r >= 0)
 		r = add_rng(m);
+	if (r >= 0)
+		r = add_console(m);
 	return r;
 }
 
@@ -880,8 +910,12 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = not_the_users(catch_signals(m));
 	if (r < 0)
 		goto fail;
-	/* The serial port has its address already, and no vCPU has run to use it. */
-	r = console_init(&m->console, &m->loop, &config->serial, console_commanded, m);
+	/* Both ports have their addresses already, and no vCPU has run to use them. */
+	r = console_init(&m->serial_console, &m->loop, "--serial", &config->serial,
+			 console_commanded, m);
+	if (r >= 0 && config->has_console)
+		r = console_init(&m->hvc_console, &m->loop, "--console", &config->console,
+				 console_commanded, m);
 	if (r < 0)
 		goto fail;
 	return 0;
@@ -934,7 +968,10 @@ static int start(struct machine *m)
 	if (r >= 0)
 		r = start_timer(m);
 	if (r >= 0)
-		r = console_connect(&m->console, &m->serial);
+		r = console_connect(&m->serial_console, &m->serial.port);
+	if (r >= 0 && m->config.has_console)
+		r = console_connect(&m->hvc_console, &m->hvc.port);
+	look_at_window(m); /* before now its changes were not told */
 	return r;
 }
 
@@ -1037,6 +1074,7 @@ void machine_finish(struct machine *m)
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	for (unsigned int i = m->nr_virtios; i-- > 0;)
 		virtio_pci_finish(&m->virtios[i]);
+	virtio_console_finish(&m->hvc);
 	for (unsigned int i = m->nr_disks; i-- > 0;)
 		virtio_blk_finish(&m->disks[i]);
 	for (unsigned int i = m->nr_nets; i-- > 0;)
@@ -1050,7 +1088,8 @@ void machine_finish(struct machine *m)
 	rtc_finish(&m->rtc);
 	pci_bus_remove(&m->host_bridge);
 	pci_bus_finish(&m->pci);
-	console_finish(&m->console);
+	console_finish(&m->hvc_console);
+	console_finish(&m->serial_console);
 	memory_map_remove(&m->map, &m->high);
 	memory_map_remove(&m->map, &m->low);
 	ram_finish(&m->ram);

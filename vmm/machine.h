@@ -4,7 +4,7 @@
  *
  * Lock order: pci_bus.lock > virtio.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
  * reclaim.gate > vfio_container.lock > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
- * serial.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
+ * serial.lock > console.lock; virtio.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
  * vfio_bars.rom_lock.
  *
  * Threads: machine_init(), machine_run() and machine_finish() on one thread, which becomes the
@@ -22,6 +22,7 @@
 #include "devices/serial.h"
 #include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
+#include "devices/virtio_console.h"
 #include "devices/virtio_pci.h"
 #include "devices/virtio_rng.h"
 #include "memory/map.h"
@@ -89,6 +90,8 @@ struct machine_config {
 	unsigned int nr_nets;
 	const char *qmp; /* path of the control socket; NULL: none */
 	struct console_config serial;
+	bool has_console; /* a virtio-console, with this behind it */
+	struct console_config console;
 	enum on_reset on_reset;
 	unsigned int timeout; /* seconds; 0: none */
 	bool exit_port;       /* 0xf4: a guest's own exit status */
@@ -137,7 +140,7 @@ struct machine {
 	struct io_bus mmio;
 	struct pci_bus pci;
 	struct pci_device host_bridge;
-	struct console console;
+	struct console serial_console; /* what is behind the serial port */
 	struct serial serial;
 	struct rtc rtc;
 	struct power power;
@@ -151,6 +154,8 @@ struct machine {
 	unsigned int nr_disks;
 	struct net nets[MACHINE_MAX_NETS];
 	unsigned int nr_nets;
+	struct console hvc_console; /* what is behind hvc */
+	struct virtio_console hvc;
 	/* Of the devices above, as they were added. */
 	struct virtio_pci virtios[MACHINE_MAX_VIRTIO];
 	unsigned int nr_virtios;

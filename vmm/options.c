@@ -22,7 +22,7 @@ static const char help[] =
 	"\n"
 	"  --kernel FILE       bzImage (64-bit), or vmlinux ELF with a PVH entry\n"
 	"  --initrd FILE       initial RAM disk\n"
-	"  --cmdline STRING    kernel command line (console=ttyS0)\n"
+	"  --cmdline STRING    kernel command line (console=ttyS0, or hvc0)\n"
 	"  --cpus N            1 to 16 (1)\n"
 	"  --memory SIZE[,backing=anon|memfd|hugetlb]  guest RAM, as 4G (512M)\n"
 	"  --device BDF[,BDF]  assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
@@ -38,6 +38,7 @@ static const char help[] =
 	"  --rng on            entropy from the host (virtio-rng)\n"
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
+	"  --console WHERE     its hvc0 (virtio-console), likewise; without this: none\n"
 	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
 	"  --timeout SECONDS   stop the guest after that long\n"
 	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
@@ -507,7 +508,8 @@ static int parse_experiment(const char *text, struct machine_config *config)
 	return 0;
 }
 
-static int parse_serial(const char *text, struct console_config *serial)
+/* For --serial and --console. */
+static int parse_where(const char *option, const char *text, struct console_config *ret)
 {
 	static const struct {
 		const char *word;
@@ -524,13 +526,27 @@ static int parse_serial(const char *text, struct console_config *serial)
 		bool takes_path = words[i].word[n - 1] == '=';
 		if (strncmp(text, words[i].word, n) != 0 || takes_path == (text[n] == '\0'))
 			continue;
-		*serial =
-			(struct console_config){ words[i].kind, takes_path ? text + n : NULL };
+		*ret = (struct console_config){ words[i].kind, takes_path ? text + n : NULL };
 		return 0;
 	}
-	return log_err(0, "--serial '%s': it is one of stdio, none, file=PATH, unix=PATH",
+	return log_err(0, "%s '%s': it is one of stdio, none, file=PATH, unix=PATH", option,
 		       text),
 	       -EINVAL;
+}
+
+/* What was not given follows from what was. */
+static int choose_consoles(struct machine_config *config, bool serial_given)
+{
+	bool takes_stdio = config->has_console && config->console.kind == CONSOLE_STDIO;
+
+	if (!config->cmdline)
+		config->cmdline = config->has_console ? "console=hvc0" : "console=ttyS0";
+	if (!serial_given && takes_stdio)
+		config->serial.kind = CONSOLE_NONE;
+	if (config->serial.kind == CONSOLE_STDIO && takes_stdio)
+		return log_err(0, "--serial stdio, --console stdio: only one of them, please"),
+		       -EINVAL;
+	return 0;
 }
 
 static int parse_on_reset(const char *text, enum on_reset *ret)
@@ -558,6 +574,7 @@ enum {
 	OPTION_QMP,
 	OPTION_EXPERIMENT,
 	OPTION_SERIAL,
+	OPTION_CONSOLE,
 	OPTION_ON_RESET,
 	OPTION_TIMEOUT,
 	OPTION_EXIT_PORT,
@@ -577,6 +594,7 @@ static const struct option options[] = {
 	{ "qmp", required_argument, NULL, OPTION_QMP },
 	{ "experiment", required_argument, NULL, OPTION_EXPERIMENT },
 	{ "serial", required_argument, NULL, OPTION_SERIAL },
+	{ "console", required_argument, NULL, OPTION_CONSOLE },
 	{ "on-reset", required_argument, NULL, OPTION_ON_RESET },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "exit-port", no_argument, NULL, OPTION_EXIT_PORT },
@@ -607,7 +625,11 @@ static int parse_one(int option, char *value, struct machine_config *config)
 	case OPTION_DISK: r = parse_disk(value, config); break;
 	case OPTION_QMP: r = parse_qmp(value, config); break;
 	case OPTION_EXPERIMENT: r = parse_experiment(value, config); break;
-	case OPTION_SERIAL: r = parse_serial(value, &config->serial); break;
+	case OPTION_SERIAL: r = parse_where("--serial", value, &config->serial); break;
+	case OPTION_CONSOLE:
+		r = parse_where("--console", value, &config->console);
+		config->has_console = true;
+		break;
 	case OPTION_ON_RESET: r = parse_on_reset(value, &config->on_reset); break;
 	case OPTION_TIMEOUT:
 		r = parse_number("--timeout", value, 1, MAX_TIMEOUT, &n);
@@ -622,10 +644,10 @@ static int parse_one(int option, char *value, struct machine_config *config)
 
 static int parse_run(int argc, char **argv, struct machine_config *config)
 {
+	bool serial_given = false;
 	int option;
 
 	*config = (struct machine_config){
-		.cmdline = "console=ttyS0",
 		.nr_cpus = 1,
 		.memory = 512ull << 20,
 		.serial = { CONSOLE_STDIO, NULL },
@@ -657,6 +679,7 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 		int r = parse_one(option, optarg, config);
 		if (r < 0)
 			return r;
+		serial_given |= option == OPTION_SERIAL;
 		if (option == 'v' && optind < argc && strcmp(argv[optind], "trace") == 0) {
 			trace_listen(trace_print);
 			optind++;
@@ -667,7 +690,9 @@ static int parse_run(int argc, char **argv, struct machine_config *config)
 		       -EINVAL;
 	if (!config->kernel)
 		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
-	return check_balloon(config) < 0 ? -EINVAL : OPTIONS_RUN;
+	if (check_balloon(config) < 0 || choose_consoles(config, serial_given) < 0)
+		return -EINVAL;
+	return OPTIONS_RUN;
 }
 
 int options_parse(int argc, char **argv, struct machine_config *config)

@@ -157,7 +157,8 @@ class Options(CliTest):
 
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
-                       "--disk", "--qmp", "--experiment", "--serial", "--on-reset", "--timeout"):
+                       "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
+                       "--timeout"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -168,12 +169,14 @@ class Options(CliTest):
             "--cpus": ["", "0", "17", "-1", "two", "1K", "4294967297", "99999999999999999999"],
             "--timeout": ["", "0", "-5", "soon", "1s", "31536001", "18446744073709551616"],
             "--serial": ["", "tty", "file", "file=", "unix", "unix=", "stdio=x"],
+            "--console": ["", "pty", "hvc0", "file=", "unix:/tmp/x", "stdio,none"],
             "--on-reset": ["", "stop", "reboot,exit"],
             "--qmp": ["", "unix", "unix:", "tcp:4444", "/tmp/x", "unix=/tmp/x"],
             "--experiment": ["", "unsafe", "unsafe-reclaim,more", "on"],
         }
         right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
                  "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
+                 "--console": ("stdio", "none", "file=PATH", "unix=PATH"),
                  "--on-reset": ("reboot", "exit"), "--qmp": ("unix:PATH",),
                  "--experiment": ("unsafe-reclaim",)}
         for option, values in wrong.items():
@@ -223,6 +226,10 @@ class Options(CliTest):
         small = ["run", "--kernel", "k", "--memory", "32M", "--balloon"]
         self.refused(USAGE, small + ["initial=31M"], "--balloon", "initial=", "32M")
 
+    def test_two_on_one_terminal(self):
+        self.refused(USAGE, ["run", "--kernel", "k", "--serial", "stdio", "--console", "stdio"],
+                     "--serial stdio", "--console stdio", "only one")
+
     def test_balloon_reporting_and_hugetlb(self):
         self.refused(USAGE, ["run", "--kernel", "k", "--memory", "64M,backing=hugetlb", "--balloon",
                              "reporting=on"], "--balloon", "reporting", "hugetlb")
@@ -263,8 +270,9 @@ class Options(CliTest):
             for line in lines:
                 self.assertLessEqual(len(line.expandtabs()), 80, line)
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
-                           "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial", "--on-reset",
-                           "--timeout", "--exit-port", "--version", "ballast ctl"):
+                           "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
+                           "--console", "--on-reset", "--timeout", "--exit-port", "--version",
+                           "ballast ctl"):
                 self.assertIn(option, r.stdout)
 
     def test_version(self):
@@ -571,6 +579,17 @@ class Host(CliTest):
         self.refused(FAILED, self.run_args("--serial", "file=" + nowhere), f"'{nowhere}'", "No such file")
         self.refused(FAILED, self.run_args("--serial", "file=" + self.folder), f"'{self.folder}'",
                      "directory")
+
+    def test_console_paths(self):
+        long = self.path("x" * 200)
+        self.refused(USAGE, self.run_args("--console", "unix=" + long), "--console", long, "107")
+        nowhere = self.path("no/such/folder")
+        self.refused(FAILED, self.run_args("--console", "file=" + nowhere), "--console",
+                     f"'{nowhere}'", "No such file")
+        path = self.path("both")
+        self.refused(FAILED, self.run_args("--serial", "unix=" + path, "--console", "unix=" + path),
+                     "--console", f"'{path}'", "in use")
+        self.assertFalse(os.path.exists(path), "the socket is left behind")
 
     def test_serial_socket_in_use(self):
         path = self.path("serial")

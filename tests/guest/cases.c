@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/guest/cases.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "tests/guest/contract.h"
@@ -16,14 +21,14 @@ static bool receive_exactly(int fd, const uint8_t *want, size_t size)
 	uint8_t byte = 0;
 	size_t i = 0;
 
-	while (i < size && recv(fd, &byte, 1, 0) == 1 && byte == want[i])
+	while (i < size && read(fd, &byte, 1) == 1 && byte == want[i])
 		i++;
 	if (i == size)
 		return true;
-	fprintf(stderr, "serial socket: %zu of %zu bytes came, then: ", i, size);
+	fprintf(stderr, "socket or terminal: %zu of %zu bytes came, then: ", i, size);
 	do
 		fputc(byte, stderr);
-	while (recv(fd, &byte, 1, 0) == 1);
+	while (read(fd, &byte, 1) == 1);
 	return false;
 }
 
@@ -42,6 +47,56 @@ static bool echo_peer(int fd)
 	for (unsigned int i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (uint8_t)~bytes[i];
 	return receive_exactly(fd, bytes, sizeof(bytes));
+}
+
+/* Tells the guest that it is there, and reads nothing until the guest is gone. */
+static bool stuck_peer(int fd)
+{
+	struct pollfd p = { .fd = fd };
+
+	return send(fd, "h", 1, MSG_NOSIGNAL) == 1 && poll(&p, 1, -1) == 1 &&
+	       (p.revents & POLLHUP);
+}
+
+/* What was sent before resets, as far as it went, and then what was said last. */
+static bool reset_peer(int fd)
+{
+	static const uint8_t end[] = "the end\n";
+	uint8_t byte = 'x';
+
+	if (send(fd, "h", 1, MSG_NOSIGNAL) != 1)
+		return false;
+	while (byte == 'x' && recv(fd, &byte, 1, 0) == 1) {
+	}
+	if (byte == end[0] && receive_exactly(fd, end + 1, sizeof(end) - 2))
+		return true;
+	fprintf(stderr, "console: '%c' came after the x\n", byte);
+	return false;
+}
+
+/* Much input, and then whatever comes. */
+static bool talkative_peer(int fd)
+{
+	uint8_t bytes[CONSOLE_INPUT_SIZE];
+
+	memset(bytes, 'i', sizeof(bytes));
+	if (send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL) != (ssize_t)sizeof(bytes))
+		return false;
+	while (recv(fd, bytes, sizeof(bytes), 0) > 0) {
+	}
+	return true;
+}
+
+/* At a terminal: its window changes when the guest is ready for that. */
+static bool window_peer(int fd)
+{
+	static const uint8_t ready[] = "ready\r\n";
+	static const uint8_t size[] = "132x043\r\n";
+	const struct winsize window = { .ws_col = 132, .ws_row = 43 };
+
+	return receive_exactly(fd, ready, sizeof(ready) - 1) &&
+	       ioctl(fd, TIOCSWINSZ, &window) == 0 && kill(getpid(), SIGWINCH) == 0 &&
+	       receive_exactly(fd, size, sizeof(size) - 1) && write(fd, "q", 1) == 1;
 }
 
 static const struct virtio_balloon_config plain_balloon;
@@ -67,6 +122,9 @@ static const struct net_config vhost_net = { .kind = NET_TAP,
 #define NET(part, where) .guest = "net", .options = "part=" part, .net = &(where)
 #define BALLOON(part) .guest = "balloon", .options = "part=" part, .balloon = &plain_balloon
 #define HOSTILE(part) .guest = "hostile", .options = "part=" part, .balloon = &plain_balloon
+
+#define RNG(part) .guest = "rng", .options = "part=" part, .rng = true
+#define CONSOLE(part, where) .guest = "console", .options = "part=" part, .console = where
 
 const struct test_case cases[] = {
 	{ .name = "ports", .guest = "ports" },
@@ -232,6 +290,34 @@ const struct test_case cases[] = {
 	{ .name = "net-vhost-reboot",
 	  NET("reboot buffer=2048", vhost_net),
 	  .logs = { "I guest resets" } },
+	{ .name = "rng-fill", RNG("fill") },
+	{ .name = "rng-rings", RNG("rings") },
+	{ .name = "rng-hostile",
+	  RNG("hostile"),
+	  .logs = { "rng: a malformed queue", "rng: a buffer outside of RAM" } },
+	{ .name = "rng-reset", RNG("reset") },
+	{ .name = "rng-reboot", RNG("reboot"), .logs = { "I guest resets" } },
+	{ .name = "console-identity",
+	  CONSOLE("identity", CONSOLE_FILE),
+	  .console_output = "no driver\na driver\nboth\nthe end\n" },
+	{ .name = "console-file",
+	  CONSOLE("file", CONSOLE_FILE),
+	  .console_bytes = CONSOLE_SIZE },
+	{ .name = "console-echo", CONSOLE("echo", CONSOLE_UNIX), .peer = echo_peer },
+	{ .name = "console-stuck",
+	  CONSOLE("stuck", CONSOLE_UNIX),
+	  .peer = stuck_peer,
+	  .logs = { "console: nobody reads, dropping output" } },
+	{ .name = "console-reset", CONSOLE("reset", CONSOLE_UNIX), .peer = reset_peer },
+	{ .name = "console-reboot",
+	  CONSOLE("reboot", CONSOLE_UNIX),
+	  .peer = reset_peer,
+	  .logs = { "I guest resets" } },
+	{ .name = "console-window", CONSOLE("window", CONSOLE_STDIO), .peer = window_peer },
+	{ .name = "console-hostile",
+	  CONSOLE("hostile", CONSOLE_UNIX),
+	  .peer = talkative_peer,
+	  .logs = { "console: a malformed queue", "console: output outside of RAM" } },
 };
 
 const unsigned int nr_cases = nitems(cases);

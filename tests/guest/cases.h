@@ -31,9 +31,18 @@ struct test_case {
 	enum on_reset on_reset;
 	unsigned int timeout; /* in seconds; 0: 20, and not expected to run out */
 	int status;           /* what machine_run() returns */
-	/* On a thread of its own, at the other end of the serial socket; true: as it should be. */
+	/* CONSOLE_NONE: there is no virtio console; CONSOLE_STDIO: on a terminal of 100x30. */
+	enum console_kind console;
+	bool rng;
+	/*
+	 * On a thread of its own, at the other end of the console's socket, or terminal, or else of the
+	 * serial socket; true: as it should be.
+	 */
 	bool (*peer)(int fd);
-	const char *output;         /* all that the guest prints; NULL: anything */
+	const char
+		*console_output; /* all that comes out of a console to a file; NULL: anything */
+	uint32_t console_bytes;  /* or so many CONSOLE_BYTE()s */
+	const char *output;      /* all that the guest prints; NULL: anything */
 	const char *logs[MAX_LOGS]; /* are found in the log */
 	/* So are these, unless KVM on AMD has lost them; then the log says that. */
 	const char *registers[MAX_LOGS];

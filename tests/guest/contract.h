@@ -80,4 +80,10 @@
 /* What serial-socket's runner sends and wants back. */
 #define SERIAL_INPUT_SIZE 600
 
+/* What a virtio console sends a file: CONSOLE_SIZE bytes of these. */
+#define CONSOLE_SIZE 4000003u
+#define CONSOLE_BYTE(i) ((uint8_t)((i)*7u + ((i) >> 8)))
+/* Bytes that wait for a guest that takes them now and then. */
+#define CONSOLE_INPUT_SIZE 16384
+
 #endif /* TESTS_GUEST_CONTRACT_H */

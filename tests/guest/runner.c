@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * runner.c - runs one test case: a bare-metal guest on /dev/kvm, in a machine built as
- * `ballast run` would, with the host port, and with two test devices on its PCI bus or the
- * balloon, or a disk.
+ * `ballast run` would, with the host port, and with two test devices on its PCI bus or devices of
+ * its own.
  *
  *	runner FOLDER-OF-GUESTS CASE
  *	runner --complete CASE...     all cases of the table are named
@@ -20,6 +20,7 @@
 #include <string.h>
 #include <time.h>
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -40,6 +41,7 @@ struct run {
 	const struct test_case *test;
 	char folder[64];
 	char serial_path[96];
+	char console_path[96];
 	char qmp_path[96];
 	char disk_path[96];
 	char net_path[96];
@@ -50,6 +52,7 @@ struct run {
 	struct host host;
 	int peer_fd;
 	bool peer_ok;
+	int real_stdio[2]; /* while a terminal is in their place */
 	FILE *log;
 	int real_stderr;
 };
@@ -66,7 +69,7 @@ static int skipped(const char *test, const char *why)
 	return EXIT_SKIPPED;
 }
 
-/* The other end of a serial socket */
+/* The other end of a socket, or terminal */
 
 static void *run_peer(void *opaque)
 {
@@ -80,12 +83,41 @@ static int connect_peer(struct run *run)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", run->serial_path);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s",
+		 run->test->console == CONSOLE_UNIX ? run->console_path : run->serial_path);
 	run->peer_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (run->peer_fd < 0 ||
 	    connect(run->peer_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return failed(run->test->name, "cannot connect to the serial socket");
+		return failed(run->test->name, "cannot connect to the socket");
 	return 0;
+}
+
+/* A terminal takes the place of standard input and output. */
+static int take_terminal(struct run *run)
+{
+	const struct winsize window = { .ws_col = 100, .ws_row = 30 };
+
+	run->peer_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (run->peer_fd < 0 || grantpt(run->peer_fd) < 0 || unlockpt(run->peer_fd) < 0 ||
+	    ioctl(run->peer_fd, TIOCSWINSZ, &window) < 0)
+		return failed(run->test->name, "cannot have a terminal");
+	int fd = open(ptsname(run->peer_fd), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	for (int i = 0; i < 2; i++) {
+		run->real_stdio[i] = fcntl(i, F_DUPFD_CLOEXEC, 3);
+		if (fd < 0 || run->real_stdio[i] < 0 || dup2(fd, i) < 0)
+			return failed(run->test->name, "cannot use a terminal");
+	}
+	(void)close(fd);
+	return 0;
+}
+
+/* So that its other end comes to an end. */
+static void leave_terminal(struct run *run)
+{
+	for (int i = 0; i < 2 && run->test->console == CONSOLE_STDIO; i++) {
+		(void)dup2(run->real_stdio[i], i);
+		(void)close(run->real_stdio[i]);
+	}
 }
 
 /* Running a case */
@@ -116,8 +148,9 @@ static int add_devices(struct run *run)
 	struct machine *m = &run->machine;
 	int r = host_init(&run->host, m, run->qmp_path, run->disk_path);
 
-	/* The balloon, the disk or the network card is where the first would be. */
-	bool own = run->test->balloon || run->test->disk || run->test->net;
+	/* One of its own is where the first would be. */
+	bool own = run->test->balloon || run->test->disk || run->test->net || run->test->rng ||
+		   run->test->console;
 	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && !own; i++)
 		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
 				     slots[i]);
@@ -162,11 +195,14 @@ static int run_machine(struct run *run, const struct machine_config *config)
 	bool has_peer = false;
 	int status = -1;
 
-	int r = machine_init(&run->machine, config);
+	int r = run->test->console == CONSOLE_STDIO ? take_terminal(run) : 0;
+	if (r >= 0)
+		r = machine_init(&run->machine, config);
 	if (r >= 0)
 		r = add_devices(run);
 	if (r >= 0 && run->test->peer) {
-		r = connect_peer(run);
+		if (run->peer_fd < 0)
+			r = connect_peer(run);
 		has_peer = r >= 0 && pthread_create(&peer, NULL, run_peer, run) == 0;
 	}
 	if (r >= 0)
@@ -175,6 +211,7 @@ static int run_machine(struct run *run, const struct machine_config *config)
 	for (unsigned int i = 0; i < nitems(run->devices); i++)
 		test_device_finish(&run->devices[i]);
 	machine_finish(&run->machine);
+	leave_terminal(run);
 	if (has_peer)
 		(void)pthread_join(peer, NULL);
 	if (run->peer_fd >= 0)
@@ -188,6 +225,32 @@ static int check_output(const struct run *run, const char *output)
 		return 0;
 	fprintf(stderr, "%s: serial port: got '%s', want '%s'\n", run->test->name, output,
 		run->test->output);
+	return -1;
+}
+
+/* What came out of the virtio console, if that is a file. */
+static int check_console(const struct run *run)
+{
+	const struct test_case *test = run->test;
+	FILE *f = fopen(run->console_path, "re");
+	uint32_t n = 0;
+	int byte = EOF;
+
+	while (f && test->console_output && test->console_output[n] &&
+	       (byte = getc(f)) == (uint8_t)test->console_output[n])
+		n++;
+	while (f && n < test->console_bytes && (byte = getc(f)) == CONSOLE_BYTE(n))
+		n++;
+	bool expected = test->console_output || test->console_bytes > 0;
+	uint32_t want = test->console_output ? (uint32_t)strlen(test->console_output)
+					     : test->console_bytes;
+	bool ok = !expected || (f && n == want && getc(f) == EOF);
+	if (f)
+		(void)fclose(f);
+	if (ok)
+		return 0;
+	fprintf(stderr, "%s: console: %u of %u bytes are as they should be, then %d\n",
+		test->name, n, want, byte);
 	return -1;
 }
 
@@ -262,14 +325,16 @@ static int judge(struct run *run, int status, bool fds_left)
 			test->status);
 		r = -1;
 	}
-	if (check_output(run, output) < 0 || check_log(run, log) < 0)
+	if (check_output(run, output) < 0 || check_log(run, log) < 0 || check_console(run) < 0)
 		r = -1;
 	if (test->peer && !run->peer_ok)
-		r = failed(test->name, "the serial socket's other end got something else");
+		r = failed(test->name, "the other end got something else");
 	if (fds_left)
 		r = failed(test->name, "file descriptors are left open");
 	if (test->serial == CONSOLE_UNIX && access(run->serial_path, F_OK) == 0)
 		r = failed(test->name, "the socket is left behind");
+	if (test->console == CONSOLE_UNIX && access(run->console_path, F_OK) == 0)
+		r = failed(test->name, "the console's socket is left behind");
 	if (test->disk && !disk_is_right(run))
 		r = failed(test->name, "the disk's image is not what the guest left");
 	if (access(run->qmp_path, F_OK) == 0)
@@ -322,6 +387,9 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 		.on_reset = test->on_reset,
 		.timeout = test->timeout ? test->timeout : DEFAULT_TIMEOUT,
 		.exit_port = true,
+		.has_rng = test->rng,
+		.has_console = test->console != CONSOLE_NONE,
+		.console = { test->console, run.console_path },
 		.has_balloon = test->balloon,
 		.balloon_keep = test->balloon_keep,
 		.qmp = test->balloon || test->net ? run.qmp_path : NULL,
@@ -348,6 +416,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	if ((test->disk && make_disk(&run) < 0) || capture_log(&run) < 0)
 		return -1;
 	snprintf(run.serial_path, sizeof(run.serial_path), "%s/serial", run.folder);
+	snprintf(run.console_path, sizeof(run.console_path), "%s/console", run.folder);
 	snprintf(run.qmp_path, sizeof(run.qmp_path), "%s/qmp", run.folder);
 	snprintf(run.net_path, sizeof(run.net_path), "%s/net", run.folder);
 	const char *lacks = test->net ? add_net(&run, &config) : NULL;
@@ -364,7 +433,8 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 			     : judge(&run, status, fds_left);
 	(void)fclose(run.log);
 	(void)unlink(run.serial_path); /* a socket is gone already */
-	(void)unlink(run.disk_path);   /* if there is one */
+	(void)unlink(run.console_path);
+	(void)unlink(run.disk_path); /* if there is one */
 	(void)unlink(run.net_path);
 	(void)rmdir(run.folder);
 	return r;

@@ -156,8 +156,10 @@ void ring_prepare(struct ring *ring, const struct virtio_device *d, unsigned int
 	ring->index = index;
 	ring->avail.flags = 0;
 	ring->avail.idx = 0;
+	ring->avail.used_event = 0;
 	ring->used.flags = 0;
 	ring->used.idx = 0;
+	ring->used.avail_event = 0;
 	write16(virtio_queue_register(d, index, VIRTIO_PCI_COMMON_Q_SIZE), RING_SIZE);
 	write16(d->common + VIRTIO_PCI_COMMON_Q_MSIX, VIRTIO_NO_VECTOR);
 	virtio_write_address(d->common + VIRTIO_PCI_COMMON_Q_DESCLO, (uint64_t)&ring->desc);
@@ -199,6 +201,16 @@ uint64_t ring_notify_address(const struct ring *ring)
 void ring_kick(const struct ring *ring)
 {
 	write16(ring_notify_address(ring), (uint16_t)ring->index);
+}
+
+bool ring_kick_if_wanted(const struct ring *ring, uint16_t from)
+{
+	uint16_t idx = ring->avail.idx;
+	bool wanted = (uint16_t)(idx - ring->used.avail_event - 1) < (uint16_t)(idx - from);
+
+	if (wanted)
+		ring_kick(ring);
+	return wanted;
 }
 
 bool ring_served(const struct ring *ring)

@@ -50,6 +50,7 @@ struct ring_desc {
 
 struct ring_avail {
 	volatile uint16_t flags, idx, ring[RING_SIZE];
+	volatile uint16_t used_event; /* with VIRTIO_F_EVENT_IDX */
 };
 
 struct ring_used {
@@ -57,6 +58,7 @@ struct ring_used {
 	struct {
 		volatile uint32_t id, length;
 	} ring[RING_SIZE];
+	volatile uint16_t avail_event; /* likewise */
 };
 
 struct ring {
@@ -97,6 +99,8 @@ void ring_describe(struct ring *ring, unsigned int i, uint64_t address, uint32_t
 void ring_offer(struct ring *ring, unsigned int head);
 uint64_t ring_notify_address(const struct ring *ring);
 void ring_kick(const struct ring *ring);
+/* With VIRTIO_F_EVENT_IDX: kicks if the device wants to hear of what is new since idx was `from`. */
+bool ring_kick_if_wanted(const struct ring *ring, uint16_t from);
 /* Until all that was offered is used, or a good while has passed. */
 bool ring_served(const struct ring *ring);
 

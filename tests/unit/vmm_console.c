@@ -15,7 +15,10 @@
 
 #include "base/fd.h"
 
+#include "devices/serial.h"
+#include "devices/virtio_console.h"
 #include "tests/fakes/process.h"
+#include "tests/fakes/virtio_driver.h"
 #include "tests/fakes/wires.h"
 #include "vmm/console.h"
 
@@ -28,6 +31,8 @@ static struct io_bus pio;
 static struct fake_wires wires;
 static struct serial serial;
 static struct console console;
+static struct virtio_driver driver;
+static struct virtio_console hvc;
 static char directory[64];
 static char path[96];
 static unsigned int fds_before;
@@ -71,6 +76,9 @@ static void teardown(void)
 {
 	console_finish(&console);
 	serial_finish(&serial);
+	virtio_console_finish(&hvc);
+	if (driver.ram.host)
+		driver_finish(&driver);
 	console_finish(&console);
 	ck_assert_uint_eq(process_nr_fds(), fds_before);
 	(void)unlink(path);
@@ -81,15 +89,15 @@ static int init(enum console_kind kind)
 {
 	const struct console_config config = { kind, path };
 
-	return console_init(&console, &loop, &config, commanded, &loop);
+	return console_init(&console, &loop, "--serial", &config, commanded, &loop);
 }
 
 static void start(enum console_kind kind)
 {
 	ck_assert_int_eq(init(kind), 0);
-	const struct serial_backend backend = console_backend(&console);
+	const struct port_backend backend = console_backend(&console);
 	ck_assert_int_eq(serial_init(&serial, &pio, &wires.wires, BASE, 4, &backend), 0);
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 }
 
 /* Runs the loop until nobody is ready any more. One that never comes to rest spins. */
@@ -300,9 +308,9 @@ START_TEST(who_is_there_before_the_guest_starts_sees_its_first_words)
 {
 	ck_assert_int_eq(init(CONSOLE_UNIX), 0);
 	int client = ask_for_connection();
-	const struct serial_backend backend = console_backend(&console);
+	const struct port_backend backend = console_backend(&console);
 	ck_assert_int_eq(serial_init(&serial, &pio, &wires.wires, BASE, 4, &backend), 0);
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 	guest_writes("first words");
 	ck_assert_str_eq(read_all(client), "first words");
 	close(client);
@@ -483,10 +491,12 @@ START_TEST(a_socket_path_that_is_too_long_is_refused)
 
 	memset(longer, 'x', sizeof(longer) - 1);
 	longer[sizeof(longer) - 1] = '\0';
-	ck_assert_int_eq(console_init(&console, &loop, &config, commanded, &loop), -EINVAL);
+	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
+			 -EINVAL);
 	process_expect_log("a path of at most 107 bytes, please");
 	longer[108] = '\0';
-	ck_assert_int_eq(console_init(&console, &loop, &config, commanded, &loop), -EINVAL);
+	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
+			 -EINVAL);
 	process_expect_log("a path of at most 107 bytes, please");
 }
 END_TEST
@@ -643,7 +653,7 @@ START_TEST(a_terminal_goes_raw_on_connecting_and_back_at_the_end)
 	ck_assert_int_eq(init(CONSOLE_STDIO), 0);
 	struct termios opened = mode();
 	ck_assert_uint_eq(opened.c_lflag, before.c_lflag); /* not yet: errors are printed */
-	ck_assert_int_eq(console_connect(&console, &serial), 0);
+	ck_assert_int_eq(console_connect(&console, &serial.port), 0);
 	ck_assert_uint_eq(mode().c_lflag & (ICANON | ECHO | ISIG), 0);
 	ck_assert_uint_eq(mode().c_oflag, before.c_oflag); /* our log goes there, too */
 	console_finish(&console);
@@ -760,6 +770,306 @@ START_TEST(a_terminal_that_hangs_up_holds_nobody_up)
 }
 END_TEST
 
+/* A virtio console in the serial port's place. */
+
+#define OUTPUT DRIVER_POOL
+#define INPUT (2 * DRIVER_POOL)
+#define MUCH (4 * DRIVER_POOL)
+enum { RECEIVEQ, TRANSMITQ };
+
+static void start_hvc(enum console_kind kind)
+{
+	ck_assert_int_eq(init(kind), 0);
+	const struct port_backend backend = console_backend(&console);
+	driver_init(&driver);
+	ck_assert_int_eq(virtio_console_init(&hvc, &driver.map, &loop, &backend, NULL), 0);
+	driver_take(&driver, &hvc.virtio);
+	driver_start(&driver, UINT64_MAX);
+	ck_assert_int_eq(console_connect(&console, &hvc.port), 0);
+}
+
+static void hvc_sends(gpa_t gpa, uint32_t size)
+{
+	const struct driver_buffer buffer = { gpa, size, false };
+
+	(void)driver_add(&driver, TRANSMITQ, &buffer, 1);
+	driver_kick(&driver, TRANSMITQ);
+}
+
+static void hvc_writes(const char *text)
+{
+	memcpy(driver_at(&driver, OUTPUT, strlen(text)), text, strlen(text));
+	hvc_sends(OUTPUT, (uint32_t)strlen(text));
+}
+
+static void hvc_gives_buffer(uint32_t size)
+{
+	const struct driver_buffer buffer = { INPUT, size, true };
+
+	(void)driver_add(&driver, RECEIVEQ, &buffer, 1);
+	driver_kick(&driver, RECEIVEQ);
+	settle();
+}
+
+/* How often what was sent was answered since the last time. */
+static unsigned int nr_answers(void)
+{
+	unsigned int n = 0;
+	uint16_t head;
+	uint32_t written;
+
+	while (driver_take_used(&driver, TRANSMITQ, &head, &written))
+		n++;
+	return n;
+}
+
+/* Of the buffer; 0: it did not come back. */
+static uint32_t nr_received(void)
+{
+	uint16_t head;
+	uint32_t written = 0;
+
+	(void)driver_take_used(&driver, RECEIVEQ, &head, &written);
+	return written;
+}
+
+START_TEST(a_client_talks_with_a_virtio_console)
+{
+	start_hvc(CONSOLE_UNIX);
+	int client = connect_client();
+	hvc_writes("login: ");
+	ck_assert_str_eq(read_all(client), "login: ");
+	ck_assert_uint_eq(nr_answers(), 1);
+	write_all(client, "root\r");
+	settle();
+	ck_assert_uint_eq(nr_received(), 0);
+	hvc_gives_buffer(2);
+	ck_assert_uint_eq(nr_received(), 2);
+	hvc_gives_buffer(100);
+	ck_assert_uint_eq(nr_received(), 3);
+	ck_assert_mem_eq(driver_at(&driver, INPUT, 3), "ot\r", 3);
+	hvc_gives_buffer(100);
+	write_all(client, "ls\r");
+	settle();
+	ck_assert_uint_eq(nr_received(), 3);
+	close(client);
+	settle();
+}
+END_TEST
+
+START_TEST(input_for_many_small_buffers_comes_without_a_kick_each)
+{
+	const struct driver_buffer buffer = { INPUT, 1, true };
+
+	start_hvc(CONSOLE_UNIX);
+	int client = connect_client();
+	for (unsigned int i = 0; i < driver.queues[RECEIVEQ].size; i++)
+		(void)driver_add(&driver, RECEIVEQ, &buffer, 1);
+	char text[201];
+	memset(text, 'x', 200);
+	text[200] = '\0';
+	write_all(client, text);
+	settle();
+	for (unsigned int i = 0; i < driver.queues[RECEIVEQ].size; i++)
+		ck_assert_uint_eq(nr_received(), 1);
+	hvc_gives_buffer(1000);
+	ck_assert_uint_eq(nr_received(), 200 - driver.queues[RECEIVEQ].size);
+	close(client);
+	settle();
+}
+END_TEST
+
+static uint8_t *fill_much(uint32_t size)
+{
+	uint8_t *bytes = driver_at(&driver, MUCH, size);
+
+	for (uint32_t i = 0; i < size; i++)
+		bytes[i] = (uint8_t)('a' + (i + i / 4096) % 26);
+	return bytes;
+}
+
+START_TEST(a_client_that_is_slow_makes_a_virtio_queue_wait_and_loses_nothing)
+{
+	const uint32_t size = 1 << 20;
+	uint8_t piece[4096];
+	uint32_t nr_read = 0;
+
+	start_hvc(CONSOLE_UNIX);
+	const uint8_t *bytes = fill_much(size);
+	int client = connect_client();
+	hvc_sends(MUCH, size);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	while (nr_read < size) {
+		ssize_t n = recv(client, piece, sizeof(piece), MSG_DONTWAIT);
+		if (n < 0)
+			settle(); /* the rest comes */
+		if (n > 0)
+			ck_assert_mem_eq(piece, bytes + nr_read, n);
+		nr_read += n > 0 ? (uint32_t)n : 0;
+	}
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+	process_expect_no_log();
+	close(client);
+	settle();
+}
+END_TEST
+
+START_TEST(a_client_that_leaves_sets_a_virtio_queue_free)
+{
+	start_hvc(CONSOLE_UNIX);
+	(void)fill_much(1 << 20);
+	int client = connect_client();
+	hvc_sends(MUCH, 1 << 20);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	close(client);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+}
+END_TEST
+
+/* The terminal's file is one that blocks, and the event loop must not. */
+static void expect_terminal_to_wait(const char *pattern)
+{
+	const uint32_t size = 1 << 18;
+	uint32_t nr_read = 0;
+
+	start_terminal();
+	start_hvc(CONSOLE_STDIO);
+	uint8_t *bytes = fill_much(size);
+	if (pattern)
+		memset(bytes, *pattern, size);
+	hvc_sends(MUCH, size);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 0);
+	while (nr_answers() == 0) {
+		ck_assert_uint_lt(nr_read, 3 * size);
+		nr_read += (uint32_t)strlen(read_all(terminal));
+		settle();
+	}
+	process_expect_no_log();
+}
+
+START_TEST(a_terminal_that_is_slow_makes_a_virtio_queue_wait)
+{
+	expect_terminal_to_wait(NULL);
+}
+END_TEST
+
+/* Each of which is two bytes on a terminal. */
+START_TEST(a_terminal_that_is_slow_takes_line_feeds_too)
+{
+	expect_terminal_to_wait("\n");
+}
+END_TEST
+
+START_TEST(a_terminal_is_a_virtio_consoles_as_well)
+{
+	start_terminal();
+	start_hvc(CONSOLE_STDIO);
+	hvc_gives_buffer(100);
+	type(CTRL_A "xls");
+	ck_assert_uint_eq(nr_stops, 1);
+	ck_assert_uint_eq(nr_received(), 2);
+	hvc_writes("file");
+	await_bytes(terminal, 4);
+	ck_assert_str_eq(read_all(terminal), "file");
+}
+END_TEST
+
+/* Whose place to write at is shared: it is not opened a second time. */
+START_TEST(standard_output_that_is_a_file_gets_it_all)
+{
+	static const char before[] = "before ";
+	char text[5007 + 1];
+
+	int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int reader = open(path, O_RDONLY | O_CLOEXEC);
+	write_all(file, before);
+	set_stdio(open("/dev/null", O_RDWR | O_CLOEXEC), file);
+	start_hvc(CONSOLE_STDIO);
+	const uint8_t *bytes = fill_much(5000);
+	hvc_sends(MUCH, 5000);
+	settle();
+	ck_assert_uint_eq(nr_answers(), 1);
+	ck_assert_int_eq(pread(reader, text, sizeof(text), 0), 5007);
+	ck_assert_mem_eq(text, before, 7);
+	ck_assert_mem_eq(text + 7, bytes, 5000);
+}
+END_TEST
+
+START_TEST(two_ports_have_a_back_end_each)
+{
+	struct console other;
+	char other_path[128];
+	const struct console_config config = { CONSOLE_FILE, other_path };
+	char text[64] = "";
+
+	(void)snprintf(other_path, sizeof(other_path), "%s.log", path);
+	ck_assert_int_eq(console_init(&other, &loop, "--console", &config, commanded, &loop),
+			 0);
+	const struct port_backend backend = console_backend(&other);
+	driver_init(&driver);
+	ck_assert_int_eq(virtio_console_init(&hvc, &driver.map, &loop, &backend, NULL), 0);
+	driver_take(&driver, &hvc.virtio);
+	start(CONSOLE_UNIX);
+	ck_assert_int_eq(console_connect(&other, &hvc.port), 0);
+	driver_start(&driver, 0);
+	int client = connect_client();
+	guest_writes("serial");
+	hvc_writes("virtio");
+	settle();
+	ck_assert_str_eq(read_all(client), "serial");
+	int fd = open(other_path, O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(read(fd, text, sizeof(text)), 6);
+	ck_assert_str_eq(text, "virtio");
+	close(fd);
+	close(client);
+	settle();
+	virtio_console_finish(&hvc);
+	console_finish(&other);
+	(void)unlink(other_path);
+}
+END_TEST
+
+START_TEST(an_error_names_the_option)
+{
+	const struct console_config config = { CONSOLE_FILE, "/none/at/all" };
+
+	ck_assert_int_eq(console_init(&console, &loop, "--console", &config, commanded, &loop),
+			 -ENOENT);
+	process_expect_log("console: --console file '/none/at/all'");
+}
+END_TEST
+
+START_TEST(a_window_is_the_terminals_on_either_side)
+{
+	const struct console_config stdio = { CONSOLE_STDIO, NULL };
+	const struct console_config file = { CONSOLE_FILE, path };
+	const struct winsize size = { .ws_col = 100, .ws_row = 30 };
+	struct winsize got;
+	int out[2];
+
+	start_terminal();
+	ck_assert_int_eq(ioctl(terminal, TIOCSWINSZ, &size), 0);
+	ck_assert(!console_get_window(&file, &got));
+	ck_assert(console_get_window(&stdio, &got));
+	ck_assert_uint_eq(got.ws_col, 100);
+	ck_assert_uint_eq(got.ws_row, 30);
+	ck_assert_int_eq(pipe2(out, O_CLOEXEC), 0);
+	ck_assert_int_eq(dup2(out[1], STDOUT_FILENO), STDOUT_FILENO);
+	got = (struct winsize){ 0 };
+	ck_assert(console_get_window(&stdio, &got)); /* ballast | tee log */
+	ck_assert_uint_eq(got.ws_col, 100);
+	ck_assert_int_eq(dup2(out[0], STDIN_FILENO), STDIN_FILENO);
+	ck_assert(!console_get_window(&stdio, &got));
+	close(out[0]);
+	close(out[1]);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -797,6 +1107,17 @@ int main(void)
 		what_is_pasted_before_the_guest_reads_waits_for_it,
 		an_escape_gets_through_a_queue_that_is_full,
 		a_terminal_that_hangs_up_holds_nobody_up,
+		a_client_talks_with_a_virtio_console,
+		input_for_many_small_buffers_comes_without_a_kick_each,
+		a_client_that_is_slow_makes_a_virtio_queue_wait_and_loses_nothing,
+		a_client_that_leaves_sets_a_virtio_queue_free,
+		a_terminal_that_is_slow_makes_a_virtio_queue_wait,
+		a_terminal_that_is_slow_takes_line_feeds_too,
+		a_terminal_is_a_virtio_consoles_as_well,
+		standard_output_that_is_a_file_gets_it_all,
+		two_ports_have_a_back_end_each,
+		an_error_names_the_option,
+		a_window_is_the_terminals_on_either_side,
 	};
 	return run_tests("vmm_console", setup, teardown, tests, nitems(tests));
 }

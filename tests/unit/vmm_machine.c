@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -399,6 +400,8 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 
 	config.has_balloon = true;
 	config.balloon.reporting = true;
+	config.has_console = true;
+	config.console = (struct console_config){ CONSOLE_FILE, "/dev/null" };
 	config.disks[config.nr_disks++] =
 		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
 	config.qmp = serial_path;
@@ -416,6 +419,72 @@ START_TEST(fds_that_run_out_at_any_moment_leave_nothing)
 		ck_assert_uint_lt(n, 100);
 	}
 	ck_assert_uint_gt(n, 20);
+}
+END_TEST
+
+static int terminal; /* the user's end */
+
+static void start_terminal(void)
+{
+	terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(terminal, 0);
+	ck_assert_int_eq(grantpt(terminal), 0);
+	ck_assert_int_eq(unlockpt(terminal), 0);
+	int fd = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(dup2(fd, STDIN_FILENO), STDIN_FILENO);
+	ck_assert_int_eq(dup2(fd, STDOUT_FILENO), STDOUT_FILENO);
+	close(fd);
+	fds_before = process_nr_fds();
+}
+
+static void set_window(unsigned short columns)
+{
+	const struct winsize window = { .ws_col = columns, .ws_row = 30 };
+
+	ck_assert_int_eq(ioctl(terminal, TIOCSWINSZ, &window), 0);
+}
+
+static unsigned int seen_columns(void)
+{
+	return (unsigned int)virtio_config_read(&machine.hvc.virtio, 0, 2);
+}
+
+/* As the kernel does it where the terminal is the one that controls us. */
+static int sees_its_window_change(struct kvm_run *run)
+{
+	ck_assert_uint_eq(seen_columns(), 150); /* that of the start */
+	set_window(200);
+	ck_assert_int_eq(kill(getpid(), SIGWINCH), 0);
+	for (unsigned int i = 0; i < 5000 && seen_columns() != 200; i++)
+		usleep(1000);
+	ck_assert_uint_eq(seen_columns(), 200);
+	return powers_off(run);
+}
+
+START_TEST(a_virtio_console_follows_the_terminals_window)
+{
+	config.has_console = true;
+	config.console.kind = CONSOLE_STDIO;
+	fake_kvm.steps[0] = sees_its_window_change;
+	start_terminal();
+	set_window(100);
+	init();
+	ck_assert_uint_eq(pci_get_16(machine.pci.devices[PCI_DEVFN(1, 0)], 2), 0x1043);
+	ck_assert_uint_eq(seen_columns(), 100);
+	set_window(150);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	machine_finish(&machine);
+	ck_assert_uint_eq(fake_kvm.nr_irqfds, 0);
+	ck_assert_uint_eq(fake_kvm.nr_ioeventfds, 0);
+}
+END_TEST
+
+START_TEST(a_console_that_cannot_be_opened_is_named)
+{
+	config.has_console = true;
+	config.console = (struct console_config){ CONSOLE_FILE, "/none/at/all" };
+	expect_refusal(-ENOENT, "--console file '/none/at/all'");
 }
 END_TEST
 
@@ -1084,6 +1153,8 @@ int main(void)
 		disks_come_in_their_order_and_leave_nothing,
 		a_disk_that_is_none_is_told,
 		every_step_of_building_a_disk_fails_once,
+		a_virtio_console_follows_the_terminals_window,
+		a_console_that_cannot_be_opened_is_named,
 		every_capability_that_is_needed_is_named,
 		a_kvm_that_cannot_be_opened_is_told_with_the_remedy,
 		a_kvm_without_synchronous_mmu_raises_an_inhibitor,

@@ -67,6 +67,7 @@ START_TEST(a_kernel_is_enough)
 	ck_assert_uint_eq(config.nr_devices, 0);
 	ck_assert_uint_eq(config.nr_disks, 0);
 	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
+	ck_assert(!config.has_console);
 	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
 	ck_assert_uint_eq(config.timeout, 0);
 	ck_assert(!config.exit_port);
@@ -500,6 +501,47 @@ START_TEST(any_other_place_is_refused)
 	expect_refusal("ballast run --kernel k --serial file=", "--serial 'file='");
 	expect_refusal("ballast run --kernel k --serial file", "--serial 'file'");
 	expect_refusal("ballast run --kernel k --serial=", "--serial ''");
+	expect_refusal("ballast run --kernel k --console pty", "--console 'pty': it is one of");
+	expect_refusal("ballast run --kernel k --console file=", "--console 'file='");
+}
+END_TEST
+
+START_TEST(a_console_goes_to_one_of_the_same_places)
+{
+	parse_well("ballast run --kernel k --console none");
+	ck_assert(config.has_console);
+	ck_assert_int_eq(config.console.kind, CONSOLE_NONE);
+	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
+	parse_well("ballast run --kernel k --console file=/tmp/a=b,c --serial unix=s");
+	ck_assert_int_eq(config.console.kind, CONSOLE_FILE);
+	ck_assert_str_eq(config.console.path, "/tmp/a=b,c");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_UNIX);
+	ck_assert_str_eq(config.serial.path, "s");
+}
+END_TEST
+
+START_TEST(the_kernel_is_told_of_a_console_unless_it_is_told_otherwise)
+{
+	parse_well("ballast run --kernel k --console unix=s");
+	ck_assert_str_eq(config.cmdline, "console=hvc0");
+	parse_well("ballast run --kernel k --console unix=s --cmdline console=ttyS0");
+	ck_assert_str_eq(config.cmdline, "console=ttyS0");
+	parse_well("ballast run --kernel k --cmdline= --console unix=s");
+	ck_assert_str_eq(config.cmdline, "");
+}
+END_TEST
+
+START_TEST(standard_input_and_output_are_for_one_of_them)
+{
+	parse_well("ballast run --kernel k --console stdio");
+	ck_assert_int_eq(config.console.kind, CONSOLE_STDIO);
+	ck_assert_int_eq(config.serial.kind, CONSOLE_NONE);
+	parse_well("ballast run --kernel k --serial file=f --console stdio");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_FILE);
+	parse_well("ballast run --kernel k --console stdio --serial stdio --console none");
+	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
+	expect_refusal("ballast run --kernel k --console stdio --serial stdio",
+		       "--serial stdio, --console stdio: only one of them, please");
 }
 END_TEST
 
@@ -661,7 +703,7 @@ START_TEST(help_names_every_option_on_one_screen)
 					     "--serial",    "--on-reset", "--timeout",
 					     "--exit-port", "--verbose",  "--version",
 					     "--balloon",   "--qmp",      "--experiment",
-					     "--net" };
+					     "--rng",       "--console",  "--net" };
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
@@ -719,6 +761,9 @@ int main(void)
 		unsafe_reclaim_is_the_only_experiment,
 		the_serial_port_goes_to_one_of_four_places,
 		any_other_place_is_refused,
+		a_console_goes_to_one_of_the_same_places,
+		the_kernel_is_told_of_a_console_unless_it_is_told_otherwise,
+		standard_input_and_output_are_for_one_of_them,
 		a_reset_reboots_or_ends,
 		verbose_and_trace,
 		what_is_missing_is_named,
