@@ -69,23 +69,11 @@ static void take_line(void)
 	apic_eoi();
 }
 
-/* The event indices lie behind the rings. */
-
-static volatile uint16_t *used_event(struct ring *ring)
-{
-	return (volatile uint16_t *)((uint64_t)&ring->avail + sizeof(ring->avail));
-}
-
-static volatile uint16_t *avail_event(struct ring *ring)
-{
-	return (volatile uint16_t *)((uint64_t)&ring->used + sizeof(ring->used));
-}
-
 static void kick_if_wanted(struct ring *ring, uint64_t features)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!(features & FEATURE(F_EVENT_IDX)) ||
-	    *avail_event(ring) == (uint16_t)(ring->avail.idx - 1))
+	    ring->used.avail_event == (uint16_t)(ring->avail.idx - 1))
 		ring_kick(ring);
 }
 
@@ -104,8 +92,6 @@ static void start(uint64_t features)
 	CHECK(virtio_negotiate(&net, features & virtio_offered(&net)));
 	for (unsigned int i = RX; i <= TX; i++) {
 		ring_prepare(&rings[i], &net, i);
-		*used_event(&rings[i]) = 0;
-		*avail_event(&rings[i]) = 0;
 		write16(virtio_queue_register(&net, i, VIRTIO_PCI_COMMON_Q_MSIX), (uint16_t)i);
 		CHECK_EQ(read16(net.common + VIRTIO_PCI_COMMON_Q_MSIX), i);
 		ring_enable(&rings[i]);
@@ -231,8 +217,8 @@ static void part_echo(void)
 			if (sizes[i] > largest || (largest < 9000 && sizes[i] < 60))
 				continue;
 			uint32_t before[] = { hits[RX], hits[TX] };
-			*used_event(&rings[RX]) = next;
-			*used_event(&rings[TX]) = sent++;
+			rings[RX].avail.used_event = next;
+			rings[TX].avail.used_event = sent++;
 			send_frame(sizes[i], round + i, FEATURES);
 			wait_for_used(&rings[TX], sent);
 			check_frame(sizes[i], round + i, &next, FEATURES);
@@ -244,8 +230,8 @@ static void part_echo(void)
 	}
 	/* Where nobody wants an interrupt there is none. */
 	uint32_t before = hits[RX] + hits[TX];
-	*used_event(&rings[RX]) = (uint16_t)(next - 1);
-	*used_event(&rings[TX]) = (uint16_t)(sent - 1);
+	rings[RX].avail.used_event = (uint16_t)(next - 1);
+	rings[TX].avail.used_event = (uint16_t)(sent - 1);
 	send_frame(100, 1, FEATURES);
 	check_frame(100, 1, &next, FEATURES);
 	wait_a_while();
