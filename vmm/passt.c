@@ -35,28 +35,41 @@ static void become(const char *program, int fd, const char *fd_text, pid_t paren
 	(void)execvp(program, (char *const *)(uintptr_t)args);
 }
 
+/* Has become the program, or tells by the pipe why not. Never returns. */
+static void run_child(const char *program, int fd, const char *fd_text, pid_t parent,
+		      int report)
+{
+	become(program, fd, fd_text, parent);
+	int error = errno;
+	ssize_t n = write(report, &error, sizeof(error));
+	_exit(n == sizeof(error) ? 127 : 126); /* there is room in a pipe for that */
+}
+
 /*
- * vfork(), and not fork(): guest RAM that is pinned for a device would be copied. pid, or -errno.
+ * vfork(), and not fork(): guest RAM that is pinned for a device would be copied. A pipe that
+ * ends with the exec says how that went (ThreadSanitizer makes a fork() of it). pid, or -errno.
  */
 static pid_t spawn(const char *program, int fd)
 {
 	const pid_t parent = getpid();
-	volatile int error = 0;
 	char fd_text[16];
+	int error = 0;
+	int report[2];
 
 	(void)snprintf(fd_text, sizeof(fd_text), "%d", fd);
-	pid_t pid = vfork();
-	if (pid < 0)
+	if (pipe2(report, O_CLOEXEC) < 0)
 		return -errno;
-	if (pid == 0) {
-		become(program, fd, fd_text, parent);
-		error = errno;
-		_exit(127);
+	pid_t pid = vfork();
+	if (pid == 0)
+		run_child(program, fd, fd_text, parent, report[1]);
+	int r = pid < 0 ? -errno : 0;
+	fd_close(&report[1]);
+	if (r >= 0 && read(report[0], &error, sizeof(error)) == sizeof(error)) {
+		(void)waitpid(pid, NULL, 0); /* it has ended */
+		r = -error;
 	}
-	if (error == 0)
-		return pid;
-	(void)waitpid(pid, NULL, 0); /* it has ended */
-	return -error;
+	fd_close(&report[0]);
+	return r < 0 ? r : pid;
 }
 
 static void ended_ready(struct event_source *source, uint32_t events)
