@@ -36,9 +36,8 @@ static void print_line(char level, int r, const char *fmt, va_list args)
 	line[n++] = ' ';
 	int wanted = 0;
 	if (line_context)
-		wanted = snprintf(line + n, sizeof(line) / 2, "%s: ", line_context);
-	if (wanted > 0)
-		n += (size_t)wanted < sizeof(line) / 2 ? (size_t)wanted : sizeof(line) / 2 - 1;
+		wanted = snprintf(line + n, sizeof(line) - n, "%.400s: ", line_context);
+	n += wanted > 0 ? (size_t)wanted : 0;
 	wanted = vsnprintf(line + n, sizeof(line) - n - 1, fmt, args);
 	if (wanted > 0)
 		n += (size_t)wanted < sizeof(line) - n - 1 ? (size_t)wanted
