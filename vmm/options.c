@@ -561,6 +561,18 @@ static int parse_console(char *text, struct machine_config *config)
 	return parse_where("--console", text, &config->console);
 }
 
+static int parse_metrics(char *text, struct machine_config *config)
+{
+	config->metrics = text;
+	return 0;
+}
+
+static int parse_events(char *text, struct machine_config *config)
+{
+	config->events = text;
+	return 0;
+}
+
 static int parse_exit_port(char *text, struct machine_config *config)
 {
 	(void)text;
@@ -600,8 +612,7 @@ const struct option_row option_rows[] = {
 	  .words = "% balloon=allowed" },
 	{ "balloon", "on|KEY=VALUE[,..]",
 	  "initial=SIZE, auto=on, min=, max=, stats=S,\n"
-	  "policy=inhibit|coordinated, granule=SIZE|auto,\n"
-	  "reporting=on, deflate-on-oom=on",
+	  "policy=inhibit|coordinated, granule=SIZE|auto: ballast(1)",
 	  parse_balloon, OPTION_KEYS, OPTION_MERGES, .first = "on",
 	  .words =
 		  "on initial= policy=inhibit policy=coordinated granule= granule=auto auto=on "
@@ -629,6 +640,10 @@ const struct option_row option_rows[] = {
 	  parse_exit_port },
 	{ "experiment", "unsafe-reclaim", "discard what a device has pinned: corrupts",
 	  parse_experiment, OPTION_TEXT, .words = "unsafe-reclaim" },
+	{ "metrics", "FILE", "figures, as text for Prometheus, every 5 seconds", parse_metrics,
+	  OPTION_TEXT, .words = "@" },
+	{ "events", "FILE", "what happens is appended to it, a line of JSON each", parse_events,
+	  OPTION_TEXT, .words = "@" },
 	{ "config", "FILE", "more options, as JSON; the command line overrides them",
 	  .form = OPTION_TEXT, .again = OPTION_ADDS, .words = "@", .not_in_file = true },
 	{ "print-config", NULL, "print all options as such JSON, and exit",
@@ -661,9 +676,8 @@ static const char help_head[] =
 	"\n";
 static const char help_foot[] =
 	"\n"
-	"On a terminal Ctrl-A x stops the guest, Ctrl-A h lists the other keys. SIGTERM,\n"
-	"SIGINT, SIGHUP press its power button, a second one stops it; SIGUSR1 prints\n"
-	"registers and exit counts.\n"
+	"On a terminal Ctrl-A x stops, Ctrl-A h lists other keys. SIGTERM, SIGINT, SIGHUP\n"
+	"press the power button, a second one stops; SIGUSR1 prints registers and exits.\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
 	"124 --timeout ran out; with --exit-port the guest's own.\n";

@@ -158,7 +158,7 @@ class Options(CliTest):
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
                        "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
-                       "--timeout", "--config"):
+                       "--timeout", "--config", "--metrics", "--events"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -272,7 +272,7 @@ class Options(CliTest):
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
                            "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
                            "--console", "--on-reset", "--timeout", "--exit-port", "--version",
-                           "--config", "--print-config", "ballast ctl"):
+                           "--config", "--print-config", "--metrics", "--events", "ballast ctl"):
                 self.assertIn(option, r.stdout)
 
     def test_config_file(self):
@@ -299,6 +299,16 @@ class Options(CliTest):
                            timeout=TIMEOUT, text=True, check=False)
         self.assertEqual((r.returncode, r.stderr), (0, ""))
         return r.stdout
+
+    def test_figures_that_cannot_be_written(self):
+        run = ["run", "--kernel", self.path("kernel", elf())]
+        nowhere = self.path("no/such/folder")
+        for option in ("--metrics", "--events"):
+            self.refused(FAILED, run + [option, nowhere], option, f"'{nowhere}'", "No such file")
+            self.refused(FAILED, run + [option, self.folder], option, f"'{self.folder}'", "directory")
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        self.refused(FAILED, run + ["--events", fifo], f"'{fifo}'", "nobody reads")
 
     def test_printed_config_is_read_again(self):
         text = self.print_config("--kernel", "k", "--memory", "1G,backing=memfd", "--disk",
@@ -852,6 +862,22 @@ class Running(CliTest):
         self.assertEqual(err.count("W "), 1, err)
         self.assertIn("unsafe-reclaim", err)
         self.assertIn("corrupt", err)
+
+    def test_figures(self):
+        events, metrics = self.path("events"), self.path("metrics")
+        process = self.run_guest("power", "--cmdline", "end=0 status=7", "--events", events,
+                                 "--metrics", metrics)
+        self.assertEqual(self.finish(process), "")
+        with open(events, encoding="utf-8") as f:
+            log = [json.loads(line) for line in f]
+        self.assertEqual((log[0]["event"], log[-1]["event"], log[-1]["status"]), ("start", "exit", 7))
+        names = [e["name"] for e in log if e["event"] == "phase"]
+        self.assertEqual(names[:8], ["process", "kvm", "ram", "kernel-load", "processors", "pinning",
+                                     "devices", "first-entry"])
+        with open(metrics, encoding="utf-8") as f:
+            text = f.read()
+        self.assertIn("ballast_ram_bytes 67108864\n", text)
+        self.assertRegex(text, r'(?m)^ballast_vcpu_exits_total\{cpu="0",reason="io"\} [1-9]\d*$')
 
     def test_initrd_is_handed_over(self):
         initrd = self.path("initrd", b"ramdisk" * 1000)
