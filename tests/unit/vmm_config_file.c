@@ -271,7 +271,7 @@ START_TEST(what_is_printed_gives_the_same_when_read)
 
 	ck_assert_int_eq(RUN("--kernel", "k", "--disk", "path=a,readonly=on", "--disk",
 			     "path=on,serial=x", "--device", "01:00.0,balloon=allowed",
-			     "--device", "a,b", "--balloon", "on", "--balloon",
+			     "--device", "a,b", "--balloon", "auto=on", "--balloon",
 			     "policy=coordinated,stats=5", "--net", "passt", "--net",
 			     "tap=t,vhost=on", "--net", "passt=on", "--rng", "on", "--console",
 			     "stdio", "--cmdline", "a,b=c", "--exit-port", "-v", "trace",
@@ -288,6 +288,7 @@ START_TEST(what_is_printed_gives_the_same_when_read)
 	ck_assert_str_eq(c->disks[1].path, "on");
 	ck_assert_uint_eq(c->nr_devices, 3);
 	ck_assert_uint_eq(c->balloon.stats_period, 5);
+	ck_assert(c->auto_balloon.on);
 	ck_assert_int_eq(c->nets[0].kind, NET_PASST);
 	ck_assert_int_eq(c->nets[1].vhost, VIRTIO_NET_VHOST_ON);
 	ck_assert_int_eq(c->serial.kind, CONSOLE_NONE);

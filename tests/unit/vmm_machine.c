@@ -1219,7 +1219,11 @@ static int print_text(struct kvm_run *run, const char *text)
 
 static int prints(struct kvm_run *run)
 {
-	return print_text(run, "Linux version 6.1\r\n[    0.1] Run /sbin/in");
+	return print_text(
+		run,
+		"Linux version 6.1 (and who built it, by which compiler, of which version, "
+		"of which distribution, and when: longer than a line that is kept)"
+		"\r\n[    0.1] Run /sbin/in");
 }
 
 static int starts_init(struct kvm_run *run)
@@ -1359,6 +1363,8 @@ START_TEST(metrics_are_those_of_the_end)
 		"ballast_ram_bytes 134217728\n",
 		"ballast_balloon_target_bytes 67108864\n",
 		"ballast_inhibitor{owner=\"kvm without synchronous mmu\"} 1\n",
+		"ballast_inhibitor{owner=\"a\\\"b\\\\c\\nd\"} 1\n",
+		"ballast_inhibitors 2\n",
 		"ballast_reclaim_policy{policy=\"inhibit\"} 1\n",
 		"ballast_reclaim_policy{policy=\"direct\"} 0\n",
 		"ballast_reclaim_taken_bytes_total{policy=\"inhibit\"} 3145728\n",
@@ -1368,6 +1374,7 @@ START_TEST(metrics_are_those_of_the_end)
 		"ballast_boot_phase_microseconds{phase=\"ram\"} ",
 	};
 	const char *path = use_metrics();
+	struct inhibitor other = { 0 };
 	char beside[96];
 
 	config.has_balloon = true;
@@ -1379,7 +1386,9 @@ START_TEST(metrics_are_those_of_the_end)
 	init();
 	machine_run(&machine);
 	ck_assert_int_eq(reclaim_take(&machine.reclaim, 0x2000000, 3 * MIB), 0);
+	inhibitor_raise(&machine.reclaim, &other, "a\"b\\c\nd");
 	figures_end(&machine.figures);
+	inhibitor_lower(&machine.reclaim, &other);
 	const char *text = take_file(path);
 	for (unsigned int i = 0; i < nitems(lines); i++)
 		ck_assert_msg(strstr(text, lines[i]), "%s in %s", lines[i], text);
