@@ -7,10 +7,16 @@
 #include <string.h>
 
 static enum log_level max_level = LOG_INFO;
+static const char *line_context;
 
 void log_set_level(enum log_level level)
 {
 	max_level = level;
+}
+
+void log_set_context(const char *context)
+{
+	line_context = context;
 }
 
 bool log_enabled(enum log_level level)
@@ -28,7 +34,11 @@ static void print_line(char level, int r, const char *fmt, va_list args)
 
 	line[n++] = level;
 	line[n++] = ' ';
-	int wanted = vsnprintf(line + n, sizeof(line) - n - 1, fmt, args);
+	int wanted = 0;
+	if (line_context)
+		wanted = snprintf(line + n, sizeof(line) - n, "%.400s: ", line_context);
+	n += wanted > 0 ? (size_t)wanted : 0;
+	wanted = vsnprintf(line + n, sizeof(line) - n - 1, fmt, args);
 	if (wanted > 0)
 		n += (size_t)wanted < sizeof(line) - n - 1 ? (size_t)wanted
 							   : sizeof(line) - n - 2;

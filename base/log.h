@@ -24,6 +24,11 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };
 /* What is printed: everything up to `level`. LOG_INFO at start. Call before threads exist. */
 void log_set_level(enum log_level level);
 bool log_enabled(enum log_level level);
+/*
+ * What stands in front of each line from now on, "CONTEXT: ", for those whose words would not say
+ * where their value comes from. Borrowed; NULL: nothing. Only while there is one thread.
+ */
+void log_set_context(const char *context);
 
 /* Something asked for did not happen. `r` is -errno and is returned; 0: no reason is added. */
 int log_err(int r, const char *fmt, ...) printf_like(2, 3);

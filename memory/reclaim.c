@@ -542,6 +542,8 @@ void inhibitor_raise(struct reclaim *reclaim, struct inhibitor *inhibitor, const
 		lost = forget_reclaimed(reclaim);
 	pthread_mutex_unlock(&reclaim->gate);
 	tell_lost(owner, lost);
+	if (reclaim->watcher)
+		reclaim->watcher->raised(reclaim->watcher->opaque, inhibitor->owner);
 }
 
 void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
@@ -551,7 +553,8 @@ void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 
 	TRACE(inhibitor_lower, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
-	if (list_linked(&inhibitor->link)) {
+	bool raised = list_linked(&inhibitor->link);
+	if (raised) {
 		list_remove(&inhibitor->link);
 		before = reclaimed_bytes(reclaim);
 		discard_all_held(reclaim);
@@ -562,6 +565,8 @@ void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 		log_info("reclaim: %s inhibits no more: %" PRIu64
 			 " MiB that the balloon holds go to the host",
 			 inhibitor->owner, (after - before) >> 20);
+	if (raised && reclaim->watcher)
+		reclaim->watcher->lowered(reclaim->watcher->opaque, inhibitor->owner);
 }
 
 unsigned int reclaim_inhibitors(struct reclaim *reclaim)

@@ -94,6 +94,13 @@ enum reclaim_policy {
 };
 #define RECLAIM_NR_POLICIES 4u
 
+/* Who wants to know of inhibitors. Called with nothing held, by who raised or lowered one. */
+struct reclaim_watcher {
+	void (*raised)(void *opaque, const char *owner);
+	void (*lowered)(void *opaque, const char *owner);
+	void *opaque;
+};
+
 enum reclaim_driver { RECLAIM_DRIVER_TELLS_FIRST, RECLAIM_DRIVER_MAY_NOT_TELL };
 
 /* What was done under one policy, since the start. */
@@ -127,8 +134,10 @@ struct reclaim_figures {
 
 struct reclaim {
 	struct memory_map *map; /* borrowed, outlives this */
-	bool unsafe;            /* what an inhibitor makes of the policy; fixed */
-	uint64_t granule;       /* bytes, a power of two; 0: all of a region; fixed */
+	const struct reclaim_watcher
+		*watcher; /* borrowed, outlives this; or NULL. Set at first */
+	bool unsafe;      /* what an inhibitor makes of the policy; fixed */
+	uint64_t granule; /* bytes, a power of two; 0: all of a region; fixed */
 	struct memory_listener listener;
 	pthread_mutex_t gate;
 	struct list_node inhibitors; /* gate */

@@ -62,13 +62,20 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 	}
 }
 
+/* Whoever asks for it. */
+static void press_button(struct machine *m)
+{
+	figures_event(&m->figures, "powerdown", NULL);
+	power_press_button(&m->power);
+}
+
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
 static void stop_requested(struct machine *m, const char *who)
 {
 	if (!m->button_pressed) {
 		m->button_pressed = true;
 		log_info("%s: pressing the power button; once more stops at once", who);
-		power_press_button(&m->power);
+		press_button(m);
 		return;
 	}
 	log_info("%s: stopping, the guest did not switch itself off", who);
@@ -80,7 +87,7 @@ static void console_commanded(void *opaque, enum console_command command)
 	struct machine *m = opaque;
 
 	if (command == CONSOLE_POWER_BUTTON)
-		power_press_button(&m->power);
+		press_button(m);
 	else
 		stop_requested(m, "console");
 }
@@ -250,6 +257,7 @@ static void reboot(struct machine *m)
 		log_info("guest resets%s", m->nr_resets == LOG_GUEST_BURST
 						   ? "; further resets are not reported"
 						   : "");
+	figures_event(&m->figures, "reset", NULL);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	if (reset_devices(m) < 0) {
 		end(m, STATUS_FAILED);
@@ -315,6 +323,10 @@ static int set_keep(struct machine *m, uint64_t bytes)
 	uint64_t ram = m->config.memory;
 
 	int r = virtio_balloon_set_target(&m->balloon, bytes < ram ? ram - bytes : 0);
+	if (r >= 0)
+		figures_event(&m->figures, "balloon-target",
+			      json_pack("{s:I}", "bytes",
+					(json_int_t)(bytes < ram ? ram - bytes : 0)));
 	if (r >= 0)
 		log_info("balloon: the guest is asked to keep %" PRIu64 " of %" PRIu64 " MiB",
 			 (bytes < ram ? bytes : ram) >> 20, ram >> 20);
@@ -578,10 +590,16 @@ static unsigned int address_bits(const struct machine *m)
 	return bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS;
 }
 
-/* An errno that would say that the user is to blame, from where nobody asked the user. */
+/* An errno that says that the user is to blame. */
+static bool is_the_users(int r)
+{
+	return r == -EINVAL || r == -ENODEV || r == -E2BIG;
+}
+
+/* Such a one from where nobody asked the user. */
 static int not_the_users(int r)
 {
-	return r == -EINVAL || r == -ENODEV || r == -E2BIG ? -EIO : r;
+	return is_the_users(r) ? -EIO : r;
 }
 
 static int add_ram(struct machine *m)
@@ -635,7 +653,8 @@ static int add_platform(struct machine *m)
 		.mem64 = { m->layout.mem64_base, m->layout.mem64_size },
 	};
 	const struct power_handler handler = { .requested = power_requested, .opaque = m };
-	const struct port_backend backend = console_backend(&m->serial_console);
+	const struct port_backend backend =
+		figures_listen(&m->figures, console_backend(&m->serial_console));
 
 	int r = pci_bus_init(&m->pci, &m->pio, &m->mmio, &windows, LAYOUT_ECAM_BASE);
 	if (r >= 0) {
@@ -683,8 +702,13 @@ static int attach_devices(struct machine *m)
 {
 	int r = 0;
 
-	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++)
+	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++) {
+		const char *name = m->config.devices[i].name;
 		r = machine_attach_vfio(m, &m->config.devices[i]);
+		figures_event(&m->figures, r < 0 ? "attach-failure" : "attached",
+			      json_pack("{s:s,s:s}", "device", name, "result",
+					r < 0 ? strerror(-r) : "ok"));
+	}
 	if (r < 0)
 		return r;
 	unsigned int bits = address_bits(m);
@@ -766,7 +790,8 @@ static int add_rng(struct machine *m)
 
 static int add_console(struct machine *m)
 {
-	const struct port_backend backend = console_backend(&m->hvc_console);
+	const struct port_backend backend =
+		figures_listen(&m->figures, console_backend(&m->hvc_console));
 	struct winsize window;
 
 	if (!m->config.has_console)
@@ -865,6 +890,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = not_the_users(init_events(m));
 	if (r < 0)
 		goto fail;
+	r = figures_init(&m->figures, m);
+	if (r < 0)
+		goto fail;
 	r = not_the_users(open_kvm(m));
 	if (r < 0)
 		goto fail;
@@ -877,22 +905,27 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	r = not_the_users(kvm_slots_init(&m->slots, &m->map, m->vm_fd));
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_KVM);
 	r = add_ram(m);
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_RAM);
 	/* Before anything is attached or opened: the kernel may turn out to be none. */
 	r = boot_load(&m->files, &m->map, &m->layout, &m->entry);
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_KERNEL);
 	r = not_the_users(add_platform(m));
 	if (r < 0)
 		goto fail;
 	r = not_the_users(add_vcpus(m));
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_PROCESSORS);
 	r = attach_devices(m);
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_PINNING);
 	r = not_the_users(add_virtio_devices(m));
 	if (r < 0)
 		goto fail;
@@ -918,8 +951,10 @@ int machine_init(struct machine *m, const struct machine_config *config)
 				 console_commanded, m);
 	if (r < 0)
 		goto fail;
+	figures_mark(&m->figures, PHASE_DEVICES);
 	return 0;
 fail:
+	m->status = is_the_users(r) ? STATUS_USAGE : STATUS_FAILED;
 	machine_finish(m);
 	return r;
 }
@@ -1044,11 +1079,14 @@ int machine_run(struct machine *m)
 {
 	int r = start(m);
 
+	m->status = STATUS_FAILED; /* unless it is said how it ends */
 	if (r < 0)
-		return STATUS_FAILED;
+		return m->status;
+	figures_mark(&m->figures, PHASE_ENTRY);
 	vcpus_resume(&m->gate);
 	event_loop_run(&m->loop);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	figures_end(&m->figures);
 	tell_balloon(m);
 	tell_disks(m);
 	if (log_enabled(LOG_DEBUG))
@@ -1104,6 +1142,7 @@ void machine_finish(struct machine *m)
 	fd_close(&m->reset_done.fd);
 	fd_close(&m->wake.fd);
 	fd_close(&m->signals.fd);
+	figures_finish(&m->figures, m->status);
 	event_loop_finish(&m->loop);
 	boot_close(&m->files);
 	vfio_finish(&m->vfio);
@@ -1181,7 +1220,7 @@ int machine_set_link(struct machine *m, const char *name, bool up)
 
 void machine_power_down(struct machine *m)
 {
-	power_press_button(&m->power);
+	press_button(m);
 }
 
 void machine_quit(struct machine *m)

@@ -32,6 +32,7 @@
 #include "vmm/auto_balloon.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
+#include "vmm/figures.h"
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"
@@ -95,6 +96,8 @@ struct machine_config {
 	enum on_reset on_reset;
 	unsigned int timeout; /* seconds; 0: none */
 	bool exit_port;       /* 0xf4: a guest's own exit status */
+	const char *metrics;  /* file for Prometheus; NULL: none */
+	const char *events;   /* file for events; NULL: none */
 };
 
 /* An assigned device and the two fds the event loop watches for it. */
@@ -121,6 +124,7 @@ struct machine {
 	struct boot_entry entry;
 	struct layout layout;
 	struct event_loop loop;
+	struct figures figures;
 	struct event_source signals; /* fd owned */
 	struct event_source timer;   /* fd owned */
 	struct event_source wake;    /* fd owned: a vCPU has a request */

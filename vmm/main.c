@@ -19,24 +19,32 @@ static void raise_fd_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit); /* if refused: with what there is */
 }
 
-int main(int argc, char **argv)
+static int run(const struct machine_config *config)
 {
 	static struct machine machine; /* 64 KiB and more: not for the stack */
-	struct machine_config config;
+	int r = machine_init(&machine, config);
 
-	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
-		return ctl_main(argc - 1, argv + 1);
-	int r = options_parse(argc, argv, &config);
-	if (r == OPTIONS_DONE)
-		return 0;
-	if (r < 0)
-		return STATUS_USAGE;
-	raise_fd_limit();
-	r = machine_init(&machine, &config);
 	if (r < 0)
 		return r == -EINVAL || r == -ENODEV || r == -E2BIG ? STATUS_USAGE
 								   : STATUS_FAILED;
 	int status = machine_run(&machine);
 	machine_finish(&machine);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+
+	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
+		return ctl_main(argc - 1, argv + 1);
+	int r = options_parse(argc, argv, &options);
+	if (r == OPTIONS_DONE)
+		return 0;
+	if (r < 0)
+		return r == -EINVAL ? STATUS_USAGE : STATUS_FAILED;
+	raise_fd_limit();
+	int status = run(&options.config);
+	options_finish(&options);
 	return status;
 }

@@ -11,49 +11,12 @@
 #include "base/log.h"
 #include "base/trace.h"
 
+#include "vmm/completion.h"
+#include "vmm/config_file.h"
+
 #define MIN_MEMORY (4ull << 20)
 #define MAX_MEMORY (8ull << 40) /* KVM takes 2^31 - 1 pages a slot */
 #define MAX_TIMEOUT 31536000ull /* a year */
-
-static const char help[] =
-	"Usage: ballast run --kernel FILE [OPTION]...\n"
-	"       ballast ctl SOCKET COMMAND...     (ballast ctl --help)\n"
-	"Boots a Linux guest under KVM, with real PCI devices assigned to it.\n"
-	"\n"
-	"  --kernel FILE       bzImage (64-bit), or vmlinux ELF with a PVH entry\n"
-	"  --initrd FILE       initial RAM disk\n"
-	"  --cmdline STRING    kernel command line (console=ttyS0, or hvc0)\n"
-	"  --cpus N            1 to 16 (1)\n"
-	"  --memory SIZE[,backing=anon|memfd|hugetlb]  guest RAM, as 4G (512M)\n"
-	"  --device BDF[,BDF]  assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
-	"                      01:00.0 or a path below /sys, or an mdev by its UUID;\n"
-	"                      ,balloon=allowed: that mdev does not inhibit a balloon\n"
-	"  --balloon on|KEY=VALUE[,..]  a balloon: initial=SIZE, auto=on, min=, max=,\n"
-	"                      policy=inhibit|coordinated, granule=SIZE|auto, stats=S,\n"
-	"                      reporting=on, deflate-on-oom=on: ballast(1)\n"
-	"  --disk path=FILE[,readonly=on][,direct=on][,serial=TEXT]\n"
-	"                      a raw file or block device, as a virtio disk; repeatable\n"
-	"  --net tap=NAME|fd=N|passt[=SOCKET][,mac=..,queues=N,vhost=on|off|auto]\n"
-	"                      a network card (virtio-net); repeatable: ballast(1)\n"
-	"  --rng on            entropy from the host (virtio-rng)\n"
-	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
-	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
-	"  --console WHERE     its hvc0 (virtio-console), likewise; without this: none\n"
-	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
-	"  --timeout SECONDS   stop the guest after that long\n"
-	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
-	"  --experiment unsafe-reclaim  discard what a device has pinned: corrupts\n"
-	"  -v, --verbose       debug messages; -v trace: every step of the main ways\n"
-	"  -h, --help          this text; --version: the version\n"
-	"\n"
-	"On a terminal Ctrl-A x stops the guest, Ctrl-A h lists the other keys. SIGTERM,\n"
-	"SIGINT, SIGHUP press its power button, a second one stops it; SIGUSR1 prints\n"
-	"registers and exit counts.\n"
-	"With a device assigned, a balloon helps the host only by policy=coordinated.\n"
-	"\n"
-	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
-	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
-	"124 --timeout ran out; with --exit-port the guest's own.\n";
 
 int options_parse_size(const char *text, uint64_t *ret)
 {
@@ -129,6 +92,7 @@ static int parse_memory(char *text, struct machine_config *config)
 		return log_err(0, "--memory '%s': from 4M to 8T in steps of 4K, please", piece),
 		       -EINVAL;
 	config->memory = size;
+	config->backing = RAM_ANONYMOUS;
 	while ((piece = next_piece(&rest))) {
 		if (strncmp(piece, "backing=", 8) != 0)
 			return log_err(0, "--memory key '%s': the only one is backing=", piece),
@@ -491,7 +455,7 @@ static int parse_net(char *text, struct machine_config *config)
 	return 0;
 }
 
-static int parse_qmp(const char *text, struct machine_config *config)
+static int parse_qmp(char *text, struct machine_config *config)
 {
 	if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
 		return log_err(0, "--qmp '%s': it is unix:PATH", text), -EINVAL;
@@ -499,7 +463,7 @@ static int parse_qmp(const char *text, struct machine_config *config)
 	return 0;
 }
 
-static int parse_experiment(const char *text, struct machine_config *config)
+static int parse_experiment(char *text, struct machine_config *config)
 {
 	if (strcmp(text, "unsafe-reclaim") != 0)
 		return log_err(0, "--experiment '%s': the only one is unsafe-reclaim", text),
@@ -534,185 +498,436 @@ static int parse_where(const char *option, const char *text, struct console_conf
 	       -EINVAL;
 }
 
-/* What was not given follows from what was. */
-static int choose_consoles(struct machine_config *config, bool serial_given)
-{
-	bool takes_stdio = config->has_console && config->console.kind == CONSOLE_STDIO;
-
-	if (!config->cmdline)
-		config->cmdline = config->has_console ? "console=hvc0" : "console=ttyS0";
-	if (!serial_given && takes_stdio)
-		config->serial.kind = CONSOLE_NONE;
-	if (config->serial.kind == CONSOLE_STDIO && takes_stdio)
-		return log_err(0, "--serial stdio, --console stdio: only one of them, please"),
-		       -EINVAL;
-	return 0;
-}
-
-static int parse_on_reset(const char *text, enum on_reset *ret)
+static int parse_on_reset(char *text, struct machine_config *config)
 {
 	if (strcmp(text, "reboot") == 0)
-		*ret = ON_RESET_REBOOT;
+		config->on_reset = ON_RESET_REBOOT;
 	else if (strcmp(text, "exit") == 0)
-		*ret = ON_RESET_EXIT;
+		config->on_reset = ON_RESET_EXIT;
 	else
 		return log_err(0, "--on-reset '%s': it is reboot or exit", text), -EINVAL;
 	return 0;
 }
 
-enum {
-	OPTION_KERNEL = 256,
-	OPTION_INITRD,
-	OPTION_CMDLINE,
-	OPTION_CPUS,
-	OPTION_MEMORY,
-	OPTION_DEVICE,
-	OPTION_BALLOON,
-	OPTION_NET,
-	OPTION_RNG,
-	OPTION_DISK,
-	OPTION_QMP,
-	OPTION_EXPERIMENT,
-	OPTION_SERIAL,
-	OPTION_CONSOLE,
-	OPTION_ON_RESET,
-	OPTION_TIMEOUT,
-	OPTION_EXIT_PORT,
-};
+static int parse_kernel(char *text, struct machine_config *config)
+{
+	config->kernel = text;
+	return 0;
+}
 
-static const struct option options[] = {
-	{ "kernel", required_argument, NULL, OPTION_KERNEL },
-	{ "initrd", required_argument, NULL, OPTION_INITRD },
-	{ "cmdline", required_argument, NULL, OPTION_CMDLINE },
-	{ "cpus", required_argument, NULL, OPTION_CPUS },
-	{ "memory", required_argument, NULL, OPTION_MEMORY },
-	{ "device", required_argument, NULL, OPTION_DEVICE },
-	{ "balloon", required_argument, NULL, OPTION_BALLOON },
-	{ "net", required_argument, NULL, OPTION_NET },
-	{ "rng", required_argument, NULL, OPTION_RNG },
-	{ "disk", required_argument, NULL, OPTION_DISK },
-	{ "qmp", required_argument, NULL, OPTION_QMP },
-	{ "experiment", required_argument, NULL, OPTION_EXPERIMENT },
-	{ "serial", required_argument, NULL, OPTION_SERIAL },
-	{ "console", required_argument, NULL, OPTION_CONSOLE },
-	{ "on-reset", required_argument, NULL, OPTION_ON_RESET },
-	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
-	{ "exit-port", no_argument, NULL, OPTION_EXIT_PORT },
-	{ "verbose", no_argument, NULL, 'v' },
-	{ "help", no_argument, NULL, 'h' },
-	{ "version", no_argument, NULL, 'V' },
-	{ 0 },
-};
+static int parse_initrd(char *text, struct machine_config *config)
+{
+	config->initrd = text;
+	return 0;
+}
 
-static int parse_one(int option, char *value, struct machine_config *config)
+static int parse_cmdline(char *text, struct machine_config *config)
+{
+	config->cmdline = text;
+	return 0;
+}
+
+static int parse_cpus(char *text, struct machine_config *config)
 {
 	uint64_t n = 0;
+	int r = parse_number("--cpus", text, 1, MACHINE_MAX_CPUS, &n);
+
+	config->nr_cpus = (unsigned int)n;
+	return r;
+}
+
+static int parse_timeout(char *text, struct machine_config *config)
+{
+	uint64_t n = 0;
+	int r = parse_number("--timeout", text, 1, MAX_TIMEOUT, &n);
+
+	config->timeout = (unsigned int)n;
+	return r;
+}
+
+static int parse_rng(char *text, struct machine_config *config)
+{
+	return parse_switch("--rng", text, &config->has_rng);
+}
+
+static int parse_serial(char *text, struct machine_config *config)
+{
+	return parse_where("--serial", text, &config->serial);
+}
+
+static int parse_console(char *text, struct machine_config *config)
+{
+	config->has_console = true;
+	return parse_where("--console", text, &config->console);
+}
+
+static int parse_metrics(char *text, struct machine_config *config)
+{
+	config->metrics = text;
+	return 0;
+}
+
+static int parse_events(char *text, struct machine_config *config)
+{
+	config->events = text;
+	return 0;
+}
+
+static int parse_exit_port(char *text, struct machine_config *config)
+{
+	(void)text;
+	config->exit_port = true;
+	return 0;
+}
+
+static int parse_verbose(char *text, struct machine_config *config)
+{
+	(void)config;
+	if (text && strcmp(text, "trace") != 0)
+		return log_err(0, "--verbose '%s': it stands alone, or is trace", text),
+		       -EINVAL;
+	log_set_level(LOG_DEBUG);
+	if (text)
+		trace_listen(trace_print);
+	return 0;
+}
+
+#define WHERE_WORDS "stdio none file=@ unix=@"
+
+const struct option_row option_rows[] = {
+	{ "kernel", "FILE", "bzImage (64-bit), or vmlinux ELF with a PVH entry", parse_kernel,
+	  OPTION_TEXT, .words = "@" },
+	{ "initrd", "FILE", "initial RAM disk", parse_initrd, OPTION_TEXT, .words = "@" },
+	{ "cmdline", "STRING", "kernel command line (console=ttyS0, or hvc0)", parse_cmdline,
+	  OPTION_TEXT },
+	{ "cpus", "N", "1 to 16 (1)", parse_cpus, OPTION_NUMBER, .fallback = "1" },
+	{ "memory", "SIZE[,backing=anon|memfd|hugetlb]", "guest RAM, as 4G (512M)",
+	  parse_memory, OPTION_KEYS, .fallback = "512M", .bare = "size",
+	  .words = "backing=anon backing=memfd backing=hugetlb" },
+	{ "device", "BDF[,BDF]",
+	  "assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
+	  "01:00.0 or a path below /sys, or an mdev by its UUID;\n"
+	  ",balloon=allowed: that mdev does not inhibit a balloon",
+	  parse_devices, OPTION_KEYS, OPTION_ADDS, .bare = "bdf",
+	  .words = "% balloon=allowed" },
+	{ "balloon", "on|KEY=VALUE[,..]",
+	  "initial=SIZE, auto=on, min=, max=, stats=S,\n"
+	  "policy=inhibit|coordinated, granule=SIZE|auto: ballast(1)",
+	  parse_balloon, OPTION_KEYS, OPTION_MERGES, .first = "on",
+	  .words =
+		  "on initial= policy=inhibit policy=coordinated granule= granule=auto auto=on "
+		  "min= max= stats= reporting=on deflate-on-oom=on" },
+	{ "disk", "path=FILE[,readonly=on][,direct=on][,serial=TEXT]", "raw; repeatable",
+	  parse_disk, OPTION_KEYS, OPTION_ADDS,
+	  .words = "path=@ readonly=on direct=on serial=" },
+	{ "net", "tap=NAME|fd=N|passt[=SOCKET][,mac=..,queues=N,vhost=on|off|auto]",
+	  "\nnetwork card; repeatable", parse_net, OPTION_KEYS, OPTION_ADDS,
+	  .first = "tap fd passt",
+	  .words = "tap= fd= passt passt=@ mac= queues= vhost=on vhost=off vhost=auto" },
+	{ "rng", "on", "entropy from the host (virtio-rng)", parse_rng, OPTION_SWITCH,
+	  .words = "on off" },
+	{ "qmp", "unix:PATH", "control socket, for ballast ctl and QMP clients", parse_qmp,
+	  OPTION_TEXT, .words = "unix:@" },
+	{ "serial", "WHERE", "its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)",
+	  parse_serial, OPTION_TEXT, .fallback = "stdio", .words = WHERE_WORDS },
+	{ "console", "WHERE", "its hvc0 (virtio-console), likewise; without this: none",
+	  parse_console, OPTION_TEXT, .words = WHERE_WORDS },
+	{ "on-reset", "ACTION", "when the guest resets: reboot, exit (reboot)", parse_on_reset,
+	  OPTION_TEXT, .fallback = "reboot", .words = "reboot exit" },
+	{ "timeout", "SECONDS", "stop the guest after that long", parse_timeout,
+	  OPTION_NUMBER },
+	{ "exit-port", NULL, "a byte written to port 0xf4 ends it with that status",
+	  parse_exit_port },
+	{ "experiment", "unsafe-reclaim", "discard what a device has pinned: corrupts",
+	  parse_experiment, OPTION_TEXT, .words = "unsafe-reclaim" },
+	{ "metrics", "FILE", "figures, as text for Prometheus, every 5 seconds", parse_metrics,
+	  OPTION_TEXT, .words = "@" },
+	{ "events", "FILE", "what happens is appended to it, a line of JSON each", parse_events,
+	  OPTION_TEXT, .words = "@" },
+	{ "config", "FILE", "more options, as JSON; the command line overrides them",
+	  .form = OPTION_TEXT, .again = OPTION_ADDS, .words = "@", .not_in_file = true },
+	{ "print-config", NULL, "print all options as such JSON, and exit",
+	  .not_in_file = true },
+	{ "verbose", NULL, "debug messages; -v trace: every step of the main ways",
+	  parse_verbose, .letter = 'v', .words = "trace" },
+	{ "help", NULL, "this text; --version: the version", .letter = 'h',
+	  .not_in_file = true },
+	{ "version", NULL, NULL, .not_in_file = true },
+};
+const unsigned int nr_option_rows = nitems(option_rows);
+
+const struct option_row *option_find(const char *name)
+{
+	for (unsigned int i = 0; i < nr_option_rows; i++) {
+		if (strcmp(option_rows[i].name, name) == 0)
+			return &option_rows[i];
+	}
+	return NULL;
+}
+
+/* Help */
+
+#define HELP_COLUMN 22
+
+static const char help_head[] =
+	"Usage: ballast run --kernel FILE [OPTION]...\n"
+	"       ballast ctl SOCKET COMMAND...     (ballast ctl --help)\n"
+	"Boots a Linux guest under KVM, with real PCI devices assigned to it: ballast(1).\n"
+	"\n";
+static const char help_foot[] =
+	"\n"
+	"On a terminal Ctrl-A x stops, Ctrl-A h lists other keys. SIGTERM, SIGINT, SIGHUP\n"
+	"press the power button, a second one stops; SIGUSR1 prints registers and exits.\n"
+	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
+	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
+	"124 --timeout ran out; with --exit-port the guest's own.\n";
+
+static int print_help(void)
+{
+	fputs(help_head, stdout);
+	for (unsigned int i = 0; i < nr_option_rows; i++) {
+		const struct option_row *row = &option_rows[i];
+		if (!row->help)
+			continue;
+		int column = row->letter ? printf("  -%c, --%s", row->letter, row->name)
+					 : printf("  --%s", row->name);
+		if (row->argument)
+			column += printf(" %s", row->argument);
+		int gap = column + 2 > HELP_COLUMN ? 2 : HELP_COLUMN - column;
+		for (const char *line = row->help; *line;) {
+			size_t length = strcspn(line, "\n");
+			if (length > 0)
+				printf("%*s%.*s", gap, "", (int)length, line);
+			putchar('\n');
+			gap = HELP_COLUMN;
+			line += length + (line[length] != '\0');
+		}
+	}
+	fputs(help_foot, stdout);
+	return OPTIONS_DONE;
+}
+
+/* From words to what they mean */
+
+/* Takes one value of that option; NULL: a flag that stands alone. */
+static int take(void *opaque, const struct option_row *row, const char *value)
+{
+	struct options *options = opaque;
+	size_t size = value ? strlen(value) + 1 : 1;
+
+	struct option_text *text = malloc(sizeof(*text) + 2 * size);
+	if (!text)
+		return log_err(-ENOMEM, "--%s", row->name);
+	text->row = row;
+	text->cut = text->whole + size;
+	memcpy(text->whole, value ? value : "", size);
+	memcpy(text->cut, text->whole, size);
+	list_append(&options->texts, &text->link);
+	return row->parse ? row->parse(value ? text->cut : NULL, &options->config) : 0;
+}
+
+static int take_named(struct options *options, const char *name, const char *value)
+{
+	return take(options, option_find(name), value);
+}
+
+static int take_fallbacks(struct options *options)
+{
 	int r = 0;
 
-	switch (option) {
-	case OPTION_KERNEL: config->kernel = value; break;
-	case OPTION_INITRD: config->initrd = value; break;
-	case OPTION_CMDLINE: config->cmdline = value; break;
-	case OPTION_CPUS:
-		r = parse_number("--cpus", value, 1, MACHINE_MAX_CPUS, &n);
-		config->nr_cpus = (unsigned int)n;
-		break;
-	case OPTION_MEMORY: r = parse_memory(value, config); break;
-	case OPTION_DEVICE: r = parse_devices(value, config); break;
-	case OPTION_BALLOON: r = parse_balloon(value, config); break;
-	case OPTION_NET: r = parse_net(value, config); break;
-	case OPTION_RNG: r = parse_switch("--rng", value, &config->has_rng); break;
-	case OPTION_DISK: r = parse_disk(value, config); break;
-	case OPTION_QMP: r = parse_qmp(value, config); break;
-	case OPTION_EXPERIMENT: r = parse_experiment(value, config); break;
-	case OPTION_SERIAL: r = parse_where("--serial", value, &config->serial); break;
-	case OPTION_CONSOLE:
-		r = parse_where("--console", value, &config->console);
-		config->has_console = true;
-		break;
-	case OPTION_ON_RESET: r = parse_on_reset(value, &config->on_reset); break;
-	case OPTION_TIMEOUT:
-		r = parse_number("--timeout", value, 1, MAX_TIMEOUT, &n);
-		config->timeout = (unsigned int)n;
-		break;
-	case OPTION_EXIT_PORT: config->exit_port = true; break;
-	case 'v': log_set_level(LOG_DEBUG); break;
-	default: r = -EINVAL;
+	for (unsigned int i = 0; i < nr_option_rows && r >= 0; i++) {
+		if (option_rows[i].fallback)
+			r = take(options, &option_rows[i], option_rows[i].fallback);
 	}
 	return r;
 }
 
-static int parse_run(int argc, char **argv, struct machine_config *config)
+/* How often that option was given, what it falls back to included. */
+static unsigned int count(const struct options *options, const char *name)
 {
-	bool serial_given = false;
-	int option;
+	const struct option_row *row = option_find(name);
+	unsigned int n = 0;
 
-	*config = (struct machine_config){
-		.nr_cpus = 1,
-		.memory = 512ull << 20,
-		.serial = { CONSOLE_STDIO, NULL },
-		.policy = RECLAIM_INHIBIT,
-	};
+	list_for_each(i, &options->texts)
+		n += container_of(i, struct option_text, link)->row == row;
+	return n;
+}
+
+/* What was not given follows from what was. */
+static int choose_consoles(struct options *options)
+{
+	const struct machine_config *config = &options->config;
+	bool takes_stdio = config->has_console && config->console.kind == CONSOLE_STDIO;
+	int r = 0;
+
+	if (!config->cmdline)
+		r = take_named(options, "cmdline",
+			       config->has_console ? "console=hvc0" : "console=ttyS0");
+	if (r >= 0 && count(options, "serial") == 1 && takes_stdio)
+		r = take_named(options, "serial", "none");
+	if (r >= 0 && config->serial.kind == CONSOLE_STDIO && takes_stdio)
+		return log_err(0, "--serial stdio, --console stdio: only one of them, please"),
+		       -EINVAL;
+	return r;
+}
+
+/* An option of the command line, and its value there. */
+struct pick {
+	const struct option_row *row;
+	const char *value;
+};
+
+#define FIRST_LONG 256 /* what getopt says of the table's first row, if not by its letter */
+
+static int refuse_option(int found, char **argv)
+{
+	/* optind stays where it is within a word of several letters. */
+	const char letter[] = { '-', (char)optopt, '\0' };
+	bool is_letter = optopt > 0 && optopt < FIRST_LONG;
+
+	if (found == ':')
+		return log_err(0, "option '%s' needs a value; see ballast --help",
+			       argv[optind - 1]),
+		       -EINVAL;
+	return log_err(0, "option '%s' is not known; see ballast --help",
+		       is_letter ? letter : argv[optind - 1]),
+	       -EINVAL;
+}
+
+static const struct option_row *find_row(int found)
+{
+	for (unsigned int i = 0; i < nr_option_rows; i++) {
+		if (found == FIRST_LONG + (int)i || found == option_rows[i].letter)
+			return &option_rows[i];
+	}
+	return NULL;
+}
+
+/* Finds all options; there is room for argc of them. How many there are. */
+static int pick_options(int argc, char **argv, struct pick *picks)
+{
+	struct option words[nitems(option_rows) + 1] = { 0 };
+	int found;
+	int n = 0;
+
+	for (unsigned int i = 0; i < nr_option_rows; i++)
+		words[i] = (struct option){ option_rows[i].name,
+					    option_rows[i].argument ? required_argument
+								    : no_argument,
+					    NULL, FIRST_LONG + (int)i };
 	opterr = 0; /* the words are ours */
 	optind = 1;
-	while ((option = getopt_long(argc, argv, "+:vh", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(help, stdout);
-			return OPTIONS_DONE;
-		}
-		if (option == 'V') {
-			puts("ballast " BALLAST_VERSION);
-			return OPTIONS_DONE;
-		}
-		if (option == ':')
-			return log_err(0, "option '%s' needs a value; see ballast --help",
-				       argv[optind - 1]),
-			       -EINVAL;
-		if (option == '?') {
-			/* optind stays where it is within a word of several letters. */
-			const char letter[] = { '-', (char)optopt, '\0' };
-			bool is_letter = optopt > 0 && optopt < OPTION_KERNEL;
-			return log_err(0, "option '%s' is not known; see ballast --help",
-				       is_letter ? letter : argv[optind - 1]),
-			       -EINVAL;
-		}
-		int r = parse_one(option, optarg, config);
-		if (r < 0)
-			return r;
-		serial_given |= option == OPTION_SERIAL;
-		if (option == 'v' && optind < argc && strcmp(argv[optind], "trace") == 0) {
-			trace_listen(trace_print);
-			optind++;
-		}
+	while ((found = getopt_long(argc, argv, "+:vh", words, NULL)) != -1) {
+		const struct option_row *row = find_row(found);
+		if (!row)
+			return refuse_option(found, argv);
+		picks[n] = (struct pick){ row, row->argument ? optarg : NULL };
+		if (row->parse == parse_verbose && optind < argc &&
+		    strcmp(argv[optind], "trace") == 0)
+			picks[n].value = argv[optind++];
+		n++;
 	}
 	if (optind < argc)
 		return log_err(0, "'%s' is no option; see ballast --help", argv[optind]),
 		       -EINVAL;
-	if (!config->kernel)
-		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
-	if (check_balloon(config) < 0 || choose_consoles(config, serial_given) < 0)
-		return -EINVAL;
-	return OPTIONS_RUN;
+	return n;
 }
 
-int options_parse(int argc, char **argv, struct machine_config *config)
+static bool is_picked(const struct pick *picks, int nr, const char *name)
+{
+	for (int i = 0; i < nr; i++) {
+		if (strcmp(picks[i].row->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The files first, wherever they are named: the command line has the last word. */
+static int take_picks(struct options *options, const struct pick *picks, int nr)
+{
+	int r = take_fallbacks(options);
+
+	for (int i = 0; i < nr && r >= 0; i++) {
+		if (strcmp(picks[i].row->name, "config") == 0)
+			r = config_file_read(picks[i].value, take, options);
+	}
+	for (int i = 0; i < nr && r >= 0; i++) {
+		if (!picks[i].row->not_in_file)
+			r = take(options, picks[i].row, picks[i].value);
+	}
+	return r;
+}
+
+static int print_version(void)
+{
+	puts("ballast " BALLAST_VERSION);
+	return OPTIONS_DONE;
+}
+
+static int parse_run(int argc, char **argv, struct options *options)
+{
+	struct machine_config *config = &options->config;
+	autofree struct pick *picks = calloc((size_t)argc, sizeof(*picks));
+
+	if (!picks)
+		return log_err(-ENOMEM, "options");
+	int nr = pick_options(argc, argv, picks);
+	if (nr < 0)
+		return nr;
+	if (is_picked(picks, nr, "help"))
+		return print_help();
+	if (is_picked(picks, nr, "version"))
+		return print_version();
+	int r = take_picks(options, picks, nr);
+	if (r < 0)
+		return r;
+	if (!config->kernel)
+		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
+	r = check_balloon(config);
+	if (r >= 0)
+		r = choose_consoles(options);
+	if (r < 0 || !is_picked(picks, nr, "print-config"))
+		return r < 0 ? r : OPTIONS_RUN;
+	r = config_file_print(&options->texts);
+	return r < 0 ? r : OPTIONS_DONE;
+}
+
+static int parse_command(int argc, char **argv, struct options *options)
 {
 	const char *command = argc > 1 ? argv[1] : "";
 
 	if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0 ||
-	    strcmp(command, "help") == 0) {
-		fputs(help, stdout);
-		return OPTIONS_DONE;
-	}
-	if (strcmp(command, "--version") == 0) {
-		puts("ballast " BALLAST_VERSION);
-		return OPTIONS_DONE;
-	}
+	    strcmp(command, "help") == 0)
+		return print_help();
+	if (strcmp(command, "--version") == 0)
+		return print_version();
+	/* Hidden: for the build, which makes the files of it that are installed. */
+	if (strcmp(command, "--completion") == 0 && argc == 3)
+		return completion_print(argv[2]) < 0 ? -EINVAL : OPTIONS_DONE;
 	if (strcmp(command, "run") != 0)
 		return log_err(0,
 			       "command '%s' is not known; it is: ballast run --kernel FILE, or "
 			       "ballast ctl SOCKET COMMAND; see ballast --help",
 			       command),
 		       -EINVAL;
-	return parse_run(argc - 1, argv + 1, config);
+	return parse_run(argc - 1, argv + 1, options);
+}
+
+int options_parse(int argc, char **argv, struct options *options)
+{
+	*options = (struct options){ .config.policy = RECLAIM_INHIBIT };
+	list_init(&options->texts);
+	int r = parse_command(argc, argv, options);
+	if (r != OPTIONS_RUN)
+		options_finish(options);
+	return r;
+}
+
+void options_finish(struct options *options)
+{
+	if (!options->texts.next)
+		return;
+	list_for_each_safe(n, &options->texts)
+		free(container_of(n, struct option_text, link));
+	*options = (struct options){ 0 };
 }

@@ -311,6 +311,16 @@ static const struct {
 	[KVM_EXIT_SYSTEM_EVENT] = { "system_event", exit_system_event },
 };
 
+const char *vcpu_exit_name(unsigned int reason)
+{
+	return reason < VCPU_NR_EXIT_REASONS ? exits[reason].name : NULL;
+}
+
+uint64_t vcpu_nr_exits(const struct vcpu *vcpu, unsigned int reason)
+{
+	return __atomic_load_n(&vcpu->exits[reason], __ATOMIC_RELAXED);
+}
+
 void vcpu_print(struct vcpu *vcpu)
 {
 	print_registers(vcpu);
@@ -332,7 +342,8 @@ static void handle_exit(struct vcpu *vcpu)
 		crash(vcpu);
 		return;
 	}
-	vcpu->exits[reason]++;
+	/* Nobody else writes it. */
+	__atomic_store_n(&vcpu->exits[reason], vcpu->exits[reason] + 1, __ATOMIC_RELAXED);
 	exits[reason].handle(vcpu);
 }
 

@@ -66,7 +66,7 @@ struct vcpu {
 	struct vcpu_state *power_on;  /* owned */
 	pthread_t thread;
 	bool started;
-	uint64_t exits[VCPU_NR_EXIT_REASONS]; /* by reason; for figures */
+	uint64_t exits[VCPU_NR_EXIT_REASONS]; /* by reason; atomic, written on its thread */
 };
 
 void vcpu_gate_init(struct vcpu_gate *gate);
@@ -100,6 +100,11 @@ must_check int vcpu_get_registers(struct vcpu *vcpu, struct kvm_regs *regs,
 				  struct kvm_sregs *sregs);
 must_check int vcpu_set_registers(struct vcpu *vcpu, struct kvm_regs *regs,
 				  struct kvm_sregs *sregs);
+
+/* Of an exit reason; NULL: there is none of that number, or nobody here knows it. */
+const char *vcpu_exit_name(unsigned int reason);
+/* How often the vCPU left the guest for that reason. Any thread. */
+uint64_t vcpu_nr_exits(const struct vcpu *vcpu, unsigned int reason);
 
 /* Prints the registers of a parked vCPU, and how often it left the guest, and why. */
 void vcpu_print(struct vcpu *vcpu);

@@ -158,7 +158,7 @@ class Options(CliTest):
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
                        "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
-                       "--timeout"):
+                       "--timeout", "--config", "--metrics", "--events"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -272,8 +272,96 @@ class Options(CliTest):
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
                            "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
                            "--console", "--on-reset", "--timeout", "--exit-port", "--version",
-                           "ballast ctl"):
+                           "--config", "--print-config", "--metrics", "--events", "ballast ctl"):
                 self.assertIn(option, r.stdout)
+
+    def test_config_file(self):
+        config = self.path("vm.json")
+        for content, words in (
+                ("", ("line 1", "expected")),
+                ('{"kernel": "k",}', ("line 1",)),
+                ("[]", ("JSON object",)),
+                ('{"kernel": "k", "memroy": "1G"}', ("'memroy'", "options of ballast run")),
+                ('{"kernel": "k", "memory": "lots"}', ("--memory", "'lots'", "512M")),
+                ('{"kernel": "k", "cpus": 17}', ("--cpus", "'17'", "1 to 16")),
+                ('{"kernel": "k", "cpus": {}}', ("'cpus'", "{}", "a number")),
+                ('{"kernel": ["k"]}', ("'kernel'", '["k"]', "a string")),
+                ('{"kernel": "k", "disk": {"path": "a,b"}}', ("disk", "'a,b'", "comma")),
+                ('{"kernel": "k", "exit-port": 1}', ("'exit-port'", "value 1", "true or false")),
+                ('{"kernel": "k", "config": "more"}', ("'config'", "command line"))):
+            self.path("vm.json", content.encode())
+            self.refused(USAGE, ["run", "--config", config], f"'{config}'", *words)
+        self.refused(USAGE, ["run", "--config", self.path("no")], f"'{self.path('no')}'", "No such file")
+        self.refused(USAGE, ["run", "--config", self.folder], f"'{self.folder}'", "directory")
+
+    def print_config(self, *args):
+        r = subprocess.run([BALLAST, "run", *args, "--print-config"], capture_output=True,
+                           timeout=TIMEOUT, text=True, check=False)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        return r.stdout
+
+    def test_figures_that_cannot_be_written(self):
+        run = ["run", "--kernel", self.path("kernel", elf())]
+        nowhere = self.path("no/such/folder")
+        for option in ("--metrics", "--events"):
+            self.refused(FAILED, run + [option, nowhere], option, f"'{nowhere}'", "No such file")
+            self.refused(FAILED, run + [option, self.folder], option, f"'{self.folder}'", "directory")
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        self.refused(FAILED, run + ["--events", fifo], f"'{fifo}'", "nobody reads")
+
+    def test_printed_config_is_read_again(self):
+        text = self.print_config("--kernel", "k", "--memory", "1G,backing=memfd", "--disk",
+                                 "path=a,readonly=on", "--disk", "path=b", "--balloon", "stats=5",
+                                 "--net", "passt", "--serial", "file=/tmp/x")
+        config = json.loads(text)
+        self.assertEqual(config["memory"], {"size": "1G", "backing": "memfd"})
+        self.assertEqual(config["disk"], [{"path": "a", "readonly": True}, {"path": "b"}])
+        self.assertEqual(config["cpus"], 1)
+        path = self.path("vm.json", text.encode())
+        self.assertEqual(self.print_config("--config", path), text)
+        changed = json.loads(self.print_config("--cpus", "2", "--disk", "path=c", "--config", path))
+        self.assertEqual(changed["cpus"], 2)
+        self.assertEqual([d["path"] for d in changed["disk"]], ["a", "b", "c"])
+
+    def test_completion(self):
+        for shell in ("bash", "zsh"):
+            r = subprocess.run([BALLAST, "--completion", shell], capture_output=True,
+                               timeout=TIMEOUT, text=True, check=False)
+            self.assertEqual((r.returncode, r.stderr), (0, ""))
+            self.assertIn("--kernel", r.stdout)
+        self.refused(USAGE, ["--completion", "fish"], "'fish'", "bash or zsh")
+
+    def complete(self, line):
+        """What bash offers at the end of a line, once it has read our completion."""
+        script = f"""source <({BALLAST} --completion bash)
+            COMP_LINE={line!r} COMP_POINT={len(line)} words=({line})
+            [[ $COMP_LINE != *' ' ]] || words+=('')
+            COMP_WORDS=("${{words[@]}}") COMP_CWORD=$((${{#words[@]}} - 1))
+            _ballast; printf '%s\n' "${{COMPREPLY[@]}}"
+            """
+        r = subprocess.run(["bash", "-c", script], capture_output=True, timeout=TIMEOUT, text=True,
+                           cwd=self.folder, check=False)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        return r.stdout.split()
+
+    def test_bash_completes(self):
+        self.path("vmlinuz", b"")
+        self.assertEqual(self.complete("ballast ru"), ["run"])
+        self.assertEqual(self.complete("ballast ctl vm"), ["vmlinuz"])
+        self.assertEqual(self.complete("ballast run --ker"), ["--kernel"])
+        self.assertEqual(self.complete("ballast run --kernel vm"), ["vmlinuz"])
+        self.assertEqual(self.complete("ballast run --cmdline "), [])
+        self.assertEqual(self.complete("ballast run --on-reset "), ["reboot", "exit"])
+        self.assertEqual(self.complete("ballast run --on-reset e"), ["exit"])
+        self.assertEqual(self.complete("ballast run --serial f"), ["file="])
+        # What follows a = is a word of its own to bash.
+        self.assertEqual(self.complete("ballast run --serial file=vm"), ["vmlinuz"])
+        self.assertEqual(self.complete("ballast run --disk pa"), ["path="])
+        self.assertEqual(self.complete("ballast run --disk path=vm"), ["vmlinuz"])
+        self.assertEqual(self.complete("ballast run --disk path=a,rea"), ["a,readonly=on"])
+        self.assertEqual(self.complete("ballast run --balloon on,policy=c"), ["coordinated"])
+        self.assertEqual(self.complete("ballast run --kernel k --experiment "), ["unsafe-reclaim"])
 
     def test_version(self):
         r = subprocess.run([BALLAST, "--version"], capture_output=True, timeout=TIMEOUT, text=True)
@@ -774,6 +862,22 @@ class Running(CliTest):
         self.assertEqual(err.count("W "), 1, err)
         self.assertIn("unsafe-reclaim", err)
         self.assertIn("corrupt", err)
+
+    def test_figures(self):
+        events, metrics = self.path("events"), self.path("metrics")
+        process = self.run_guest("power", "--cmdline", "end=0 status=7", "--events", events,
+                                 "--metrics", metrics)
+        self.assertEqual(self.finish(process), "")
+        with open(events, encoding="utf-8") as f:
+            log = [json.loads(line) for line in f]
+        self.assertEqual((log[0]["event"], log[-1]["event"], log[-1]["status"]), ("start", "exit", 7))
+        names = [e["name"] for e in log if e["event"] == "phase"]
+        self.assertEqual(names[:8], ["process", "kvm", "ram", "kernel-load", "processors", "pinning",
+                                     "devices", "first-entry"])
+        with open(metrics, encoding="utf-8") as f:
+            text = f.read()
+        self.assertIn("ballast_ram_bytes 67108864\n", text)
+        self.assertRegex(text, r'(?m)^ballast_vcpu_exits_total\{cpu="0",reason="io"\} [1-9]\d*$')
 
     def test_initrd_is_handed_over(self):
         initrd = self.path("initrd", b"ramdisk" * 1000)

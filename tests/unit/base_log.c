@@ -157,6 +157,25 @@ START_TEST(lines_of_several_threads_do_not_mix)
 }
 END_TEST
 
+START_TEST(a_context_stands_in_front_of_each_line)
+{
+	char text[2048];
+
+	log_set_context("--config 'a.json'");
+	(void)log_err(-ENOENT, "key %d", 5);
+	ck_assert_str_eq(process_log(),
+			 "E --config 'a.json': key 5: No such file or directory\n");
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	log_set_context(text);
+	(void)log_err(0, "it is %s", "seen all the same");
+	process_expect_log("xx: it is seen all the same");
+	log_set_context(NULL);
+	(void)log_err(0, "no more");
+	ck_assert_str_eq(process_log(), "E no more\n");
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -170,6 +189,7 @@ int main(void)
 		any_length_near_the_limit_ends_in_a_newline,
 		a_guest_is_cut_off_after_its_budget_and_that_is_said,
 		lines_of_several_threads_do_not_mix,
+		a_context_stands_in_front_of_each_line,
 	};
 	return run_tests("base_log", process_keep_log, NULL, tests, nitems(tests));
 }

@@ -9,11 +9,13 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <linux/pci_regs.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 #include "memory/access.h"
 #include "tests/fakes/kvm.h"
@@ -1139,6 +1141,333 @@ START_TEST(a_string_of_port_writes_is_done_byte_by_byte)
 }
 END_TEST
 
+/* Figures. */
+
+#define FIFO_SIZE 4096
+
+static char figures_path[80];
+
+static const char *use_events(void)
+{
+	(void)snprintf(figures_path, sizeof(figures_path), "%s.figures", kernel_path);
+	config.events = figures_path;
+	return figures_path;
+}
+
+static const char *use_metrics(void)
+{
+	(void)snprintf(figures_path, sizeof(figures_path), "%s.figures", kernel_path);
+	config.metrics = figures_path;
+	return figures_path;
+}
+
+/* All of a file, which is removed. */
+static char *take_file(const char *path)
+{
+	static char text[32768];
+	FILE *f = fopen(path, "re");
+	ck_assert_ptr_nonnull(f);
+	text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
+	(void)fclose(f);
+	ck_assert_int_eq(unlink(path), 0);
+	return text;
+}
+
+/* The events in the text, as a list; each has its times, of which none is before the last one's. */
+static json_t *parse_events(char *text)
+{
+	json_t *events = json_array();
+	json_int_t before = 0;
+	char *line;
+
+	while ((line = strsep(&text, "\n")) && *line) {
+		json_t *event = json_loads(line, 0, NULL);
+		ck_assert_msg(json_is_object(event), "%s", line);
+		json_int_t now = json_integer_value(json_object_get(event, "monotonic-us"));
+		ck_assert_int_gt(now, 0);
+		ck_assert_int_ge(now, before);
+		before = now;
+		ck_assert_int_gt(json_integer_value(json_object_get(event, "time-us")), 0);
+		ck_assert_int_eq(json_array_append_new(events, event), 0);
+	}
+	return events;
+}
+
+/* How often there is one of that name, with that value of a key. */
+static unsigned int count_events(json_t *events, const char *name, const char *key,
+				 const char *value)
+{
+	unsigned int count = 0;
+	size_t i;
+	json_t *event;
+
+	json_array_foreach(events, i, event)
+	{
+		const char *found = json_string_value(json_object_get(event, key));
+		count +=
+			strcmp(json_string_value(json_object_get(event, "event")), name) == 0 &&
+			found && strcmp(found, value) == 0;
+	}
+	return count;
+}
+
+static int print_text(struct kvm_run *run, const char *text)
+{
+	memcpy(port_data(run), text, strlen(text));
+	return access_port(run, KVM_EXIT_IO_OUT, LAYOUT_SERIAL_PORT, 1, (uint32_t)strlen(text));
+}
+
+static int prints(struct kvm_run *run)
+{
+	return print_text(
+		run,
+		"Linux version 6.1 (and who built it, by which compiler, of which version, "
+		"of which distribution, and when: longer than a line that is kept)"
+		"\r\n[    0.1] Run /sbin/in");
+}
+
+static int starts_init(struct kvm_run *run)
+{
+	return print_text(run, "it as init process\r\n");
+}
+
+START_TEST(events_tell_a_run_from_start_to_exit)
+{
+	static const char *const phases[] = { "process",     "kvm",         "ram",
+					      "kernel-load", "processors",  "pinning",
+					      "devices",     "first-entry", "first-output",
+					      "init" };
+	const char *path = use_events();
+
+	fake_kvm.steps[0] = prints;
+	fake_kvm.steps[1] = starts_init;
+	fake_kvm.steps[2] = resets;
+	fake_kvm.steps[3] = starts_init; /* the second time nobody wants to know */
+	fake_kvm.steps[4] = exits_with_42;
+	config.exit_port = true;
+	ck_assert_int_eq(run(), 42);
+	machine_finish(&machine);
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "start", "version", BALLAST_VERSION), 1);
+	for (unsigned int i = 0; i < nitems(phases); i++) {
+		ck_assert_uint_eq(count_events(events, "phase", "name", phases[i]), 1);
+		json_t *event = json_array_get(events, i + 1);
+		ck_assert_str_eq(json_string_value(json_object_get(event, "name")), phases[i]);
+	}
+	ck_assert_uint_eq(json_array_size(events), 1 + nitems(phases) + 2);
+	json_t *reset = json_array_get(events, nitems(phases) + 1);
+	ck_assert_str_eq(json_string_value(json_object_get(reset, "event")), "reset");
+	json_t *last = json_array_get(events, nitems(phases) + 2);
+	ck_assert_str_eq(json_string_value(json_object_get(last, "event")), "exit");
+	ck_assert_int_eq(json_integer_value(json_object_get(last, "status")), 42);
+	json_decref(events);
+	expect_nothing_left();
+}
+END_TEST
+
+START_TEST(events_name_who_inhibits_and_what_is_asked_for)
+{
+	static const char owner[] = "kvm without synchronous mmu";
+	const char *path = use_events();
+
+	config.has_balloon = true;
+	config.memory = 128 * MIB;
+	fake_kvm.absent = KVM_CAP_SYNC_MMU;
+	fake_kvm.steps[0] = powers_off;
+	init();
+	ck_assert_int_eq(machine_set_memory(&machine, 96 * MIB), 0);
+	machine_power_down(&machine);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	machine_finish(&machine);
+	char *text = take_file(path);
+	ck_assert_ptr_nonnull(strstr(text, "\"event\":\"balloon-target\""));
+	ck_assert_ptr_nonnull(strstr(text, "\"bytes\":33554432"));
+	ck_assert_ptr_nonnull(strstr(text, "\"event\":\"powerdown\""));
+	json_t *events = parse_events(text);
+	ck_assert_uint_eq(count_events(events, "inhibitor-raised", "owner", owner), 1);
+	ck_assert_uint_eq(count_events(events, "inhibitor-lowered", "owner", owner), 1);
+	json_decref(events);
+}
+END_TEST
+
+START_TEST(events_tell_of_a_device_that_cannot_be_attached)
+{
+	const char *path = use_events();
+
+	config.devices[0].name = "no such device";
+	config.nr_devices = 1;
+	ck_assert_int_lt(machine_init(&machine, &config), 0);
+	process_expect_log("no such device");
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "attach-failure", "device", "no such device"),
+			  1);
+	json_t *last = json_array_get(events, json_array_size(events) - 1);
+	ck_assert_int_eq(json_integer_value(json_object_get(last, "status")), STATUS_USAGE);
+	json_decref(events);
+}
+END_TEST
+
+START_TEST(events_are_appended_and_a_pipe_may_be_slow)
+{
+	char buffer[FIFO_SIZE];
+	const char *path = use_events();
+
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	ck_assert_int_eq(machine_init(&machine, &config), -ENXIO);
+	process_expect_log("nobody reads that pipe");
+	int reader = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ck_assert_int_eq(fcntl(reader, F_SETPIPE_SZ, FIFO_SIZE), FIFO_SIZE);
+	init();
+	for (unsigned int i = 0; i < 1000; i++)
+		figures_event(&machine.figures, "test", NULL);
+	ck_assert_int_gt(read(reader, buffer, sizeof(buffer)), 0);
+	ck_assert_int_eq(read(reader, buffer, sizeof(buffer)), -1);
+	figures_event(&machine.figures, "test", json_pack("{s:i}", "x", 5));
+	ssize_t n = read(reader, buffer, sizeof(buffer) - 1);
+	ck_assert_int_gt(n, 0);
+	buffer[n] = '\0';
+	ck_assert_ptr_nonnull(strstr(buffer, "\"x\":5"));
+	const char *lost = strstr(buffer, "\"lost\":");
+	ck_assert_ptr_nonnull(lost);
+	ck_assert_int_gt(atoi(lost + 7), 900);
+	ck_assert_int_lt(atoi(lost + 7), 1020);
+	figures_event(&machine.figures, "test", NULL);
+	n = read(reader, buffer, sizeof(buffer) - 1);
+	buffer[n] = '\0';
+	ck_assert_ptr_null(strstr(buffer, "lost"));
+	machine_finish(&machine);
+	close(reader);
+	ck_assert_int_eq(unlink(path), 0);
+}
+END_TEST
+
+/* Every line is a comment or a figure: NAME[{LABEL="..."}] NUMBER. */
+static void expect_metrics(const char *text)
+{
+	for (const char *p = text; *p;) {
+		size_t size = strcspn(p, "\n");
+		ck_assert_int_eq(p[size], '\n');
+		const char *number = memrchr(p, ' ', size);
+		if (*p != '#') {
+			ck_assert_int_eq(strncmp(p, "ballast_", 8), 0);
+			ck_assert_uint_eq(strspn(number + 1, "0123456789"),
+					  (size_t)(p + size - number - 1));
+		}
+		p += size + 1;
+	}
+}
+
+START_TEST(metrics_are_those_of_the_end)
+{
+	static const char *const lines[] = {
+		"ballast_ram_bytes 134217728\n",
+		"ballast_balloon_target_bytes 67108864\n",
+		"ballast_inhibitor{owner=\"kvm without synchronous mmu\"} 1\n",
+		"ballast_inhibitor{owner=\"a\\\"b\\\\c\\nd\"} 1\n",
+		"ballast_inhibitors 2\n",
+		"ballast_reclaim_policy{policy=\"inhibit\"} 1\n",
+		"ballast_reclaim_policy{policy=\"direct\"} 0\n",
+		"ballast_reclaim_taken_bytes_total{policy=\"inhibit\"} 3145728\n",
+		"ballast_balloon_held_back_bytes 3145728\n",
+		"ballast_vcpu_exits_total{cpu=\"0\",reason=\"io\"} 2\n",
+		"ballast_resets_total 1\n",
+		"ballast_boot_phase_microseconds{phase=\"ram\"} ",
+	};
+	const char *path = use_metrics();
+	struct inhibitor other = { 0 };
+	char beside[96];
+
+	config.has_balloon = true;
+	config.balloon_keep = 64 * MIB;
+	config.memory = 128 * MIB;
+	fake_kvm.absent = KVM_CAP_SYNC_MMU;
+	fake_kvm.steps[0] = resets;
+	fake_kvm.steps[1] = powers_off;
+	init();
+	machine_run(&machine);
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, 0x2000000, 3 * MIB), 0);
+	inhibitor_raise(&machine.reclaim, &other, "a\"b\\c\nd");
+	figures_end(&machine.figures);
+	inhibitor_lower(&machine.reclaim, &other);
+	const char *text = take_file(path);
+	for (unsigned int i = 0; i < nitems(lines); i++)
+		ck_assert_msg(strstr(text, lines[i]), "%s in %s", lines[i], text);
+	expect_metrics(text);
+	(void)snprintf(beside, sizeof(beside), "%s.new", path);
+	ck_assert_int_eq(access(beside, F_OK), -1);
+	/* From now on it cannot be written: that is told once, and the guest goes on. */
+	(void)process_log();
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	figures_end(&machine.figures);
+	process_expect_log("W --metrics");
+	figures_end(&machine.figures);
+	process_expect_no_log();
+	ck_assert_int_eq(access(beside, F_OK), -1);
+	ck_assert_int_eq(rmdir(path), 0);
+}
+END_TEST
+
+START_TEST(figures_that_cannot_be_written_are_refused)
+{
+	config.metrics = "/tmp/no/such/folder/file";
+	expect_refusal(-ENOENT, "--metrics '/tmp/no/such/folder/file': No such file");
+	config.metrics = "/tmp";
+	expect_refusal(-EISDIR, "--metrics '/tmp': Is a directory");
+	config.metrics = NULL;
+	config.events = "/tmp";
+	expect_refusal(-EISDIR, "--events '/tmp': Is a directory");
+}
+END_TEST
+
+/* A file descriptor for each step: one too few, wherever that strikes, leaves nothing. */
+START_TEST(every_file_of_figures_may_be_one_too_many)
+{
+	struct rlimit limit, less;
+	unsigned int nr_refused = 0;
+	int r = -EMFILE;
+
+	config.metrics = use_events();
+	char events[96];
+	(void)snprintf(events, sizeof(events), "%s.log", config.metrics);
+	config.events = events;
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (rlim_t n = fds_before; r < 0; n++) {
+		less = (struct rlimit){ n, limit.rlim_max };
+		ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &less), 0);
+		r = machine_init(&machine, &config);
+		ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+		if (r < 0) {
+			const char *log = process_log();
+			nr_refused += strstr(log, "--events") || strstr(log, "--metrics") ||
+				      strstr(log, "timer for figures");
+			expect_nothing_left();
+		}
+	}
+	ck_assert_uint_ge(nr_refused, 2);
+	machine_finish(&machine);
+	(void)unlink(config.metrics);
+	(void)unlink(config.events);
+}
+END_TEST
+
+START_TEST(nothing_is_listened_to_unless_somebody_wants_to_know)
+{
+	fake_kvm.steps[0] = prints;
+	fake_kvm.steps[1] = powers_off;
+	init();
+	ck_assert_ptr_null(machine.figures.machine);
+	ck_assert_ptr_eq(machine.serial.port.backend.opaque, &machine.serial_console);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	machine_finish(&machine);
+	log_set_level(LOG_DEBUG);
+	fake_kvm_init();
+	fake_kvm.steps[0] = prints;
+	fake_kvm.steps[1] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	expect_in_log("D boot, in ms: process ", ", first-output ");
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -1184,6 +1513,14 @@ int main(void)
 		an_mmio_access_of_odd_length_is_done_in_pieces,
 		a_port_read_reaches_its_device_and_its_answer_the_guest,
 		a_string_of_port_writes_is_done_byte_by_byte,
+		events_tell_a_run_from_start_to_exit,
+		events_name_who_inhibits_and_what_is_asked_for,
+		events_tell_of_a_device_that_cannot_be_attached,
+		events_are_appended_and_a_pipe_may_be_slow,
+		metrics_are_those_of_the_end,
+		figures_that_cannot_be_written_are_refused,
+		every_file_of_figures_may_be_one_too_many,
+		nothing_is_listened_to_unless_somebody_wants_to_know,
 	};
 	return run_tests("vmm_machine", setup, teardown, tests, nitems(tests));
 }

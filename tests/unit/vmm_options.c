@@ -11,7 +11,8 @@
 
 #define MAX_ARGS 80u
 
-static struct machine_config config;
+static struct options options;
+static struct machine_config config; /* what came of it */
 static char words[4096];
 static char *printed;
 static size_t printed_size;
@@ -38,7 +39,10 @@ static int parse(const char *line)
 	(void)snprintf(words, sizeof(words), "%s", line);
 	while (rest && argc < (int)MAX_ARGS - 1)
 		argv[argc++] = strsep(&rest, " ");
-	return options_parse(argc, argv, &config);
+	options_finish(&options);
+	int r = options_parse(argc, argv, &options);
+	config = options.config;
+	return r;
 }
 
 static void parse_well(const char *line)
@@ -703,7 +707,8 @@ START_TEST(help_names_every_option_on_one_screen)
 					     "--serial",    "--on-reset", "--timeout",
 					     "--exit-port", "--verbose",  "--version",
 					     "--balloon",   "--qmp",      "--experiment",
-					     "--rng",       "--console",  "--net" };
+					     "--rng",       "--console",  "--net",
+					     "--config",    "--disk",     "--print-config" };
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);

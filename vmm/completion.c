@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/completion.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+
+#include "vmm/option_table.h"
+
+#define COMMANDS "run ctl help"
+
+/* bash ends its words at = and : as well; `word` is all of it. */
+static const char bash_rest[] =
+	"_ballast() {\n"
+	"    local line=${COMP_LINE:0:COMP_POINT} word option head='' piece try file replies=()\n"
+	"    word=${line##* } option=${line% *} option=${option##* }\n"
+	"    if [[ $COMP_CWORD -eq 1 ]]; then\n"
+	"        mapfile -t COMPREPLY < <(compgen -W \"$_ballast_commands\" -- \"$word\")\n"
+	"        return\n"
+	"    fi\n"
+	"    if [[ ${COMP_WORDS[1]} != run ]]; then\n"
+	"        mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n"
+	"        return\n"
+	"    fi\n"
+	"    local words=${_ballast_words[$option]-$_ballast_options}\n"
+	"    [[ $words != *=* ]] || head=${word%\"${word##*,}\"}\n"
+	"    piece=${word#\"$head\"}\n"
+	"    for try in $words; do\n"
+	"        case $try in\n"
+	"        %) for file in /sys/bus/pci/drivers/vfio-pci/*:*; do\n"
+	"               file=${file##*/}\n"
+	"               [[ $file != \"$piece\"* || $file == '*:*' ]] || replies+=(\"$file\")\n"
+	"           done ;;\n"
+	"        *@) try=${try%@}\n"
+	"            if [[ $piece == \"$try\"* ]]; then\n"
+	"                while read -r file; do replies+=(\"$try$file\"); done < <(\n"
+	"                    compgen -f -- \"${piece#\"$try\"}\")\n"
+	"                compopt -o filenames 2>/dev/null\n"
+	"            elif [[ $try == \"$piece\"* ]]; then\n"
+	"                replies+=(\"$try\")\n"
+	"            fi ;;\n"
+	"        *) [[ $try != \"$piece\"* ]] || replies+=(\"$try\") ;;\n"
+	"        esac\n"
+	"    done\n"
+	"    [[ ${replies[0]-} != *[=:] ]] || compopt -o nospace 2>/dev/null\n"
+	"    COMPREPLY=()\n"
+	"    for try in \"${replies[@]}\"; do\n"
+	"        try=$head$try\n"
+	"        COMPREPLY+=(\"${try#\"${word%\"${word##*[=:]}\"}\"}\")\n"
+	"    done\n"
+	"}\n"
+	"complete -F _ballast ballast\n";
+
+static const char zsh_head[] =
+	"#compdef ballast\n"
+	"# made from ballast's option table\n"
+	"_ballast_value() {\n"
+	"    local try\n"
+	"    [[ \"$*\" != *=* ]] || compset -P '*,'\n"
+	"    for try in \"$@\"; do\n"
+	"        case $try in\n"
+	"        %) compadd -- /sys/bus/pci/drivers/vfio-pci/*:*(N:t) ;;\n"
+	"        @) _files ;;\n"
+	"        *@) if compset -P \"${try%@}\"; then _files; else compadd -S '' -- \"${try%@}\"; fi ;;\n"
+	"        *=) compadd -S '' -- \"$try\" ;;\n"
+	"        *) compadd -- \"$try\" ;;\n"
+	"        esac\n"
+	"    done\n"
+	"}\n"
+	"if (( CURRENT == 2 )); then\n"
+	"    compadd -- " COMMANDS " --help --version\n"
+	"    return\n"
+	"fi\n"
+	"if [[ $words[2] != run ]]; then\n"
+	"    _files\n"
+	"    return\n"
+	"fi\n"
+	"shift words\n"
+	"(( CURRENT-- ))\n"
+	"_arguments";
+
+static void print_bash(void)
+{
+	printf("# bash completion of ballast, made from its option table\n"
+	       "_ballast_commands='" COMMANDS " --help --version'\n"
+	       "declare -A _ballast_words=(\n");
+	/* An option with a value of which nothing is known offers nothing. */
+	for (unsigned int i = 0; i < nr_option_rows; i++) {
+		const struct option_row *row = &option_rows[i];
+		if (row->argument)
+			printf("    [--%s]='%s'\n", row->name, row->words ? row->words : "");
+	}
+	printf(")\n_ballast_options='");
+	for (unsigned int i = 0; i < nr_option_rows; i++)
+		printf("%s--%s", i == 0 ? "" : " ", option_rows[i].name);
+	printf("'\n%s", bash_rest);
+}
+
+/* The first line of a text, within a specification of _arguments in single quotes. */
+static void print_escaped(const char *text)
+{
+	for (; *text && *text != '\n'; text++) {
+		if (strchr("[]:\\", *text))
+			putchar('\\');
+		putchar(*text);
+	}
+}
+
+static void print_zsh(void)
+{
+	fputs(zsh_head, stdout);
+	for (unsigned int i = 0; i < nr_option_rows; i++) {
+		const struct option_row *row = &option_rows[i];
+		printf(" \\\n    '%s--%s[", row->again == OPTION_REPLACES ? "" : "*",
+		       row->name);
+		print_escaped(row->help ? row->help : row->name);
+		putchar(']');
+		if (row->argument) {
+			putchar(':');
+			print_escaped(row->argument);
+			printf(": ");
+		}
+		if (row->argument && row->words) {
+			printf("_ballast_value ");
+			print_escaped(row->words);
+		}
+		putchar('\'');
+	}
+	putchar('\n');
+}
+
+int completion_print(const char *shell)
+{
+	if (strcmp(shell, "bash") == 0)
+		print_bash();
+	else if (strcmp(shell, "zsh") == 0)
+		print_zsh();
+	else
+		return log_err(0, "--completion '%s': it is bash or zsh", shell), -EINVAL;
+	return 0;
+}
