@@ -552,7 +552,7 @@ class Host(CliTest):
         if not found:
             self.skipTest("no PCI device with a driver on this machine")
         bdf, driver = found[0], self.driver(found[0])
-        self.refused(FAILED, self.run_args("--device", bdf), bdf, driver, "vfio-pci", "unbind")
+        self.refused(FAILED, self.run_args("--device", bdf), bdf, driver, "vfio-pci", "ballast bind " + bdf)
         self.refused(FAILED, self.run_args("--device", bdf[5:]), bdf, driver)
         self.refused(FAILED, self.run_args("--device", "/sys/bus/pci/devices/" + bdf), bdf, driver)
         self.assertEqual(self.driver(bdf), driver)
@@ -562,7 +562,7 @@ class Host(CliTest):
         if not found:
             self.skipTest("no PCI device without a driver on this machine")
         self.refused(FAILED, self.run_args("--device", found[0]), found[0], "no driver",
-                     "driver_override")
+                     "ballast bind " + found[0])
 
     def test_device_without_iommu_group(self):
         found = [d for d in self.pci_devices() if self.driver(d) == "vfio-pci" and
