@@ -152,6 +152,14 @@ static int plan_bind(struct plan *plan, const char *given)
 
 /* What the host lives on */
 
+struct guard {
+	const struct plan *plan;
+	enum bind_force force;
+	bool link_stays; /* there is a default route that does without what is planned */
+	char lost[HOST_NAME_SIZE]; /* an interface with one that does not; "": none */
+	char by[VFIO_NAME_SIZE];   /* the function that this depends on */
+};
+
 /* What was planned and this depends on, or NULL. */
 static const char *find_planned(const struct plan *plan, const struct host_names *needed)
 {
@@ -162,57 +170,56 @@ static const char *find_planned(const struct plan *plan, const struct host_names
 	return NULL;
 }
 
-static int refuse_disk(const struct plan *plan, const char *user, const char *folder,
-		       enum bind_force force)
+static int refuse(const struct guard *guard, const char *name, const char *user)
+{
+	if (guard->force == BIND_FORCED) {
+		log_warn("bind %s: this host's %s depends on it: going on, by --force", name,
+			 user);
+		return 0;
+	}
+	(void)log_err(0, "bind %s: this host's %s depends on it; --force takes it all the same",
+		      name, user);
+	return -EBUSY;
+}
+
+static int guard_disk(const struct guard *guard, const char *user, const char *folder)
 {
 	autofree struct host_names *needed = calloc(1, sizeof(*needed));
 	if (!needed)
-		return log_err(-ENOMEM, "bind: the disk of %s", user);
-	int r = host_add_disk(plan->root, folder, needed);
-	if (r == -ENOENT)
-		return 0; /* it is on no disk */
-	if (r < 0)
-		return log_err(r, "bind: find the disk of %s", user);
-	const char *name = find_planned(plan, needed);
-	if (name && force == BIND_FORCED)
-		log_warn("bind %s: this host's %s depends on it: going on, by --force", name,
-			 user);
-	else if (name)
-		return log_err(0,
-			       "bind %s: this host's %s depends on it; --force takes it all "
-			       "the same",
-			       name, user),
-		       -EBUSY;
-	return 0;
+		return -ENOMEM;
+	int r = host_add_disk(guard->plan->root, folder, needed);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	const char *name = find_planned(guard->plan, needed);
+	return name ? refuse(guard, name, user) : 0;
 }
 
 /* By the name of a device node, whatever that links to. */
-static int refuse_node(const struct plan *plan, const char *user, const char *node,
-		       enum bind_force force)
+static int guard_node(const struct guard *guard, const char *user, const char *node)
 {
 	char path[PATH_MAX];
 	char real[PATH_MAX];
 	char folder[PATH_MAX];
 
-	(void)snprintf(path, sizeof(path), "%s%s", plan->root, node);
+	(void)snprintf(path, sizeof(path), "%s%s", guard->plan->root, node);
 	if (strncmp(node, "/dev/", 5) != 0 || !realpath(path, real))
 		return 0; /* a file system without a disk */
 	(void)snprintf(folder, sizeof(folder), "sys/class/block/%s", strrchr(real, '/') + 1);
-	return refuse_disk(plan, user, folder, force);
+	return guard_disk(guard, user, folder);
 }
 
-static int refuse_number(const struct plan *plan, const char *user, unsigned int number_major,
-			 unsigned int number_minor, enum bind_force force)
+static int guard_number(const struct guard *guard, const char *user, unsigned int number_major,
+			unsigned int number_minor)
 {
 	char folder[64];
 
 	(void)snprintf(folder, sizeof(folder), "sys/dev/block/%u:%u", number_major,
 		       number_minor);
-	return refuse_disk(plan, user, folder, force);
+	return guard_disk(guard, user, folder);
 }
 
 /* "36 35 8:2 / /boot rw,noatime master:1 - ext4 /dev/sda2 rw": proc(5), mountinfo. */
-static int refuse_mount(const struct plan *plan, const char *line, enum bind_force force)
+static int guard_mount(void *guard, const char *line)
 {
 	static const char *const needed[] = { "/", "/boot", "/boot/efi", "/usr" };
 	unsigned int number_major;
@@ -232,16 +239,16 @@ static int refuse_mount(const struct plan *plan, const char *line, enum bind_for
 			continue;
 		(void)snprintf(user, sizeof(user), "mount %s", needed[i]);
 		/* Major 0: a file system of several disks, which has one of them as its source. */
-		return number_major
-			       ? refuse_number(plan, user, number_major, number_minor, force)
-			       : refuse_node(plan, user, source, force);
+		return number_major ? guard_number(guard, user, number_major, number_minor)
+				    : guard_node(guard, user, source);
 	}
 	return 0;
 }
 
-/* "/dev/sda3 partition 8388604 0 -2", or "/swapfile file ...". */
-static int refuse_swap(const struct plan *plan, const char *line, enum bind_force force)
+/* "/dev/sda3 partition 8388604 0 -2", or "/swapfile file ..."; first a heading. */
+static int guard_swap(void *opaque, const char *line)
 {
+	const struct guard *guard = opaque;
 	char name[1024];
 	char kind[16];
 	char path[PATH_MAX];
@@ -250,36 +257,14 @@ static int refuse_swap(const struct plan *plan, const char *line, enum bind_forc
 	if (sscanf(line, "%1023s %15s", name, kind) != 2)
 		return 0;
 	if (strcmp(kind, "partition") == 0)
-		return refuse_node(plan, "swap", name, force);
-	(void)snprintf(path, sizeof(path), "%s%s", plan->root, name);
+		return guard_node(guard, "swap", name);
+	(void)snprintf(path, sizeof(path), "%s%s", guard->plan->root, name);
 	if (strcmp(kind, "file") != 0 || stat(path, &status) < 0)
-		return 0; /* the heading */
-	return refuse_number(plan, "swap", major(status.st_dev), minor(status.st_dev), force);
+		return 0;
+	return guard_number(guard, "swap", major(status.st_dev), minor(status.st_dev));
 }
 
-typedef int refuse_line(const struct plan *plan, const char *line, enum bind_force force);
-
-/* Whatever cannot be looked at may be in the way. */
-static int refuse_lines(const struct plan *plan, const char *file, refuse_line *refuse,
-			enum bind_force force)
-{
-	char path[PATH_MAX];
-	char line[8192];
-	int r = 0;
-
-	(void)snprintf(path, sizeof(path), "%s/%s", plan->root, file);
-	FILE *f = fopen(path, "re");
-	if (!f)
-		return errno == ENOENT ? 0 : log_err(-errno, "bind: read /%s", file);
-	while (r >= 0 && fgets(line, sizeof(line), f))
-		r = refuse(plan, line, force);
-	if (r >= 0 && ferror(f))
-		r = log_err(-EIO, "bind: read /%s", file);
-	(void)fclose(f); /* it was only read */
-	return r;
-}
-
-/* The interface of a default route, or false. Both files of proc(5) have it as a column. */
+/* The interface of a default route: proc/net/route has it first, proc/net/ipv6_route last. */
 static bool read_default_route(const char *line, char interface[HOST_NAME_SIZE])
 {
 	char destination[64];
@@ -293,16 +278,11 @@ static bool read_default_route(const char *line, char interface[HOST_NAME_SIZE])
 	       strspn(destination, "0") == 32;
 }
 
-struct links {
-	const struct plan *plan;
-	bool one_stays;
-	char lost[HOST_NAME_SIZE]; /* an interface; "": none */
-	char by[VFIO_NAME_SIZE];   /* the function that it depends on */
-};
-
 /* What has no hardware below it (a tunnel) says nothing: it goes where the others go. */
-static int look_at_route(struct links *links, const char *line)
+static int guard_route(void *opaque, const char *line)
 {
+	struct guard *guard = opaque;
+	const char *root = guard->plan->root;
 	char interface[HOST_NAME_SIZE];
 	char state[32];
 
@@ -311,70 +291,48 @@ static int look_at_route(struct links *links, const char *line)
 	autofree struct host_names *needed = calloc(1, sizeof(*needed));
 	if (!needed)
 		return -ENOMEM;
-	int r = host_add_link(links->plan->root, interface, needed);
+	int r = host_add_link(root, interface, needed);
 	if (r < 0 || needed->nr == 0)
 		return r == -ENOENT ? 0 : r;
-	if (host_read(links->plan->root, state, sizeof(state), "sys/class/net/%s/operstate",
-		      interface) >= 0 &&
-	    strcmp(state, "down") == 0)
+	r = host_read(root, state, sizeof(state), "sys/class/net/%s/operstate", interface);
+	if (r >= 0 && strcmp(state, "down") == 0)
 		return 0;
-	const char *name = find_planned(links->plan, needed);
-	if (!name) {
-		links->one_stays = true;
-		return 0;
+	const char *name = find_planned(guard->plan, needed);
+	if (name) {
+		(void)snprintf(guard->lost, sizeof(guard->lost), "%s", interface);
+		(void)snprintf(guard->by, sizeof(guard->by), "%s", name);
 	}
-	(void)snprintf(links->lost, sizeof(links->lost), "%s", interface);
-	(void)snprintf(links->by, sizeof(links->by), "%s", name);
+	guard->link_stays |= !name;
 	return 0;
 }
 
-static int look_at_routes(struct links *links, const char *file)
-{
-	char path[PATH_MAX];
-	char line[1024];
-	int r = 0;
-
-	(void)snprintf(path, sizeof(path), "%s/%s", links->plan->root, file);
-	FILE *f = fopen(path, "re");
-	if (!f)
-		return errno == ENOENT ? 0 : log_err(-errno, "bind: read /%s", file);
-	while (r >= 0 && fgets(line, sizeof(line), f))
-		r = look_at_route(links, line);
-	if (r >= 0 && ferror(f))
-		r = -EIO;
-	(void)fclose(f); /* it was only read */
-	return r < 0 ? log_err(r, "bind: look at the routes of /%s", file) : 0;
-}
-
-static int refuse_link(const struct plan *plan, enum bind_force force)
-{
-	struct links links = { .plan = plan };
-
-	int r = look_at_routes(&links, "proc/net/route");
-	if (r >= 0)
-		r = look_at_routes(&links, "proc/net/ipv6_route");
-	if (r < 0 || !links.lost[0] || links.one_stays)
-		return r;
-	if (force == BIND_FORCED) {
-		log_warn("bind %s: this host's only network link, %s, depends on it: going on, "
-			 "by --force",
-			 links.by, links.lost);
-		return 0;
-	}
-	(void)log_err(0,
-		      "bind %s: this host's only network link, %s, depends on it; --force "
-		      "takes it all the same",
-		      links.by, links.lost);
-	return -EBUSY;
-}
-
+/* Whatever cannot be looked at may be in the way. */
 static int check_host(const struct plan *plan, enum bind_force force)
 {
-	int r = refuse_lines(plan, "proc/self/mountinfo", refuse_mount, force);
+	static const struct {
+		const char *file;
+		host_look *look;
+	} files[] = {
+		{ "proc/self/mountinfo", guard_mount },
+		{ "proc/swaps", guard_swap },
+		{ "proc/net/route", guard_route },
+		{ "proc/net/ipv6_route", guard_route },
+	};
+	struct guard guard = { .plan = plan, .force = force };
+	char user[HOST_NAME_SIZE + 32];
 
-	if (r >= 0)
-		r = refuse_lines(plan, "proc/swaps", refuse_swap, force);
-	return r < 0 ? r : refuse_link(plan, force);
+	for (unsigned int i = 0; i < nitems(files); i++) {
+		int r = host_each_line(plan->root, files[i].file, files[i].look, &guard);
+		if (r == -EBUSY)
+			return r;
+		if (r < 0)
+			return log_err(r, "bind: learn from /%s what the host needs",
+				       files[i].file);
+	}
+	if (!guard.lost[0] || guard.link_stays)
+		return 0;
+	(void)snprintf(user, sizeof(user), "only network link, %s,", guard.lost);
+	return refuse(&guard, guard.by, user);
 }
 
 /* Records */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 #include "vfio/vfio_pci.h"
 
@@ -137,8 +138,28 @@ bool host_names_have(const struct host_names *names, const char *name)
 	return false;
 }
 
-static void look_at_cpu_line(const char *line, struct host_cpu *cpu)
+int host_each_line(const char *root, const char *file, host_look *look, void *opaque)
 {
+	char path[PATH_MAX];
+	char line[8192];
+	int r = 0;
+
+	(void)snprintf(path, sizeof(path), "%s/%s", root, file);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return errno == ENOENT ? 0 : -errno;
+	while (r == 0 && fgets(line, sizeof(line), f))
+		r = look(opaque, line);
+	if (r == 0 && ferror(f))
+		r = -EIO;
+	(void)fclose(f); /* it was only read */
+	return r;
+}
+
+static int look_at_cpu(void *opaque, const char *line)
+{
+	struct host_cpu *cpu = opaque;
+
 	if (strncmp(line, "vendor_id", 9) == 0) {
 		if (strstr(line, "GenuineIntel"))
 			cpu->vendor = HOST_INTEL;
@@ -149,23 +170,14 @@ static void look_at_cpu_line(const char *line, struct host_cpu *cpu)
 		cpu->has_virtualisation |= strstr(line, " vmx") || strstr(line, " svm");
 		cpu->is_virtual |= strstr(line, " hypervisor") != NULL;
 	}
+	return 0;
 }
 
-int host_get_cpu(const char *root, struct host_cpu *ret)
+void host_get_cpu(const char *root, struct host_cpu *ret)
 {
-	char path[PATH_MAX];
-	char line[4096];
-
 	*ret = (struct host_cpu){ .vendor = HOST_OTHER };
-	(void)snprintf(path, sizeof(path), "%s/proc/cpuinfo", root);
-	FILE *f = fopen(path, "re");
-	if (!f)
-		return -errno;
-	while (fgets(line, sizeof(line), f))
-		look_at_cpu_line(line, ret);
-	int r = ferror(f) ? -EIO : 0;
-	(void)fclose(f); /* it was only read */
-	return r;
+	if (host_each_line(root, "proc/cpuinfo", look_at_cpu, ret) < 0)
+		log_debug("/proc/cpuinfo cannot be read, going on without");
 }
 
 /* A link, or "" where there is none. */

@@ -62,11 +62,19 @@ must_check int host_link(const char *root, char *buffer, size_t size, const char
 must_check int host_list(const char *root, struct host_names *ret, const char *fmt, ...)
 	printf_like(3, 4);
 
+/*
+ * Calls `look` with each line of a file until it returns other than 0, which is returned then. 0:
+ * all lines were looked at, or there is no such file. -errno: it cannot be read.
+ */
+typedef int host_look(void *opaque, const char *line);
+must_check int host_each_line(const char *root, const char *file, host_look *look,
+			      void *opaque);
+
 /* True if the name is among them. */
 bool host_names_have(const struct host_names *names, const char *name);
 
-/* -errno: /proc/cpuinfo cannot be read. */
-must_check int host_get_cpu(const char *root, struct host_cpu *ret);
+/* By /proc/cpuinfo; if that cannot be read, what there is of it. */
+void host_get_cpu(const char *root, struct host_cpu *ret);
 
 /* -ENODEV: there is no such function. */
 must_check int host_get_function(const char *root, const char *name, struct host_function *ret);

@@ -937,7 +937,8 @@ static bool cpu_has_virtualisation(void)
 {
 	struct host_cpu cpu;
 
-	return host_get_cpu("", &cpu) >= 0 && cpu.has_virtualisation;
+	host_get_cpu("", &cpu);
+	return cpu.has_virtualisation;
 }
 
 /* A handler only so that system calls are interrupted; the work is done where they return. */

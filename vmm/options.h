@@ -19,6 +19,9 @@ must_check int options_parse(int argc, char **argv, struct machine_config *confi
 /* "512M" -> bytes; K, M, G, T are powers of 1024, none is bytes. -EINVAL, -ERANGE. */
 must_check int options_parse_size(const char *text, uint64_t *ret);
 
+/* The size that --memory takes. -EINVAL, logged. */
+must_check int options_parse_memory(const char *text, uint64_t *ret);
+
 /* "inhibit" or "coordinated". -EINVAL. */
 must_check int options_parse_policy(const char *text, enum reclaim_policy *ret);
 
