@@ -719,8 +719,9 @@ static void check_memlock(struct doctor *d)
 		needed += n == d->vfio.containers.next ? 0 : d->config->memory;
 	(void)getrlimit(RLIMIT_MEMLOCK, &limit); /* this resource always exists */
 	bool unlimited = limit.rlim_cur == RLIM_INFINITY || vfio_may_lock_all();
-	json_t *facts = json_pack("{s:I, s:I*}", "needed", (json_int_t)needed, "allowed",
-				  unlimited ? (json_int_t)-1 : (json_int_t)limit.rlim_cur);
+	json_t *facts =
+		json_pack("{s:I, s:o}", "needed", (json_int_t)needed, "allowed",
+			  unlimited ? json_null() : json_integer((json_int_t)limit.rlim_cur));
 	if (unlimited)
 		report(d, HOST, "memlock", OK, facts,
 		       "%" PRIu64 " bytes must be locked, any number may be", needed);
