@@ -216,11 +216,16 @@ static void report_command_line(struct doctor *d, const char *what, const char *
 static void report_iommu_off(struct doctor *d)
 {
 	char off[] = "iommu=off"; /* also with intel_ or amd_ before it */
+	char on[] = "intel_iommu=on";
 	const char *where = d->cpu.vendor == HOST_AMD ? "AMD-Vi (IOMMU, with SVM)" : "VT-d";
 
 	if (has_word(d, "proc/cmdline", off))
 		report_command_line(d, "switched off on the kernel's command line",
 				    "s/[a-z_]*iommu=off//", "remove iommu=off");
+	else if (has_word(d, "proc/cmdline", on))
+		report(d, HOST, "iommu", d->for_devices, NULL,
+		       "off, although the command line has intel_iommu=on\nswitch VT-d on in the "
+		       "firmware; dmesg | grep -i dmar");
 	else if (host_has(d->config->root, "sys/firmware/acpi/tables/DMAR"))
 		report_command_line(d, "off: Linux waits to be told to use Intel's VT-d",
 				    "s/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on /",

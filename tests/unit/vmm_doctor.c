@@ -294,6 +294,11 @@ START_TEST(an_iommu_that_is_off_is_switched_on_by_what_has_it_off)
 	ck_assert_int_eq(run(1), 1);
 	expect("host", "iommu", "problem", "waits to be told",
 	       "have intel_iommu=on in the kernel command line of your boot loader");
+	tree_write("proc/cmdline", "quiet intel_iommu=on\n");
+	ck_assert_int_eq(run(1), 1);
+	expect("host", "iommu", "problem", "although the command line has",
+	       "dmesg | grep -i dmar");
+	tree_write("proc/cmdline", "quiet\n");
 	tree_write("etc/default/grub", "GRUB_CMDLINE_LINUX=\"\"\n");
 	ck_assert_int_eq(run(1), 1);
 	expect("host", "iommu", "problem", "waits to be told",
