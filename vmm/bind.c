@@ -29,15 +29,15 @@ static const char bind_help[] =
 	"bridges excepted. What they had before is remembered in /run/ballast/bind, and\n"
 	"ballast unbind gives it back. Needs root, and: modprobe vfio-pci.\n"
 	"\n"
-	"  --force     even if the host's root disk, or its only network link, depends on it\n"
+	"  --force     even if the host's root disk or only network link depends on it\n"
 	"  -h, --help  this text\n"
 	"\n"
 	"Exit status: 0 done; 1 refused or failed; 2 wrong usage.\n";
 
 static const char unbind_help[] =
 	"Usage: ballast unbind BDF...\n"
-	"Gives back what ballast bind took, with all of its IOMMU group: each device gets\n"
-	"the driver and the driver_override that it had; also if bind was cut short.\n"
+	"Gives back what ballast bind took, with all of its IOMMU group: each device\n"
+	"gets the driver and driver_override that it had; also if bind was cut short.\n"
 	"\n"
 	"  -h, --help  this text\n"
 	"\n"

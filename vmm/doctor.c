@@ -44,9 +44,10 @@
 
 static const char help[] =
 	"Usage: ballast doctor [--json] [--memory SIZE] [BDF...]\n"
-	"Tells whether a guest with SIZE of memory (512M), and with these PCI devices, would\n"
-	"start on this host; what is in the way, and the command that mends it. Devices that\n"
-	"are bound to vfio-pci are opened, which resets them; nothing else is changed.\n"
+	"Tells whether a guest with SIZE of memory (512M), and with these PCI devices,\n"
+	"would start on this host; what is in the way, and the command that mends it.\n"
+	"Devices that are bound to vfio-pci are opened, which resets them; nothing else\n"
+	"is changed.\n"
 	"\n"
 	"  --json         one JSON document\n"
 	"  --memory SIZE  as 4G\n"

@@ -309,7 +309,7 @@ class HostSetup(CliTest):
                                    text=True)
                 self.assertEqual((r.returncode, r.stderr), (0, ""))
                 for line in r.stdout.splitlines():
-                    self.assertLessEqual(len(line), 84, line)
+                    self.assertLessEqual(len(line), 80, line)
                 for word in (f"Usage: ballast {command}", *words):
                     self.assertIn(word, r.stdout)
 
