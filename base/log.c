@@ -8,6 +8,8 @@
 
 static enum log_level max_level = LOG_INFO;
 static const char *line_context;
+static char *captured; /* borrowed; NULL: errors are printed */
+static size_t captured_size;
 
 void log_set_level(enum log_level level)
 {
@@ -22,6 +24,14 @@ void log_set_context(const char *context)
 bool log_enabled(enum log_level level)
 {
 	return level <= max_level;
+}
+
+void log_capture(char *buffer, size_t size)
+{
+	captured = buffer;
+	captured_size = size;
+	if (buffer)
+		buffer[0] = '\0';
 }
 
 static void print_line(char level, int r, const char *fmt, va_list args) printf_like(3, 0);
@@ -49,6 +59,12 @@ static void print_line(char level, int r, const char *fmt, va_list args)
 		if (wanted > 0)
 			n += (size_t)wanted < sizeof(line) - n - 1 ? (size_t)wanted
 								   : sizeof(line) - n - 2;
+	}
+	line[n] = '\0';
+	if (level == 'E' && captured) {
+		(void)snprintf(captured, captured_size, "%s", line + 2);
+		errno = saved_errno;
+		return;
 	}
 	line[n++] = '\n';
 	if (write(STDERR_FILENO, line, n) < 0) {

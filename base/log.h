@@ -15,6 +15,7 @@
 #define BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/util.h"
@@ -32,6 +33,12 @@ void log_set_context(const char *context);
 
 /* Something asked for did not happen. `r` is -errno and is returned; 0: no reason is added. */
 int log_err(int r, const char *fmt, ...) printf_like(2, 3);
+
+/*
+ * From now on errors are not printed but put into `buffer`, without their level: the last one, or
+ * "". NULL: they are printed again. For who tells them in another way; with one thread.
+ */
+void log_capture(char *buffer, size_t size);
 
 /* It did happen, but worse; the text ends in what we do about it. */
 void log_warn(const char *fmt, ...) printf_like(1, 2);

@@ -70,7 +70,7 @@ void vfio_finish(struct vfio *vfio)
 	assert(list_empty(&vfio->containers));
 }
 
-static unsigned int address_bits(const struct vfio_iommu *iommu)
+unsigned int vfio_iommu_bits(const struct vfio_iommu *iommu)
 {
 	uint64_t last = 0;
 
@@ -90,7 +90,7 @@ unsigned int vfio_address_bits(struct vfio *vfio)
 	list_for_each(n, &vfio->containers) {
 		struct vfio_container *container = container_of(n, struct vfio_container, link);
 		pthread_mutex_lock(&container->lock);
-		unsigned int its = address_bits(&container->iommu);
+		unsigned int its = vfio_iommu_bits(&container->iommu);
 		pthread_mutex_unlock(&container->lock);
 		if (its < bits)
 			bits = its;
@@ -160,9 +160,8 @@ static const struct vfio_iova_range *range_at(const struct vfio_iommu *iommu, ui
 	return NULL;
 }
 
-/* The first hole in [start, last], up to where it ends; false if there is none. */
-static bool find_hole(const struct vfio_iommu *iommu, uint64_t start, uint64_t last,
-		      uint64_t *ret_start, uint64_t *ret_last)
+bool vfio_iommu_find_hole(const struct vfio_iommu *iommu, uint64_t start, uint64_t last,
+			  uint64_t *ret_start, uint64_t *ret_last)
 {
 	const struct vfio_iova_range *range = range_at(iommu, start);
 
@@ -190,8 +189,8 @@ static int check_reach(const struct vfio_container *container,
 	uint64_t start;
 	uint64_t last;
 
-	if (!find_hole(&container->iommu, region->gpa, region->gpa + (region->size - 1), &start,
-		       &last))
+	if (!vfio_iommu_find_hole(&container->iommu, region->gpa,
+				  region->gpa + (region->size - 1), &start, &last))
 		return 0;
 	(void)log_err(0,
 		      "vfio: map %s 0x%" PRIx64 "+0x%" PRIx64
@@ -625,7 +624,7 @@ static int check_budget(struct vfio_container *container)
 }
 
 /* Whoever has the capability may lock what he likes. */
-static bool may_lock_all(void)
+bool vfio_may_lock_all(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { 0 };
@@ -646,7 +645,7 @@ static int check_promise(const struct vfio *vfio)
 	struct sysinfo host = { 0 };
 
 	(void)getrlimit(RLIMIT_MEMLOCK, &limit); /* this resource always exists */
-	if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed && !may_lock_all())
+	if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed && !vfio_may_lock_all())
 		return log_err(
 			-ENOMEM,
 			"vfio: policy=coordinated: %" PRIu64

@@ -140,4 +140,14 @@ void vfio_container_leave(struct vfio_group *group);
  */
 must_check int vfio_container_wake(struct vfio_container *container);
 
+/*
+ * What an IOMMU's answer means: how wide the addresses are that it translates (64 where it does
+ * not say), and the first hole in [start, last], up to where that ends; false if there is none.
+ */
+unsigned int vfio_iommu_bits(const struct vfio_iommu *iommu);
+bool vfio_iommu_find_hole(const struct vfio_iommu *iommu, uint64_t start, uint64_t last,
+			  uint64_t *ret_start, uint64_t *ret_last);
+/* True for a process to which RLIMIT_MEMLOCK is no limit: it has CAP_IPC_LOCK. */
+bool vfio_may_lock_all(void);
+
 #endif /* VFIO_CONTAINER_H */

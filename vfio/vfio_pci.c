@@ -14,7 +14,6 @@
 #include "base/trace.h"
 
 #define SYSFS "/sys/"
-#define PCI_DIR "/sys/bus/pci/devices/"
 #define MDEV_DIR "/sys/bus/mdev/devices/"
 #define DRIVER_SIZE 64u
 #define CONFIG VFIO_PCI_CONFIG_REGION_INDEX
@@ -320,8 +319,7 @@ static int normalise_uuid(const char *text, char *name)
 	return 0;
 }
 
-/* The one way a device is called in /sys, from one of the ways users call it. */
-static int normalise_name(const char *given, char *name, size_t size)
+int vfio_pci_name(const char *given, char *name, size_t size)
 {
 	char base[VFIO_NAME_SIZE];
 	const char *start = given;
@@ -342,7 +340,7 @@ static int normalise_name(const char *given, char *name, size_t size)
 }
 
 /* The kernel's variants for single devices are called mlx5_vfio_pci and the like. */
-static bool is_vfio_driver(const char *driver)
+bool vfio_pci_is_driver(const char *driver)
 {
 	return strcmp(driver, "vfio-pci") == 0 || strstr(driver, "vfio_pci") ||
 	       strstr(driver, "vfio-pci");
@@ -373,20 +371,10 @@ static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *re
 
 static int refuse_driver(const char *name, const char *driver)
 {
-	if (driver[0])
-		(void)log_err(
-			0,
-			"vfio: attach %s: bound to %s, not to vfio-pci: modprobe vfio-pci; "
-			"echo vfio-pci > " PCI_DIR "%s/driver_override; "
-			"echo %s > /sys/bus/pci/drivers/%s/unbind; "
-			"echo %s > /sys/bus/pci/drivers_probe",
-			name, driver, name, name, driver, name);
-	else
-		(void)log_err(0,
-			      "vfio: attach %s: bound to no driver, not to vfio-pci: "
-			      "modprobe vfio-pci; echo vfio-pci > " PCI_DIR
-			      "%s/driver_override; echo %s > /sys/bus/pci/drivers_probe",
-			      name, name, name);
+	(void)log_err(0,
+		      "vfio: attach %s: bound to %s, not to vfio-pci: modprobe vfio-pci; "
+		      "ballast bind %s",
+		      name, driver[0] ? driver : "no driver", name);
 	return -EBUSY;
 }
 
@@ -398,7 +386,7 @@ static int check_driver(const char *name, enum kind kind)
 	int r = vfio_sysfs_driver(name, driver, sizeof(driver));
 	if (r < 0)
 		return log_err(r, "vfio: attach %s: ask for its driver", name);
-	if (kind == FUNCTION && !is_vfio_driver(driver))
+	if (kind == FUNCTION && !vfio_pci_is_driver(driver))
 		return refuse_driver(name, driver);
 	if (driver[0])
 		return 0;
@@ -523,7 +511,7 @@ int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
 	char name[VFIO_NAME_SIZE];
 
 	TRACE(vfio_pci_attach, 0, 0);
-	int r = normalise_name(given, name, sizeof(name));
+	int r = vfio_pci_name(given, name, sizeof(name));
 	if (r < 0)
 		return log_err(r,
 			       "vfio: attach %.128s: a PCI device is called 0000:01:00.0, an "

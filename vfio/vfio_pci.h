@@ -52,4 +52,12 @@ must_check int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const cha
 /* The exact reverse; frees. Accepts NULL. */
 void vfio_pci_detach(struct vfio_pci *vp);
 
+/*
+ * The one way a device is called in /sys, from one of the ways users call it, into at least
+ * VFIO_NAME_SIZE bytes. -EINVAL: it is none of them.
+ */
+must_check int vfio_pci_name(const char *given, char *name, size_t size);
+/* True for a driver that gives PCI functions to VFIO: vfio-pci, and those made from it. */
+bool vfio_pci_is_driver(const char *driver);
+
 #endif /* VFIO_VFIO_PCI_H */

@@ -9,27 +9,41 @@
 
 #include "vmm/option_table.h"
 
-#define COMMANDS "run ctl help"
+#define COMMANDS "run ctl doctor bind unbind help"
+
+/* The commands with options that are not in the table, and their options with a value. */
+static const struct {
+	const char *name;
+	const char *words; /* as in struct option_row; "%%": a PCI device, whatever has it */
+} others[] = {
+	{ "doctor", "--json --memory --help %%" },
+	{ "doctor--memory", "" },
+	{ "bind", "--force --help %%" },
+	{ "unbind", "--help %" },
+};
 
 /* bash ends its words at = and : as well; `word` is all of it. */
 static const char bash_rest[] =
 	"_ballast() {\n"
 	"    local line=${COMP_LINE:0:COMP_POINT} word option head='' piece try file replies=()\n"
+	"    local command=${COMP_WORDS[1]} bus=/sys/bus/pci\n"
 	"    word=${line##* } option=${line% *} option=${option##* }\n"
 	"    if [[ $COMP_CWORD -eq 1 ]]; then\n"
 	"        mapfile -t COMPREPLY < <(compgen -W \"$_ballast_commands\" -- \"$word\")\n"
 	"        return\n"
 	"    fi\n"
-	"    if [[ ${COMP_WORDS[1]} != run ]]; then\n"
+	"    if [[ -z ${_ballast_words[$command]-} ]]; then\n"
 	"        mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n"
 	"        return\n"
 	"    fi\n"
-	"    local words=${_ballast_words[$option]-$_ballast_options}\n"
+	"    local words=${_ballast_words[$command$option]-${_ballast_words[$command]}}\n"
 	"    [[ $words != *=* ]] || head=${word%\"${word##*,}\"}\n"
 	"    piece=${word#\"$head\"}\n"
 	"    for try in $words; do\n"
 	"        case $try in\n"
-	"        %) for file in /sys/bus/pci/drivers/vfio-pci/*:*; do\n"
+	"        % | %%)\n"
+	"           [[ $try == %% ]] && file=$bus/devices || file=$bus/drivers/vfio-pci\n"
+	"           for file in \"$file\"/*:*; do\n"
 	"               file=${file##*/}\n"
 	"               [[ $file != \"$piece\"* || $file == '*:*' ]] || replies+=(\"$file\")\n"
 	"           done ;;\n"
@@ -62,6 +76,7 @@ static const char zsh_head[] =
 	"    for try in \"$@\"; do\n"
 	"        case $try in\n"
 	"        %) compadd -- /sys/bus/pci/drivers/vfio-pci/*:*(N:t) ;;\n"
+	"        %%) compadd -- /sys/bus/pci/devices/*:*(N:t) ;;\n"
 	"        @) _files ;;\n"
 	"        *@) if compset -P \"${try%@}\"; then _files; else compadd -S '' -- \"${try%@}\"; fi ;;\n"
 	"        *=) compadd -S '' -- \"$try\" ;;\n"
@@ -73,29 +88,45 @@ static const char zsh_head[] =
 	"    compadd -- " COMMANDS " --help --version\n"
 	"    return\n"
 	"fi\n"
-	"if [[ $words[2] != run ]]; then\n"
-	"    _files\n"
-	"    return\n"
-	"fi\n"
 	"shift words\n"
 	"(( CURRENT-- ))\n"
+	"case $words[1] in\n"
+	"run) ;;\n"
+	"doctor)\n"
+	"    _arguments '--json[one JSON document]' '--memory[of the guest]:SIZE: ' \\\n"
+	"        '(-)--help[help]' '*:BDF:_ballast_value %%'\n"
+	"    return ;;\n"
+	"bind)\n"
+	"    _arguments '--force[even what the host needs]' '(-)--help[help]' \\\n"
+	"        '*:BDF:_ballast_value %%'\n"
+	"    return ;;\n"
+	"unbind)\n"
+	"    _arguments '(-)--help[help]' '*:BDF:_ballast_value %'\n"
+	"    return ;;\n"
+	"*)\n"
+	"    _files\n"
+	"    return ;;\n"
+	"esac\n"
 	"_arguments";
 
 static void print_bash(void)
 {
 	printf("# bash completion of ballast, made from its option table\n"
 	       "_ballast_commands='" COMMANDS " --help --version'\n"
-	       "declare -A _ballast_words=(\n");
+	       "_ballast_options='");
+	for (unsigned int i = 0; i < nr_option_rows; i++)
+		printf("%s--%s", i == 0 ? "" : " ", option_rows[i].name);
+	printf("'\ndeclare -A _ballast_words=(\n"
+	       "    [run]=$_ballast_options\n");
 	/* An option with a value of which nothing is known offers nothing. */
 	for (unsigned int i = 0; i < nr_option_rows; i++) {
 		const struct option_row *row = &option_rows[i];
 		if (row->argument)
-			printf("    [--%s]='%s'\n", row->name, row->words ? row->words : "");
+			printf("    [run--%s]='%s'\n", row->name, row->words ? row->words : "");
 	}
-	printf(")\n_ballast_options='");
-	for (unsigned int i = 0; i < nr_option_rows; i++)
-		printf("%s--%s", i == 0 ? "" : " ", option_rows[i].name);
-	printf("'\n%s", bash_rest);
+	for (unsigned int i = 0; i < nitems(others); i++)
+		printf("    [%s]='%s'\n", others[i].name, others[i].words);
+	printf(")\n%s", bash_rest);
 }
 
 /* The first line of a text, within a specification of _arguments in single quotes. */

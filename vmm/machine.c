@@ -16,6 +16,7 @@
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
+#include "vmm/host_pci.h"
 #include "vmm/kvm.h"
 
 /* Beyond 46 bits a guest of four-level paging, or a four-level EPT, cannot follow. */
@@ -544,7 +545,7 @@ static int open_kvm(struct machine *m)
 	return r < 0 ? log_err(r, "/dev/kvm") : 0;
 }
 
-static int create_vm(struct machine *m)
+const char *machine_missing_in_kvm(int vm_fd)
 {
 	static const struct {
 		unsigned int capability;
@@ -557,13 +558,21 @@ static int create_vm(struct machine *m)
 		{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
 	};
 
+	for (unsigned int i = 0; i < nitems(needed); i++) {
+		if (!kvm_check(vm_fd, needed[i].capability))
+			return needed[i].name;
+	}
+	return NULL;
+}
+
+static int create_vm(struct machine *m)
+{
 	int r = kvm_create_vm(m->kvm_fd, &m->vm_fd);
 	if (r < 0)
 		return log_err(r, "kvm: creating a VM");
-	for (unsigned int i = 0; i < nitems(needed); i++) {
-		if (!kvm_check(m->vm_fd, needed[i].capability))
-			return log_err(-EOPNOTSUPP, "kvm: %s", needed[i].name);
-	}
+	const char *missing = machine_missing_in_kvm(m->vm_fd);
+	if (missing)
+		return log_err(-EOPNOTSUPP, "kvm: %s", missing);
 	r = kvm_set_identity_map(m->vm_fd, LAYOUT_IDENTITY_MAP_BASE);
 	if (r >= 0)
 		r = kvm_set_tss(m->vm_fd, LAYOUT_TSS_BASE);
@@ -583,9 +592,9 @@ static int create_vm(struct machine *m)
 	return kvm_wires_init(&m->wires, m->vm_fd);
 }
 
-static unsigned int address_bits(const struct machine *m)
+unsigned int machine_address_bits(const struct kvm_cpuid2 *cpuid)
 {
-	unsigned int bits = cpuid_address_bits(m->cpuid);
+	unsigned int bits = cpuid_address_bits(cpuid);
 
 	return bits < MAX_ADDRESS_BITS ? bits : MAX_ADDRESS_BITS;
 }
@@ -612,7 +621,7 @@ static int add_ram(struct machine *m)
 			 "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)"),
 	};
 
-	unsigned int bits = address_bits(m);
+	unsigned int bits = machine_address_bits(m->cpuid);
 	int r = layout_init(&m->layout, m->config.memory, bits);
 	if (r < 0)
 		return log_err(0,
@@ -711,7 +720,7 @@ static int attach_devices(struct machine *m)
 	}
 	if (r < 0)
 		return r;
-	unsigned int bits = address_bits(m);
+	unsigned int bits = machine_address_bits(m->cpuid);
 	if (bits > vfio_address_bits(&m->vfio))
 		bits = vfio_address_bits(&m->vfio);
 	r = layout_init(&m->layout, m->config.memory, bits);
@@ -961,17 +970,10 @@ fail:
 
 static bool cpu_has_virtualisation(void)
 {
-	char line[4096];
-	bool found = false;
+	struct host_cpu cpu;
 
-	FILE *f = fopen("/proc/cpuinfo", "re");
-	while (f && !found && fgets(line, sizeof(line), f)) {
-		if (strncmp(line, "flags", 5) == 0)
-			found = strstr(line, " vmx") || strstr(line, " svm");
-	}
-	if (f)
-		(void)fclose(f); /* it was only read */
-	return found;
+	host_get_cpu("", &cpu);
+	return cpu.has_virtualisation;
 }
 
 /* A handler only so that system calls are interrupted; the work is done where they return. */

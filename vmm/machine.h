@@ -229,4 +229,11 @@ void machine_power_down(struct machine *machine);
 /* Ends the guest at once; machine_run() returns STATUS_FAILED. */
 void machine_quit(struct machine *machine);
 
+/*
+ * What a machine asks of a host, for doctor: a capability that KVM lacks, or NULL; and how wide
+ * the guest's physical addresses are.
+ */
+const char *machine_missing_in_kvm(int vm_fd);
+unsigned int machine_address_bits(const struct kvm_cpuid2 *cpuid);
+
 #endif /* VMM_MACHINE_H */

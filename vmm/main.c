@@ -4,7 +4,9 @@
 
 #include <sys/resource.h>
 
+#include "vmm/bind.h"
 #include "vmm/ctl.h"
+#include "vmm/doctor.h"
 #include "vmm/machine.h"
 #include "vmm/options.h"
 
@@ -34,10 +36,21 @@ static int run(const struct machine_config *config)
 
 int main(int argc, char **argv)
 {
+	static const struct {
+		const char *name;
+		int (*main)(int argc, char **argv);
+	} others[] = {
+		{ "ctl", ctl_main },
+		{ "doctor", doctor_main },
+		{ "bind", bind_main },
+		{ "unbind", unbind_main },
+	};
 	struct options options;
 
-	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
-		return ctl_main(argc - 1, argv + 1);
+	for (unsigned int i = 0; argc > 1 && i < nitems(others); i++) {
+		if (strcmp(argv[1], others[i].name) == 0)
+			return others[i].main(argc - 1, argv + 1);
+	}
 	int r = options_parse(argc, argv, &options);
 	if (r == OPTIONS_DONE)
 		return 0;

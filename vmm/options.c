@@ -78,20 +78,29 @@ static int parse_backing(const char *text, enum ram_backing *ret)
 	       -EINVAL;
 }
 
+int options_parse_memory(const char *text, uint64_t *ret)
+{
+	uint64_t size = 0;
+
+	int r = options_parse_size(text, &size);
+	if (r < 0)
+		return log_err(0, "--memory '%s': a size such as 512M or 4G, please", text),
+		       -EINVAL;
+	if (size < MIN_MEMORY || size > MAX_MEMORY || size % 4096 != 0)
+		return log_err(0, "--memory '%s': from 4M to 8T in steps of 4K, please", text),
+		       -EINVAL;
+	*ret = size;
+	return 0;
+}
+
 static int parse_memory(char *text, struct machine_config *config)
 {
 	char *rest = text;
 	char *piece = next_piece(&rest);
-	uint64_t size = 0;
 
-	int r = options_parse_size(piece, &size);
+	int r = options_parse_memory(piece, &config->memory);
 	if (r < 0)
-		return log_err(0, "--memory '%s': a size such as 512M or 4G, please", piece),
-		       -EINVAL;
-	if (size < MIN_MEMORY || size > MAX_MEMORY || size % 4096 != 0)
-		return log_err(0, "--memory '%s': from 4M to 8T in steps of 4K, please", piece),
-		       -EINVAL;
-	config->memory = size;
+		return r;
 	config->backing = RAM_ANONYMOUS;
 	while ((piece = next_piece(&rest))) {
 		if (strncmp(piece, "backing=", 8) != 0)
@@ -672,6 +681,7 @@ const struct option_row *option_find(const char *name)
 static const char help_head[] =
 	"Usage: ballast run --kernel FILE [OPTION]...\n"
 	"       ballast ctl SOCKET COMMAND...     (ballast ctl --help)\n"
+	"       ballast doctor|bind|unbind BDF... (ballast doctor --help, and so on)\n"
 	"Boots a Linux guest under KVM, with real PCI devices assigned to it: ballast(1).\n"
 	"\n";
 static const char help_foot[] =
@@ -906,8 +916,9 @@ static int parse_command(int argc, char **argv, struct options *options)
 		return completion_print(argv[2]) < 0 ? -EINVAL : OPTIONS_DONE;
 	if (strcmp(command, "run") != 0)
 		return log_err(0,
-			       "command '%s' is not known; it is: ballast run --kernel FILE, or "
-			       "ballast ctl SOCKET COMMAND; see ballast --help",
+			       "command '%s' is not known; it is: ballast run --kernel FILE, "
+			       "ballast ctl SOCKET COMMAND, or ballast doctor, bind or unbind "
+			       "with BDF...; see ballast --help",
 			       command),
 		       -EINVAL;
 	return parse_run(argc - 1, argv + 1, options);

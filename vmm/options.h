@@ -28,6 +28,9 @@ void options_finish(struct options *options);
 /* "512M" -> bytes; K, M, G, T are powers of 1024, none is bytes. -EINVAL, -ERANGE. */
 must_check int options_parse_size(const char *text, uint64_t *ret);
 
+/* The size that --memory takes. -EINVAL, logged. */
+must_check int options_parse_memory(const char *text, uint64_t *ret);
+
 /* "inhibit" or "coordinated". -EINVAL. */
 must_check int options_parse_policy(const char *text, enum reclaim_policy *ret);
 

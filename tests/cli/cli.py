@@ -272,7 +272,8 @@ class Options(CliTest):
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
                            "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
                            "--console", "--on-reset", "--timeout", "--exit-port", "--version",
-                           "--config", "--print-config", "--metrics", "--events", "ballast ctl"):
+                           "--config", "--print-config", "--metrics", "--events", "ballast ctl",
+                           "ballast doctor|bind|unbind"):
                 self.assertIn(option, r.stdout)
 
     def test_config_file(self):
@@ -362,11 +363,88 @@ class Options(CliTest):
         self.assertEqual(self.complete("ballast run --disk path=a,rea"), ["a,readonly=on"])
         self.assertEqual(self.complete("ballast run --balloon on,policy=c"), ["coordinated"])
         self.assertEqual(self.complete("ballast run --kernel k --experiment "), ["unsafe-reclaim"])
+        devices = sorted(os.listdir("/sys/bus/pci/devices"))
+        self.assertEqual(self.complete("ballast bind "), ["--force", "--help", *devices])
+        self.assertEqual(self.complete("ballast unbind --"), ["--help"])
+        self.assertEqual(self.complete("ballast doctor --m"), ["--memory"])
+        self.assertEqual(self.complete("ballast doctor --memory "), [])
+        for bdf in devices[:1]:  # what follows a : likewise
+            self.assertEqual(self.complete(f"ballast bind --force {bdf[:-1]}"),
+                             [d.split(":")[-1] for d in devices if d.startswith(bdf[:-1])])
 
     def test_version(self):
         r = subprocess.run([BALLAST, "--version"], capture_output=True, timeout=TIMEOUT, text=True)
         self.assertEqual((r.returncode, r.stderr), (0, ""))
         self.assertRegex(r.stdout, r"^ballast \d+\.\d+\.\d+\n$")
+
+
+class HostSetup(CliTest):
+    """ballast doctor, bind and unbind, as far as they get without a device to take."""
+
+    def test_usage(self):
+        for command in ("bind", "unbind"):
+            self.refused(USAGE, [command], command, f"ballast {command} 0000:01:00.0", "--help")
+            self.refused(USAGE, [command, "--colour", "01:00.0"], command, "'--colour'", "--help")
+            self.refused(USAGE, [command, "-x"], command, "'-x'", "--help")
+        self.refused(USAGE, ["unbind", "--force", "01:00.0"], "'--force'", "--help")
+        self.refused(USAGE, ["unbind", "eth0"], "'eth0'", "0000:01:00.0")
+        for size in ("", "0", "lots", "1K", "9T"):
+            self.refused(USAGE, ["doctor", "--memory", size], "--memory", f"'{size}'", "M")
+            self.refused(USAGE, ["doctor", f"--memory={size}"], "--memory", f"'{size}'", "M")
+        self.refused(USAGE, ["doctor", "--memory"], "--memory", "M")
+        self.refused(USAGE, ["doctor", "--yaml"], "'--yaml'", "--json", "--memory", "--help")
+        self.refused(USAGE, ["doctor", "eth0"], "'eth0'", "0000:01:00.0")
+        self.refused(USAGE, ["doctor", "01:00.0", "0000:01:00.0"], "'0000:01:00.0'", "once")
+        self.refused(USAGE, ["doctor", *(f"01:{i:02x}.0" for i in range(32))], "'01:1f.0'", "31")
+
+    def test_help(self):
+        for command, words in (("doctor", ("--json", "--memory SIZE", "BDF")),
+                               ("bind", ("--force", "BDF", "/run/ballast/bind", "modprobe vfio-pci")),
+                               ("unbind", ("BDF", "driver_override"))):
+            for option in ("--help", "-h"):
+                r = subprocess.run([BALLAST, command, option], capture_output=True, timeout=TIMEOUT,
+                                   text=True)
+                self.assertEqual((r.returncode, r.stderr), (0, ""))
+                for line in r.stdout.splitlines():
+                    self.assertLessEqual(len(line), 80, line)
+                for word in (f"Usage: ballast {command}", *words):
+                    self.assertIn(word, r.stdout)
+
+    def test_nobody_has_bound_it(self):
+        for bdf in sorted(os.listdir("/sys/bus/pci/devices"))[:1]:
+            self.refused(FAILED, ["unbind", bdf], bdf, "not by ballast bind" if os.path.exists(
+                f"/sys/bus/pci/drivers/vfio-pci/{bdf}") else "not bound by ballast bind")
+        self.refused(USAGE, ["unbind", "ffff:ff:1f.7"], "ffff:ff:1f.7", "lspci -D")
+
+    def doctor(self, *args):
+        """The exit status, and what it says."""
+        r = subprocess.run([BALLAST, "doctor", *args], capture_output=True, timeout=TIMEOUT, text=True)
+        self.assertEqual(r.stderr, "")
+        return r.returncode, r.stdout
+
+    def test_doctor(self):
+        """Whatever this host is: both outputs, and the exit status, say the same of it."""
+        for args in ([], ["ffff:ff:1f.7"], ["--memory", "7T"]):
+            status, text = self.doctor(*args)
+            json_status, document = self.doctor("--json", *args)
+            document = json.loads(document)
+            self.assertEqual(status, json_status)
+            self.assertEqual(status, 0 if document["starts"] else 1)
+            self.assertEqual(document["problems"], text.count("\nproblem ") + text.startswith("problem "))
+            for check in document["checks"]:
+                self.assertIn(f"{check['subject']} {check['check']}: ", text)
+                if check["status"] != "ok":
+                    self.assertTrue(check["remedy"])
+        status, text = self.doctor("ffff:ff:1f.7")
+        self.assertEqual(status, 1)
+        self.assertIn("problem  ffff:ff:1f.7 device: not on this host", text)
+
+    def test_doctor_without_kvm(self):
+        if not kvm_missing():
+            self.skipTest("this host has a KVM")
+        status, text = self.doctor()
+        self.assertEqual(status, 1)
+        self.assertRegex(text, r"problem  host kvm: .*/dev/kvm.*\n +-> .*(modprobe|usermod)")
 
 
 class Control(CliTest):
@@ -640,7 +718,7 @@ class Host(CliTest):
         if not found:
             self.skipTest("no PCI device with a driver on this machine")
         bdf, driver = found[0], self.driver(found[0])
-        self.refused(FAILED, self.run_args("--device", bdf), bdf, driver, "vfio-pci", "unbind")
+        self.refused(FAILED, self.run_args("--device", bdf), bdf, driver, "vfio-pci", "ballast bind " + bdf)
         self.refused(FAILED, self.run_args("--device", bdf[5:]), bdf, driver)
         self.refused(FAILED, self.run_args("--device", "/sys/bus/pci/devices/" + bdf), bdf, driver)
         self.assertEqual(self.driver(bdf), driver)
@@ -650,7 +728,7 @@ class Host(CliTest):
         if not found:
             self.skipTest("no PCI device without a driver on this machine")
         self.refused(FAILED, self.run_args("--device", found[0]), found[0], "no driver",
-                     "driver_override")
+                     "ballast bind " + found[0])
 
     def test_device_without_iommu_group(self):
         found = [d for d in self.pci_devices() if self.driver(d) == "vfio-pci" and

@@ -18,6 +18,7 @@ import time
 import balloon
 import coordinated
 import devices
+import host_setup
 import mdev
 from checks import (GUEST_SECONDS, check, check_complaints, check_guest_tests, check_power_off, expected_results, figure,
                     say)
@@ -185,7 +186,7 @@ def refusals():
 
 
 CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, *balloon.CHAPTERS, *mdev.CHAPTERS,
-            *coordinated.CHAPTERS, *devices.CHAPTERS]
+            *coordinated.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS]
 
 
 def run(chapter):

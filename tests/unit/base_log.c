@@ -30,6 +30,26 @@ START_TEST(an_error_of_0_has_no_reason)
 }
 END_TEST
 
+START_TEST(errors_go_to_who_captures_them_and_nothing_else_does)
+{
+	char why[16] = "before";
+
+	log_capture(why, sizeof(why));
+	ck_assert_str_eq(why, "");
+	ck_assert_int_eq(log_err(-EIO, "a line that is longer"), -EIO);
+	ck_assert_str_eq(why, "a line that is ");
+	(void)log_err(-EIO, "b");
+	ck_assert_str_eq(why, "b: Input/output");
+	process_expect_no_log();
+	log_warn("w");
+	process_expect_log("W w");
+	log_capture(NULL, 0);
+	(void)log_err(0, "c");
+	process_expect_log("E c");
+	ck_assert_str_eq(why, "b: Input/output");
+}
+END_TEST
+
 START_TEST(each_level_has_its_letter)
 {
 	log_set_level(LOG_TRACE);
@@ -181,6 +201,7 @@ int main(void)
 	const TTest *const tests[] = {
 		an_error_is_one_line_with_its_reason_and_is_returned,
 		an_error_of_0_has_no_reason,
+		errors_go_to_who_captures_them_and_nothing_else_does,
 		each_level_has_its_letter,
 		debug_is_not_printed_unless_asked_for,
 		errors_are_printed_at_every_level,
