@@ -151,17 +151,22 @@ static int send_text(struct ctl *c, const char *text)
 	return 0;
 }
 
-/* Takes `arguments`, which may be NULL. */
+/*
+ * With its newline at once: the guest may have ended, and the socket with it, as soon as the last
+ * brace is there. Takes `arguments`, which may be NULL.
+ */
 static int send_command(struct ctl *c, const char *name, json_t *arguments)
 {
 	json_t *request = json_pack("{s:s,s:o*}", "execute", name, "arguments", arguments);
 	autofree char *text = request ? json_dumps(request, 0) : NULL;
+	autofree char *line = NULL;
 
 	json_decref(request);
-	if (!text)
+	if (!text || asprintf(&line, "%s\n", text) < 0) {
+		line = NULL; /* it is not defined otherwise */
 		return log_err(-ENOMEM, "ctl: a command");
-	int r = send_text(c, text);
-	return r < 0 ? r : send_text(c, "\n");
+	}
+	return send_text(c, line);
 }
 
 /* The whole answer: its member is "return" or "error". Takes `arguments`. */
