@@ -73,7 +73,9 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 {
 	switch (event) {
 	case VCPU_CRASHED: request(opaque, POWER_EXIT, STATUS_CRASHED, "host-error"); break;
-	case VCPU_SHUTDOWN: request(opaque, POWER_OFF, STATUS_POWER_OFF, "guest-shutdown"); break;
+	case VCPU_SHUTDOWN:
+		request(opaque, POWER_OFF, STATUS_POWER_OFF, "guest-shutdown");
+		break;
 	case VCPU_RESET: request(opaque, POWER_RESET, 0, "guest-reset"); break;
 	}
 }
@@ -148,9 +150,10 @@ static void signal_ready(struct event_source *source, uint32_t events)
 	else if (info.ssi_signo == SIGWINCH)
 		look_at_window(m);
 	else
-		stop_requested(m, info.ssi_signo == SIGINT   ? "SIGINT"
-				  : info.ssi_signo == SIGHUP ? "SIGHUP"
-							     : "SIGTERM",
+		stop_requested(m,
+			       info.ssi_signo == SIGINT   ? "SIGINT"
+			       : info.ssi_signo == SIGHUP ? "SIGHUP"
+							  : "SIGTERM",
 			       "host-signal");
 }
 
@@ -704,8 +707,7 @@ static int add_platform(struct machine *m)
 	if (r >= 0)
 		r = power_init(&m->power, &m->pio, &m->wires.wires, LAYOUT_POWER_PORT,
 			       LAYOUT_POWER_GSI, LAYOUT_PANIC_PORT,
-			       m->config.exit_port ? LAYOUT_EXIT_PORT : 0,
-			       &handler);
+			       m->config.exit_port ? LAYOUT_EXIT_PORT : 0, &handler);
 	if (r >= 0)
 		r = serial_init(&m->serial, &m->pio, &m->wires.wires, LAYOUT_SERIAL_PORT,
 				LAYOUT_SERIAL_GSI, &backend);

@@ -20,7 +20,7 @@ static const char help[] =
 	"       ballast ctl SOCKET COMMAND...     (ballast ctl --help)\n"
 	"Boots a Linux guest under KVM, with real PCI devices assigned to it.\n"
 	"\n"
-	"  --kernel FILE       bzImage (64-bit), or vmlinux ELF with a PVH entry\n"
+	"  --kernel FILE       bzImage (64-bit), or ELF with a PVH entry or multiboot\n"
 	"  --initrd FILE       initial RAM disk\n"
 	"  --cmdline STRING    kernel command line (console=ttyS0, or hvc0)\n"
 	"  --cpus N            1 to 16 (1)\n"
@@ -39,7 +39,7 @@ static const char help[] =
 	"  --qmp unix:PATH     control socket, for ballast ctl and QMP clients\n"
 	"  --serial WHERE      its ttyS0: stdio, none, file=PATH, unix=PATH (stdio)\n"
 	"  --console WHERE     its hvc0 (virtio-console), likewise; without this: none\n"
-	"  --on-reset ACTION   when the guest resets: reboot, exit (reboot)\n"
+	"  --on-reset ACTION   when the guest resets: reset, exit (reset)\n"
 	"  --timeout SECONDS   stop the guest after that long\n"
 	"  --exit-port         a byte written to port 0xf4 ends it with that status\n"
 	"  --experiment unsafe-reclaim  discard what a device has pinned: corrupts\n"
@@ -53,7 +53,7 @@ static const char help[] =
 	"\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
-	"124 --timeout ran out; with --exit-port the guest's own.\n";
+	"34 guest panic; 124 --timeout ran out; with --exit-port the guest's own.\n";
 
 int options_parse_size(const char *text, uint64_t *ret)
 {
@@ -551,12 +551,12 @@ static int choose_consoles(struct machine_config *config, bool serial_given)
 
 static int parse_on_reset(const char *text, enum on_reset *ret)
 {
-	if (strcmp(text, "reboot") == 0)
-		*ret = ON_RESET_REBOOT;
+	if (strcmp(text, "reset") == 0)
+		*ret = ON_RESET_RESET;
 	else if (strcmp(text, "exit") == 0)
 		*ret = ON_RESET_EXIT;
 	else
-		return log_err(0, "--on-reset '%s': it is reboot or exit", text), -EINVAL;
+		return log_err(0, "--on-reset '%s': it is reset or exit", text), -EINVAL;
 	return 0;
 }
 

@@ -75,10 +75,11 @@ struct qmp {
 	struct event_source listener; /* fd owned */
 	struct list_node clients;
 	unsigned int nr_clients;
-	struct client *busy;             /* whose command runs; NULL */
-	struct event_source balloon_timer; /* fd owned; runs for a second after a BALLOON_CHANGE */
-	bool balloon_rests;              /* it runs, */
-	bool balloon_changed;            /* and there is something to tell when it has run out */
+	struct client *busy; /* whose command runs; NULL */
+	struct event_source
+		balloon_timer; /* fd owned; runs for a second after a BALLOON_CHANGE */
+	bool balloon_rests;    /* it runs, */
+	bool balloon_changed;  /* and there is something to tell when it has run out */
 };
 
 /*

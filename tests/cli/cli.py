@@ -170,14 +170,14 @@ class Options(CliTest):
             "--timeout": ["", "0", "-5", "soon", "1s", "31536001", "18446744073709551616"],
             "--serial": ["", "tty", "file", "file=", "unix", "unix=", "stdio=x"],
             "--console": ["", "pty", "hvc0", "file=", "unix:/tmp/x", "stdio,none"],
-            "--on-reset": ["", "stop", "reboot,exit"],
+            "--on-reset": ["", "stop", "reboot", "reset,exit"],
             "--qmp": ["", "unix", "unix:", "tcp:4444", "/tmp/x", "unix=/tmp/x"],
             "--experiment": ["", "unsafe", "unsafe-reclaim,more", "on"],
         }
         right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
                  "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
                  "--console": ("stdio", "none", "file=PATH", "unix=PATH"),
-                 "--on-reset": ("reboot", "exit"), "--qmp": ("unix:PATH",),
+                 "--on-reset": ("reset", "exit"), "--qmp": ("unix:PATH",),
                  "--experiment": ("unsafe-reclaim",)}
         for option, values in wrong.items():
             for value in values:
