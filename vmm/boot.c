@@ -592,9 +592,9 @@ static int finish_multiboot(const struct boot_files *files, struct memory_map *m
 	entry->protocol = BOOT_MULTIBOOT;
 	if (entry->address >= layout->low_size)
 		return log_err(0,
-			       "boot: kernel '%s' has its entry at 0x%" PRIx64
-			       ", where nothing of it is",
-			       files->kernel_path, entry->address),
+			       "boot: kernel '%s' has an entry that is in none of its segments; "
+			       "is it linked for a bootloader?",
+			       files->kernel_path),
 		       -EINVAL;
 	int r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
 	if (r >= 0)
