@@ -35,7 +35,7 @@ static const char help[] =
 	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
 	"  auto on|off   whether the balloon follows what guest and host need\n"
 	"  link NAME on|off  plug in, or pull, the cable of network card NAME (net0)\n"
-	"  attach|detach BDF  assign a device, or take it back (there is no hot-plug yet)\n"
+	"  attach|detach BDF  assign a device, or take it back (no hot-plug yet)\n"
 	"  stop, cont    halt the guest's vCPUs, let them go on\n"
 	"  reset, powerdown, quit  reset it; press its power button; end it at once\n"
 	"\n"
