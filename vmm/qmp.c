@@ -55,7 +55,7 @@ struct client {
 	struct qmp *qmp;
 	bool negotiated;
 	bool at_end;        /* it sends no more; it goes when it has been answered */
-	bool lost;          /* it did not read its events: it goes now */
+	bool lost;          /* it does not read, or there was no memory: it goes now */
 	uint32_t waits_for; /* EPOLLIN, EPOLLOUT */
 	enum place place;
 	unsigned int depth; /* of open braces and brackets */
@@ -899,8 +899,11 @@ static json_t *make_error(const char *error_class, json_t *error)
 
 static int put_output(struct client *c, const char *bytes, size_t size)
 {
+	if (c->lost)
+		return -ENOBUFS;
 	if (size > QMP_MAX_OUTPUT - c->nr_output) {
 		log_warn("qmp: a client does not read its answers: dropping it");
+		c->lost = true;
 		return -ENOBUFS;
 	}
 	memcpy(c->output + c->nr_output, bytes, size);
@@ -1170,7 +1173,8 @@ static void tell_clients(struct qmp *qmp, const char *name, json_t *data)
 		json_t *event = json_pack("{s:s,s:O*,s:{s:I,s:I}}", "event", name, "data", data,
 					  "timestamp", "seconds", (json_int_t)now.tv_sec,
 					  "microseconds", (json_int_t)now.tv_nsec / 1000);
-		c->lost = put_answer(c, event) < 0;
+		if (put_answer(c, event) < 0)
+			c->lost = true;
 		if (c != qmp->busy && serve(c) < 0)
 			drop_client(c);
 	}

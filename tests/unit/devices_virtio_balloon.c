@@ -1801,6 +1801,7 @@ static void count_change(void *opaque)
 
 START_TEST(who_wants_to_know_is_told_when_actual_changes_and_only_then)
 {
+	setup();
 	balloon.config.changed = count_change;
 	balloon.config.opaque = &balloon;
 	config_set(4, 4, 5);
