@@ -7,6 +7,8 @@
 #define EVENTS 3u
 #define SLEEP_ENABLE 0x20u
 #define EVENT_BUTTON 1u
+#define PANICKED 1u
+#define CRASH_LOADED 2u
 #define KEYBOARD_PORT 0x64u
 #define KEYBOARD_PULSE_RESET 0xfeu
 
@@ -45,6 +47,28 @@ static uint64_t nothing_read(void *opaque, uint64_t offset, unsigned int size)
 	return 0;
 }
 
+static uint64_t panic_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	return PANICKED | CRASH_LOADED;
+}
+
+static void panic_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
+{
+	struct power *power = opaque;
+
+	(void)offset;
+	(void)size;
+	if (value & PANICKED)
+		power->handler.requested(power->handler.opaque, POWER_PANIC, 0);
+	else if (value & CRASH_LOADED)
+		power->handler.requested(power->handler.opaque, POWER_CRASH_LOADED, 0);
+}
+
+static const struct io_ops panic_ops = { .read = panic_read, .write = panic_write };
+
 static void exit_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value)
 {
 	struct power *power = opaque;
@@ -68,18 +92,22 @@ static void keyboard_write(void *opaque, uint64_t offset, unsigned int size, uin
 static const struct io_ops keyboard_ops = { .read = nothing_read, .write = keyboard_write };
 
 int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uint16_t base,
-	       uint32_t gsi, uint16_t exit_port, const struct power_handler *handler)
+	       uint32_t gsi, uint16_t panic_port, uint16_t exit_port,
+	       const struct power_handler *handler)
 {
 	*power = (struct power){
 		.pio = pio,
 		.handler = *handler,
 		.ports = { .base = base, .size = NR_PORTS, .ops = &power_ops, .name = "power" },
 		.keyboard_port = { .base = KEYBOARD_PORT, .size = 1, .ops = &keyboard_ops },
+		.panic_port = { .base = panic_port, .size = 1, .ops = &panic_ops },
 		.exit_port = { .base = exit_port, .size = 4, .ops = &exit_ops, .name = "exit" },
 	};
 	power->ports.opaque = power;
 	power->keyboard_port.opaque = power;
 	power->keyboard_port.name = "keyboard controller";
+	power->panic_port.opaque = power;
+	power->panic_port.name = "pvpanic";
 	power->exit_port.opaque = power;
 	int r = irq_init(&power->irq, wires);
 	if (r < 0)
@@ -91,6 +119,9 @@ int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uin
 	if (r < 0)
 		goto fail;
 	r = io_bus_add(pio, &power->keyboard_port);
+	if (r < 0)
+		goto fail;
+	r = io_bus_add(pio, &power->panic_port);
 	if (r < 0)
 		goto fail;
 	if (exit_port)
@@ -108,6 +139,7 @@ void power_finish(struct power *power)
 	if (!power->pio)
 		return;
 	io_bus_remove(power->pio, &power->exit_port);
+	io_bus_remove(power->pio, &power->panic_port);
 	io_bus_remove(power->pio, &power->keyboard_port);
 	io_bus_remove(power->pio, &power->ports);
 	irq_finish(&power->irq);

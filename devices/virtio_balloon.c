@@ -480,6 +480,15 @@ static void number_queues(struct virtio_balloon *b)
 	b->nr_reporting = moved ? QUEUE_STATS : QUEUE_REPORTING;
 }
 
+static void set_actual(struct virtio_balloon *b, uint32_t actual)
+{
+	bool changes = actual != b->actual;
+
+	b->actual = actual;
+	if (changes && b->config.changed)
+		b->config.changed(b->config.opaque);
+}
+
 static void balloon_start(struct virtio *virtio)
 {
 	struct virtio_balloon *b = balloon_of(virtio);
@@ -523,7 +532,7 @@ static bool balloon_reset(struct virtio *virtio)
 	b->retry_ms = 0;
 	b->has_stats_buffer = false;
 	forget_stats(b); /* of a driver that is gone */
-	b->actual = 0;
+	set_actual(b, 0);
 	b->poison_val = 0;
 	return continue_reset(b);
 }
@@ -559,7 +568,7 @@ static void balloon_config_write(struct virtio *virtio, unsigned int offset, uns
 	fill_config(b, words);
 	value = htole32(value);
 	memcpy((char *)words + offset, &value, size);
-	b->actual = le32toh(words[CONFIG_ACTUAL]);
+	set_actual(b, le32toh(words[CONFIG_ACTUAL]));
 	if (virtio_has_feature(virtio, F_PAGE_POISON))
 		b->poison_val = le32toh(words[CONFIG_POISON_VAL]);
 }
@@ -780,6 +789,14 @@ void virtio_balloon_get_stats(struct virtio_balloon *balloon, struct virtio_ball
 	pthread_mutex_lock(&balloon->virtio.lock);
 	*ret = balloon->stats;
 	pthread_mutex_unlock(&balloon->virtio.lock);
+}
+
+unsigned int virtio_balloon_get_stats_period(struct virtio_balloon *balloon)
+{
+	pthread_mutex_lock(&balloon->virtio.lock);
+	unsigned int seconds = balloon->config.stats_period;
+	pthread_mutex_unlock(&balloon->virtio.lock);
+	return seconds;
 }
 
 void virtio_balloon_set_stats_period(struct virtio_balloon *balloon, unsigned int seconds)

@@ -50,6 +50,8 @@ struct virtio_balloon_config {
 	unsigned int stats_period; /* seconds between requests; 0: only on demand */
 	/* On the event loop, with virtio->lock not held. NULL: nobody wants to know. */
 	void (*event)(void *opaque, enum virtio_balloon_event event);
+	/* `actual` is another now. On any thread, virtio->lock held. NULL: nobody wants to know. */
+	void (*changed)(void *opaque);
 	void *opaque;
 };
 
@@ -136,6 +138,7 @@ void virtio_balloon_get_state(struct virtio_balloon *balloon, struct virtio_ball
  */
 must_check int virtio_balloon_request_stats(struct virtio_balloon *balloon);
 void virtio_balloon_get_stats(struct virtio_balloon *balloon, struct virtio_balloon_stats *ret);
+unsigned int virtio_balloon_get_stats_period(struct virtio_balloon *balloon);
 /* Seconds between requests from now on; 0: only on demand. */
 void virtio_balloon_set_stats_period(struct virtio_balloon *balloon, unsigned int seconds);
 

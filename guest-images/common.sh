@@ -203,7 +203,7 @@ make_guest_initramfs() {
     for program in oracle kexec load; do
         quietly gcc-12 -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o "$1/bin/$program" "$images_source/$program.c"
     done
-    copy_modules "$1" nvme e1000e virtio_pci virtio_balloon virtio_rng virtio_blk virtio_net virtio_console button evdev
+    copy_modules "$1" nvme e1000e virtio_pci virtio_balloon virtio_rng virtio_blk virtio_net virtio_console pvpanic-mmio button evdev
     build_module edu "$1/lib/modules/$release/ballast_edu.ko"
     build_module keep "$1/lib/modules/$release/ballast_keep.ko"
     pack_initramfs "$1" "$2"

@@ -150,6 +150,30 @@ uint64_t vfio_pinned(struct vfio *vfio)
 	return most;
 }
 
+void vfio_container_figures(struct vfio_container *container,
+			    struct vfio_container_figures *ret,
+			    struct vfio_mapping_figures *ret_mappings, unsigned int max)
+{
+	pthread_mutex_lock(&container->lock);
+	*ret = (struct vfio_container_figures){
+		.nr_entries = container->nr_mappings,
+		.max_entries = container->max_mappings,
+	};
+	list_for_each(n, &container->mappings) {
+		const struct mapping *mapping = mapping_of(n);
+		if (ret->nr_mappings < max)
+			ret_mappings[ret->nr_mappings] = (struct vfio_mapping_figures){
+				.name = mapping->region->name,
+				.gpa = mapping->region->gpa,
+				.size = mapping->region->size,
+				.granule = mapping->granule,
+				.mapped = mapped_size(mapping),
+			};
+		ret->nr_mappings++;
+	}
+	pthread_mutex_unlock(&container->lock);
+}
+
 static const struct vfio_iova_range *range_at(const struct vfio_iommu *iommu, uint64_t address)
 {
 	for (unsigned int i = 0; i < iommu->nr_ranges; i++) {

@@ -117,6 +117,26 @@ must_check int vfio_inhibit(struct vfio *vfio, uint64_t most);
  */
 uint64_t vfio_pinned(struct vfio *vfio);
 
+/* One region as a container has it. */
+struct vfio_mapping_figures {
+	const char *name; /* the region's, which outlives this */
+	gpa_t gpa;
+	uint64_t size;    /* bytes; */
+	uint64_t granule; /* of those that are mapped by one call */
+	uint64_t mapped;
+};
+
+struct vfio_container_figures {
+	unsigned int nr_entries; /* taken */
+	unsigned int max_entries;
+	unsigned int nr_mappings; /* there are; as many of them as fit are in the array */
+};
+
+/* What devices of a container can reach now. For the thread that attaches and detaches. */
+void vfio_container_figures(struct vfio_container *container,
+			    struct vfio_container_figures *ret,
+			    struct vfio_mapping_figures *ret_mappings, unsigned int max);
+
 /*
  * Puts the group into a container, sets group->container and has all of the guest's RAM that
  * is live mapped for it, now or when it is woken. What stood in the way is logged. -ENOMEM: not

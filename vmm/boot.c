@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <sys/stat.h>
@@ -21,7 +22,7 @@
 
 /* Boot data, all below the kernel; nothing here outlives the guest's first steps. */
 #define GDT_BASE 0x500
-#define PVH_INFO_BASE 0x6000
+#define PVH_INFO_BASE 0x6000 /* or that of Multiboot */
 #define ZERO_PAGE_BASE 0x7000
 #define PAGE_TABLE_BASE 0x9000 /* six pages: one PML4, one PDPT, four page directories */
 #define CMDLINE_BASE 0x20000
@@ -79,6 +80,50 @@ struct pvh_memory {
 };
 
 #define MEMORY_MAP_ENTRIES 6u
+
+#define MULTIBOOT_SEARCH 8192u /* the header lies within the first so many bytes */
+#define MULTIBOOT_HEADER_MAGIC 0x1badb002u
+#define MULTIBOOT_MAGIC 0x2badb002u
+#define MULTIBOOT_REQUIRED 0xffffu /* of a header's flags; the others may be ignored */
+#define MULTIBOOT_PAGE_ALIGN 1u
+#define MULTIBOOT_MEMORY_INFO 2u
+/* What is in the information. */
+#define MULTIBOOT_HAS_MEMORY 0x1u
+#define MULTIBOOT_HAS_CMDLINE 0x4u
+#define MULTIBOOT_HAS_MODULES 0x8u
+#define MULTIBOOT_HAS_MAP 0x40u
+#define MULTIBOOT_HAS_NAME 0x200u
+
+/* Multiboot 0.6.96, 3.3: up to what we know of. */
+struct multiboot_info {
+	uint32_t flags;
+	uint32_t mem_lower; /* KiB */
+	uint32_t mem_upper; /* KiB from 1 MiB on */
+	uint32_t boot_device;
+	uint32_t cmdline;
+	uint32_t nr_modules;
+	uint32_t modules;
+	uint32_t symbols[4];
+	uint32_t map_size;
+	uint32_t map;
+	uint32_t drives[2];
+	uint32_t config_table;
+	uint32_t name;
+};
+
+struct multiboot_module {
+	uint32_t start;
+	uint32_t end;
+	uint32_t string;
+	uint32_t reserved;
+};
+
+struct multiboot_memory {
+	uint32_t size; /* of what follows */
+	uint64_t address;
+	uint64_t length;
+	uint32_t type; /* PVH's numbers, which are all E820's */
+} __attribute__((packed));
 
 static int open_file(const char *what, const char *path, int *ret_fd, uint64_t *ret_size)
 {
@@ -354,7 +399,7 @@ static int load_bzimage(const struct boot_files *files, struct memory_map *map,
 	return 0;
 }
 
-/* ELF with PVH entry */
+/* ELF: PVH */
 
 /* Looks through one segment of notes for the entry point and the guest's name. */
 static void scan_notes(const uint8_t *notes, size_t size, struct boot_entry *ret)
@@ -456,48 +501,235 @@ static int write_start_info(const struct boot_files *files, struct memory_map *m
 	return memory_write(map, PVH_INFO_BASE, &s, sizeof(s));
 }
 
+/* ELF: Multiboot */
+
+/*
+ * Whether the file has a header, and what that wants: the flags. It need not be in a segment,
+ * and a number that merely looks like it has no right sum.
+ */
+static int find_multiboot(const struct boot_files *files, bool *ret_found, uint32_t *ret_flags)
+{
+	uint32_t words[MULTIBOOT_SEARCH / sizeof(uint32_t)] = { 0 };
+	size_t size = files->kernel_size < sizeof(words) ? files->kernel_size : sizeof(words);
+
+	*ret_found = false;
+	int r = fd_read_at(files->kernel_fd, words, size, 0);
+	if (r < 0)
+		return log_err(r, "boot: reading '%s'", files->kernel_path);
+	for (size_t i = 0; i + 2 < size / sizeof(words[0]) && !*ret_found; i++) {
+		*ret_found = words[i] == MULTIBOOT_HEADER_MAGIC &&
+			     words[i] + words[i + 1] + words[i + 2] == 0;
+		*ret_flags = words[i + 1];
+	}
+	return 0;
+}
+
+static unsigned int build_multiboot_map(const struct layout *layout,
+					struct multiboot_memory *ret)
+{
+	struct pvh_memory entries[MEMORY_MAP_ENTRIES];
+	unsigned int n = build_memory_map(layout, entries);
+
+	for (unsigned int i = 0; i < n; i++)
+		ret[i] = (struct multiboot_memory){
+			.size = sizeof(*ret) - sizeof(ret->size),
+			.address = entries[i].address,
+			.length = entries[i].size,
+			.type = entries[i].type,
+		};
+	return n;
+}
+
+static int write_multiboot_info(const struct boot_files *files, struct memory_map *map,
+				const struct layout *layout, uint64_t initrd)
+{
+	struct {
+		struct multiboot_info info;
+		struct multiboot_module module;
+		struct multiboot_memory memory[MEMORY_MAP_ENTRIES];
+		char name[8];
+	} s = { .name = "ballast" };
+	unsigned int n = build_multiboot_map(layout, s.memory);
+
+	s.info = (struct multiboot_info){
+		.flags = MULTIBOOT_HAS_MEMORY | MULTIBOOT_HAS_CMDLINE | MULTIBOOT_HAS_MODULES |
+			 MULTIBOOT_HAS_MAP | MULTIBOOT_HAS_NAME,
+		.mem_lower = LOW_RAM_END >> 10,
+		.mem_upper = (uint32_t)((layout->low_size - LAYOUT_KERNEL_BASE) >> 10),
+		.cmdline = CMDLINE_BASE,
+		.map_size = (uint32_t)(n * sizeof(s.memory[0])),
+		.map = PVH_INFO_BASE + offsetof(__typeof__(s), memory),
+		.name = PVH_INFO_BASE + offsetof(__typeof__(s), name),
+	};
+	if (initrd) {
+		s.info.nr_modules = 1;
+		s.info.modules = PVH_INFO_BASE + offsetof(__typeof__(s), module);
+		s.module.start = (uint32_t)initrd;
+		s.module.end = (uint32_t)(initrd + files->initrd_size);
+		s.module.string = s.info.cmdline;
+	}
+	return memory_write(map, PVH_INFO_BASE, &s, sizeof(s));
+}
+
+static int write_multiboot_cmdline(const struct boot_files *files, struct memory_map *map)
+{
+	autofree char *cmdline = NULL;
+
+	if (asprintf(&cmdline, "%s%s%s", files->kernel_path, *files->cmdline ? " " : "",
+		     files->cmdline) < 0) {
+		cmdline = NULL; /* it is not defined otherwise */
+		return log_err(-ENOMEM, "boot: command line");
+	}
+	return write_cmdline(map, cmdline, CMDLINE_MAX);
+}
+
+/* Segments are loaded already, up to `end`; entry->address is the physical one. */
+static int finish_multiboot(const struct boot_files *files, struct memory_map *map,
+			    const struct layout *layout, uint64_t end, struct boot_entry *entry)
+{
+	uint64_t initrd;
+
+	entry->protocol = BOOT_MULTIBOOT;
+	if (entry->address >= layout->low_size)
+		return log_err(0,
+			       "boot: kernel '%s' has an entry that is in none of its segments; "
+			       "is it linked for a bootloader?",
+			       files->kernel_path),
+		       -EINVAL;
+	int r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
+	if (r >= 0)
+		r = write_multiboot_cmdline(files, map);
+	return r < 0 ? r : write_multiboot_info(files, map, layout, initrd);
+}
+
+/* Of the two kinds of ELF only what is the same in both is looked at further on. */
+
+struct elf_head {
+	bool wide; /* 64 bits */
+	uint64_t entry;
+	uint64_t phoff;
+	unsigned int phnum;
+};
+
+static int read_elf_head(const struct boot_files *files, const uint8_t *bytes,
+			 struct elf_head *ret)
+{
+	Elf32_Ehdr narrow;
+	Elf64_Ehdr wide;
+
+	memcpy(&narrow, bytes, sizeof(narrow));
+	memcpy(&wide, bytes, sizeof(wide));
+	if (wide.e_ident[EI_CLASS] == ELFCLASS64 && wide.e_machine == EM_X86_64 &&
+	    wide.e_phentsize == sizeof(Elf64_Phdr)) {
+		*ret = (struct elf_head){ true, wide.e_entry, wide.e_phoff, wide.e_phnum };
+		return 0;
+	}
+	if (narrow.e_ident[EI_CLASS] == ELFCLASS32 &&
+	    (narrow.e_machine == EM_386 || narrow.e_machine == EM_X86_64) &&
+	    narrow.e_phentsize == sizeof(Elf32_Phdr)) {
+		*ret = (struct elf_head){ false, narrow.e_entry, narrow.e_phoff,
+					  narrow.e_phnum };
+		return 0;
+	}
+	return log_err(0, "boot: kernel '%s' is ELF, but not for x86", files->kernel_path),
+	       -EINVAL;
+}
+
+static int read_program_header(const struct boot_files *files, const struct elf_head *head,
+			       unsigned int i, Elf64_Phdr *ret)
+{
+	Elf32_Phdr narrow;
+	uint64_t at = (uint64_t)i * (head->wide ? sizeof(*ret) : sizeof(narrow));
+	int r = -EINVAL;
+
+	if (head->phoff <= UINT64_MAX - at)
+		r = head->wide
+			    ? fd_read_at(files->kernel_fd, ret, sizeof(*ret), head->phoff + at)
+			    : fd_read_at(files->kernel_fd, &narrow, sizeof(narrow),
+					 head->phoff + at);
+	if (r < 0)
+		return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
+		       -EINVAL;
+	if (!head->wide)
+		*ret = (Elf64_Phdr){
+			.p_type = narrow.p_type,
+			.p_offset = narrow.p_offset,
+			.p_vaddr = narrow.p_vaddr,
+			.p_paddr = narrow.p_paddr,
+			.p_filesz = narrow.p_filesz,
+			.p_memsz = narrow.p_memsz,
+		};
+	return 0;
+}
+
+/* Finds the PVH entry, and where e_entry is in physical memory. */
+static int load_segments(const struct boot_files *files, struct memory_map *map,
+			 const struct layout *layout, const struct elf_head *head,
+			 struct boot_entry *pvh, uint64_t *ret_entry, uint64_t *ret_end)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < head->phnum && r >= 0; i++) {
+		Elf64_Phdr ph;
+		r = read_program_header(files, head, i, &ph);
+		if (r >= 0 && ph.p_type == PT_LOAD)
+			r = load_segment(files, map, layout, &ph, ret_end);
+		if (r >= 0 && ph.p_type == PT_LOAD && head->entry - ph.p_vaddr < ph.p_memsz)
+			*ret_entry = head->entry - ph.p_vaddr + ph.p_paddr;
+		if (r >= 0 && ph.p_type == PT_NOTE)
+			r = read_notes(files, &ph, pvh);
+	}
+	return r;
+}
+
+static int finish_pvh(const struct boot_files *files, struct memory_map *map,
+		      const struct layout *layout, uint64_t end)
+{
+	uint64_t initrd;
+
+	int r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
+	if (r >= 0)
+		r = write_cmdline(map, files->cmdline, CMDLINE_MAX);
+	return r < 0 ? r : write_start_info(files, map, layout, initrd);
+}
+
 static int load_elf(const struct boot_files *files, struct memory_map *map,
-		    const struct layout *layout, const Elf64_Ehdr *eh, struct boot_entry *ret)
+		    const struct layout *layout, const uint8_t *bytes, struct boot_entry *ret)
 {
 	struct boot_entry entry = { .protocol = BOOT_PVH, .info = PVH_INFO_BASE };
 	uint64_t end = LAYOUT_KERNEL_BASE;
-	uint64_t initrd;
-	int r = 0;
+	uint64_t elf_entry = UINT64_MAX;
+	struct elf_head head;
+	bool multiboot = false;
+	uint32_t flags = 0;
 
-	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64 ||
-	    eh->e_phentsize != sizeof(Elf64_Phdr))
-		return log_err(0, "boot: kernel '%s' is ELF, but not for x86-64",
-			       files->kernel_path),
-		       -EINVAL;
-	for (unsigned int i = 0; i < eh->e_phnum && r >= 0; i++) {
-		Elf64_Phdr ph;
-		uint64_t at = (uint64_t)i * sizeof(ph);
-		if (eh->e_phoff > UINT64_MAX - at ||
-		    fd_read_at(files->kernel_fd, &ph, sizeof(ph), eh->e_phoff + at) < 0)
-			return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
-			       -EINVAL;
-		if (ph.p_type == PT_LOAD)
-			r = load_segment(files, map, layout, &ph, &end);
-		if (ph.p_type == PT_NOTE)
-			r = read_notes(files, &ph, &entry);
-	}
+	int r = read_elf_head(files, bytes, &head);
+	if (r >= 0)
+		r = load_segments(files, map, layout, &head, &entry, &elf_entry, &end);
+	if (r >= 0 && entry.address == 0)
+		r = find_multiboot(files, &multiboot, &flags);
 	if (r < 0)
 		return r;
-	if (entry.address == 0)
+	if (entry.address == 0 && !multiboot)
 		return log_err(0,
-			       "boot: kernel '%s' is ELF without a PVH entry note; build it with "
-			       "CONFIG_PVH=y or give its bzImage",
+			       "boot: kernel '%s' is ELF with neither a PVH entry note nor a "
+			       "multiboot header; build it with CONFIG_PVH=y or give its bzImage",
 			       files->kernel_path),
 		       -EINVAL;
-	r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
+	flags &= MULTIBOOT_REQUIRED;
+	if (flags & ~(MULTIBOOT_PAGE_ALIGN | MULTIBOOT_MEMORY_INFO))
+		return log_err(0,
+			       "boot: kernel '%s' wants more of multiboot than there is (flags "
+			       "0x%x): only page alignment (1) and memory (2) are",
+			       files->kernel_path, flags),
+		       -EINVAL;
+	if (multiboot)
+		entry.address = elf_entry;
+	r = multiboot ? finish_multiboot(files, map, layout, end, &entry)
+		      : finish_pvh(files, map, layout, end);
 	if (r >= 0)
-		r = write_cmdline(map, files->cmdline, CMDLINE_MAX);
-	if (r >= 0)
-		r = write_start_info(files, map, layout, initrd);
-	if (r < 0)
-		return r;
-	*ret = entry;
-	return 0;
+		*ret = entry;
+	return r;
 }
 
 int boot_load(const struct boot_files *files, struct memory_map *map,
@@ -516,7 +748,7 @@ int boot_load(const struct boot_files *files, struct memory_map *map,
 	if (r < 0)
 		return log_err(r, "boot: reading '%s'", files->kernel_path);
 	if (size >= sizeof(head.elf) && memcmp(head.bytes, ELFMAG, SELFMAG) == 0)
-		return load_elf(files, map, layout, &head.elf, ret_entry);
+		return load_elf(files, map, layout, head.bytes, ret_entry);
 	size_t at = offsetof(struct boot_params, hdr);
 	if (size >= at + sizeof(header)) {
 		memcpy(&header, head.bytes + at, sizeof(header));
@@ -554,6 +786,7 @@ void boot_set_registers(const struct boot_entry *entry, struct kvm_regs *regs,
 	*regs = (struct kvm_regs){ .rip = entry->address, .rflags = 2 };
 	if (!long_mode) {
 		regs->rbx = entry->info;
+		regs->rax = entry->protocol == BOOT_MULTIBOOT ? MULTIBOOT_MAGIC : 0;
 		return;
 	}
 	regs->rsi = entry->info;

@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * boot.h - direct boot without firmware: a bzImage by the Linux 64-bit boot protocol
- * (Documentation/arch/x86/boot.rst), an ELF kernel by PVH (the Xen x86/HVM direct boot ABI).
+ * (Documentation/arch/x86/boot.rst), an ELF kernel by PVH (the Xen x86/HVM direct boot ABI) or,
+ * if it has no PVH note, by Multiboot (Multiboot Specification 0.6.96). ELF may be of 32 or of 64
+ * bits; either is entered in 32-bit protected mode.
+ *
+ * A Multiboot kernel is handed memory, memory map, command line (the kernel's path is its first
+ * word, as QEMU and GRUB have it), an initrd as its one module, and our name. One that requires a
+ * video mode or a.out fields, or anything newer, is refused.
  *
  * Threads: one; vCPUs parked.
  */
@@ -20,7 +26,7 @@ struct kvm_regs;
 struct kvm_sregs;
 struct memory_map;
 
-enum boot_protocol { BOOT_LINUX_64, BOOT_PVH };
+enum boot_protocol { BOOT_LINUX_64, BOOT_PVH, BOOT_MULTIBOOT };
 
 /* The files of a guest, open as long as it may be reset. */
 struct boot_files {
@@ -37,7 +43,7 @@ struct boot_files {
 struct boot_entry {
 	enum boot_protocol protocol;
 	uint64_t address;
-	uint64_t info; /* the boot_params, or the PVH start info */
+	uint64_t info; /* the boot_params, the PVH start info, or the Multiboot information */
 	bool linux_guest;
 };
 

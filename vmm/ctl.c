@@ -26,17 +26,18 @@ static const char help[] =
 	"Talks to a running guest by its control socket: SOCKET is the path that was\n"
 	"given to ballast run --qmp unix:PATH.\n"
 	"\n"
+	"  status        whether the guest runs, its vCPUs, memory and PCI devices\n"
 	"  balloon SIZE  ask the guest to keep SIZE of its memory (as 512M or 4G), and\n"
-	"                to give up the rest. It may take its time, or never comply\n"
-	"  memory        what the balloon holds, what the host has got of it, and who\n"
-	"                keeps it from getting more\n"
+	"                to give up the rest; it may never comply\n"
+	"  memory        what the balloon holds, what the host has, and why not more\n"
 	"  stats         ask the guest's balloon driver for memory statistics\n"
 	"  policy POLICY what becomes of the balloon's memory while a device is\n"
 	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
 	"  auto on|off   whether the balloon follows what guest and host need\n"
 	"  link NAME on|off  plug in, or pull, the cable of network card NAME (net0)\n"
-	"  powerdown     press the power button: the guest may switch itself off\n"
-	"  quit          end the guest at once\n"
+	"  attach|detach BDF  assign a device, or take it back (no hot-plug yet)\n"
+	"  stop, cont    halt the guest's vCPUs, let them go on\n"
+	"  reset, powerdown, quit  reset it; press its power button; end it at once\n"
 	"\n"
 	"  --json        print the answer as it came\n"
 	"  -h, --help    this text\n"
@@ -53,7 +54,7 @@ struct ctl {
 	const char *path;
 	const struct command *command;
 	uint64_t size;    /* of `balloon` */
-	const char *word; /* of `policy`, `auto` and `link` */
+	const char *word; /* of `policy`, `auto` and `link`; the BDF of `attach` and `detach` */
 	const char *name; /* of `link` */
 	int fd;           /* owned */
 	char *line;       /* in `input`: the last line that came; good until the next */
@@ -64,7 +65,7 @@ struct ctl {
 
 struct command {
 	const char *name;
-	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND, NAME_AND_WORD } operand;
+	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND, BDF_OPERAND, NAME_AND_WORD } operand;
 	int (*run)(struct ctl *c);
 };
 
@@ -151,17 +152,22 @@ static int send_text(struct ctl *c, const char *text)
 	return 0;
 }
 
-/* Takes `arguments`, which may be NULL. */
+/*
+ * With its newline at once: the guest may have ended, and the socket with it, as soon as the last
+ * brace is there. Takes `arguments`, which may be NULL.
+ */
 static int send_command(struct ctl *c, const char *name, json_t *arguments)
 {
 	json_t *request = json_pack("{s:s,s:o*}", "execute", name, "arguments", arguments);
 	autofree char *text = request ? json_dumps(request, 0) : NULL;
+	autofree char *line = NULL;
 
 	json_decref(request);
-	if (!text)
+	if (!text || asprintf(&line, "%s\n", text) < 0) {
+		line = NULL; /* it is not defined otherwise */
 		return log_err(-ENOMEM, "ctl: a command");
-	int r = send_text(c, text);
-	return r < 0 ? r : send_text(c, "\n");
+	}
+	return send_text(c, line);
 }
 
 /* The whole answer: its member is "return" or "error". Takes `arguments`. */
@@ -329,6 +335,35 @@ static int quit_run(struct ctl *c)
 	return just_do(c, "quit", NULL, "the guest is ended");
 }
 
+static int stop_run(struct ctl *c)
+{
+	return just_do(c, "stop", NULL, "the guest is stopped");
+}
+
+static int cont_run(struct ctl *c)
+{
+	return just_do(c, "cont", NULL, "the guest goes on");
+}
+
+static int reset_run(struct ctl *c)
+{
+	return just_do(c, "system_reset", NULL, "the guest is reset");
+}
+
+static int attach_run(struct ctl *c)
+{
+	return just_do(c, "device_add",
+		       json_pack("{s:s,s:s,s:s}", "driver", "vfio-pci", "host", c->word, "id",
+				 c->word),
+		       "the device is attached");
+}
+
+static int detach_run(struct ctl *c)
+{
+	return just_do(c, "device_del", json_pack("{s:s}", "id", c->word),
+		       "the guest is asked for the device");
+}
+
 static int policy_run(struct ctl *c)
 {
 	return just_do(c, "x-ballast-set-policy", json_pack("{s:s}", "policy", c->word),
@@ -407,6 +442,108 @@ static int balloon_run(struct ctl *c)
 	if (r >= 0 && c->output == FOR_PEOPLE && loss)
 		r = print_loss(loss);
 	json_decref(result);
+	return r;
+}
+
+/* Status */
+
+static const char *const status_parts[] = { "query-status", "query-memory-size-summary",
+					    "query-cpus-fast", "query-pci" };
+
+/* *ret: the answers by the names of the commands. */
+static int get_status(struct ctl *c, json_t **ret)
+{
+	json_t *status = json_object();
+	int r = 0;
+
+	for (unsigned int i = 0; i < nitems(status_parts) && r >= 0; i++) {
+		json_t *part = NULL;
+		r = get_result(c, status_parts[i], NULL, &part);
+		if (r >= 0 && json_object_set_new(status, status_parts[i], part) < 0)
+			r = log_err(-ENOMEM, "ctl: status");
+	}
+	*ret = status;
+	return r;
+}
+
+static int print_cpus(const json_t *cpus)
+{
+	json_error_t error;
+	size_t i;
+	json_t *cpu;
+
+	printf("cpus     %zu, threads", json_array_size(cpus));
+	json_array_foreach(cpus, i, cpu)
+	{
+		json_int_t id = 0;
+		if (json_unpack_ex(cpu, &error, 0, "{s:I}", "thread-id", &id) < 0)
+			return misunderstood(&error);
+		printf(" %lld", (long long)id);
+	}
+	putchar('\n');
+	return 0;
+}
+
+static int print_pci_device(json_t *device)
+{
+	int slot = 0, function = 0, vendor = 0, id = 0;
+	json_error_t error;
+	const char *name = NULL;
+
+	if (json_unpack_ex(device, &error, 0, "{s:i,s:i,s:s,s:{s:i,s:i}}", "slot", &slot,
+			   "function", &function, "qdev_id", &name, "id", "vendor", &vendor,
+			   "device", &id) < 0)
+		return misunderstood(&error);
+	printf("pci      %02x.%x  %04x:%04x  %s\n", (unsigned int)slot, (unsigned int)function,
+	       (unsigned int)vendor, (unsigned int)id, name);
+	return 0;
+}
+
+static int print_pci(const json_t *buses)
+{
+	json_t *devices = json_object_get(json_array_get(buses, 0), "devices");
+	size_t i;
+	json_t *device;
+
+	json_array_foreach(devices, i, device)
+	{
+		int r = print_pci_device(device);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int print_status(json_t *status)
+{
+	json_t *cpus = NULL, *pci = NULL; /* borrowed */
+	char text[TEXT_SIZE];
+	json_error_t error;
+	const char *state = NULL;
+	json_int_t ram = 0;
+
+	if (json_unpack_ex(status, &error, 0, "{s:{s:s},s:{s:I},s:o,s:o}", "query-status",
+			   "status", &state, "query-memory-size-summary", "base-memory", &ram,
+			   "query-cpus-fast", &cpus, "query-pci", &pci) < 0)
+		return misunderstood(&error);
+	printf("status   %s\nmemory   %s\n", state, format_bytes(ram, text));
+	int r = print_cpus(cpus);
+	return r < 0 ? r : print_pci(pci);
+}
+
+static int status_run(struct ctl *c)
+{
+	json_t *status = NULL;
+
+	int r = get_status(c, &status);
+	autofree char *text = r >= 0 && c->output == AS_JSON ? json_dumps(status, 0) : NULL;
+	if (text)
+		puts(text);
+	else if (r >= 0 && c->output == AS_JSON)
+		r = log_err(-ENOMEM, "ctl: status");
+	else if (r >= 0)
+		r = print_status(status);
+	json_decref(status);
 	return r;
 }
 
@@ -696,6 +833,9 @@ static int stats_run(struct ctl *c)
 /* The command line */
 
 static const struct command commands[] = {
+	{ "status", NO_OPERAND, status_run },       { "attach", BDF_OPERAND, attach_run },
+	{ "detach", BDF_OPERAND, detach_run },      { "stop", NO_OPERAND, stop_run },
+	{ "cont", NO_OPERAND, cont_run },           { "reset", NO_OPERAND, reset_run },
 	{ "balloon", SIZE_OPERAND, balloon_run },   { "memory", NO_OPERAND, memory_run },
 	{ "stats", NO_OPERAND, stats_run },         { "policy", WORD_OPERAND, policy_run },
 	{ "auto", WORD_OPERAND, auto_run },         { "link", NAME_AND_WORD, link_run },
@@ -735,8 +875,9 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	c->command = find_command(operands[1]);
 	if (!c->command)
 		return log_err(0,
-			       "ctl: command '%s': it is one of balloon, memory, stats, "
-			       "policy, auto, link, powerdown, quit",
+			       "ctl: command '%s': it is one of status, balloon, memory, stats, "
+			       "policy, auto, link, attach, detach, stop, cont, reset, "
+			       "powerdown, quit",
 			       operands[1]),
 		       -EINVAL;
 	unsigned int nr_wanted = c->command->operand == NO_OPERAND      ? 2
@@ -755,6 +896,14 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 			       -EINVAL;
 		c->name = operands[2];
 		return parse_word(c, operands[3]);
+	}
+	if (c->command->operand == BDF_OPERAND) {
+		c->word = operands[2];
+		return c->word && *c->word
+			       ? 0
+			       : (log_err(0, "ctl: %s: which device? As %s 0000:01:00.0",
+					  c->command->name, c->command->name),
+				  -EINVAL);
 	}
 	if (c->command->operand == WORD_OPERAND)
 		return parse_word(c, nr_operands < nr_wanted ? "" : operands[2]);

@@ -127,6 +127,16 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "BALLST", "BALLAST ", 1)
 			})
 		}
 
+		/* pvpanic: by ACPI rather than PCI, so that no boot pays for config space to be scanned. */
+		Device (PVPN)
+		{
+			Name (_HID, "QEMU0001")
+			Name (_CRS, ResourceTemplate ()
+			{
+				IO (Decode16, LAYOUT_PANIC_PORT, LAYOUT_PANIC_PORT, 1, 1)
+			})
+		}
+
 		Device (PWRB)
 		{
 			Name (_HID, EisaId ("PNP0C0C"))

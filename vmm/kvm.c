@@ -288,6 +288,11 @@ int kvm_set_mp_state(int vcpu_fd, struct kvm_mp_state *state)
 	return call(vcpu_fd, KVM_SET_MP_STATE, state);
 }
 
+int kvm_clock_paused(int vcpu_fd)
+{
+	return call_value(vcpu_fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 int kvm_enter(int vcpu_fd)
 {
 	return call_value(vcpu_fd, KVM_RUN, 0);

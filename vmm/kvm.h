@@ -64,6 +64,8 @@ must_check int kvm_get_lapic(int vcpu_fd, struct kvm_lapic_state *lapic);
 must_check int kvm_set_lapic(int vcpu_fd, struct kvm_lapic_state *lapic);
 must_check int kvm_get_mp_state(int vcpu_fd, struct kvm_mp_state *state);
 must_check int kvm_set_mp_state(int vcpu_fd, struct kvm_mp_state *state);
+/* Tells a guest with a KVM clock that it stood still. -EINVAL: it has none. */
+must_check int kvm_clock_paused(int vcpu_fd);
 /* -EINTR: a signal, or immediate_exit. -EAGAIN: an AP that was never started. */
 must_check int kvm_enter(int vcpu_fd);
 

@@ -55,6 +55,7 @@
 #define LAYOUT_POWER_EVENT_PORT 0x603
 #define LAYOUT_POWER_GSI 9
 #define LAYOUT_EXIT_PORT 0xf4
+#define LAYOUT_PANIC_PORT 0x505
 
 #ifndef __ASL__
 #include <stdint.h>

@@ -36,51 +36,62 @@
  * a reset: who asks for it from outside, or a device that failed, asks only once.
  */
 
-static void request(struct machine *m, enum power_event event, int status)
+static void request(struct machine *m, enum power_event event, int status, const char *cause)
 {
 	pthread_mutex_lock(&m->lock);
 	if (!m->requested || (m->request == POWER_RESET && event != POWER_RESET)) {
 		m->requested = true;
 		m->request = event;
 		m->request_status = status;
+		m->cause = cause;
 	}
 	pthread_mutex_unlock(&m->lock);
 	vcpu_gate_close(&m->gate);
 	eventfd_signal(m->wake.fd);
 }
 
+/* Nobody is parked for this: the event loop has something to tell. */
+static void wake(struct machine *m, bool *what)
+{
+	if (!__atomic_exchange_n(what, true, __ATOMIC_SEQ_CST))
+		eventfd_signal(m->wake.fd);
+}
+
 static void power_requested(void *opaque, enum power_event event, uint8_t code)
 {
-	request(opaque, event, event == POWER_EXIT ? code : STATUS_POWER_OFF);
+	struct machine *m = opaque;
+
+	switch (event) {
+	case POWER_OFF: request(m, event, STATUS_POWER_OFF, "guest-shutdown"); break;
+	case POWER_EXIT: request(m, event, code, "guest-shutdown"); break;
+	case POWER_RESET: request(m, event, 0, "guest-reset"); break;
+	case POWER_PANIC: request(m, event, STATUS_PANICKED, "guest-panic"); break;
+	case POWER_CRASH_LOADED: wake(m, &m->crash_loaded); break;
+	}
 }
 
 static void vcpu_event(void *opaque, enum vcpu_event event)
 {
 	switch (event) {
-	case VCPU_CRASHED: request(opaque, POWER_EXIT, STATUS_CRASHED); break;
-	case VCPU_SHUTDOWN: request(opaque, POWER_OFF, STATUS_POWER_OFF); break;
-	case VCPU_RESET: request(opaque, POWER_RESET, 0); break;
+	case VCPU_CRASHED: request(opaque, POWER_EXIT, STATUS_CRASHED, "host-error"); break;
+	case VCPU_SHUTDOWN:
+		request(opaque, POWER_OFF, STATUS_POWER_OFF, "guest-shutdown");
+		break;
+	case VCPU_RESET: request(opaque, POWER_RESET, 0, "guest-reset"); break;
 	}
 }
 
-/* Whoever asks for it. */
-static void press_button(struct machine *m)
-{
-	figures_event(&m->figures, "powerdown", NULL);
-	power_press_button(&m->power);
-}
-
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
-static void stop_requested(struct machine *m, const char *who)
+static void stop_requested(struct machine *m, const char *who, const char *cause)
 {
 	if (!m->button_pressed) {
 		m->button_pressed = true;
 		log_info("%s: pressing the power button; once more stops at once", who);
-		press_button(m);
+		machine_power_down(m);
 		return;
 	}
 	log_info("%s: stopping, the guest did not switch itself off", who);
-	request(m, POWER_EXIT, STATUS_FAILED);
+	request(m, POWER_EXIT, STATUS_FAILED, cause);
 }
 
 static void console_commanded(void *opaque, enum console_command command)
@@ -88,9 +99,9 @@ static void console_commanded(void *opaque, enum console_command command)
 	struct machine *m = opaque;
 
 	if (command == CONSOLE_POWER_BUTTON)
-		press_button(m);
+		machine_power_down(m);
 	else
-		stop_requested(m, "console");
+		stop_requested(m, "console", "host-ui");
 }
 
 /* All vCPUs parked. */
@@ -100,16 +111,22 @@ static void print_state(struct machine *m)
 		vcpu_print(&m->vcpus[i]);
 }
 
+/* The vCPUs are parked; they run again unless there is a reason why not. */
+static void resume(struct machine *m)
+{
+	pthread_mutex_lock(&m->lock);
+	bool requested = m->requested;
+	pthread_mutex_unlock(&m->lock);
+	if (!requested && !m->paused)
+		vcpus_resume(&m->gate);
+}
+
 /* For people who want to know what a guest is at. */
 static void state_asked(struct machine *m)
 {
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	print_state(m);
-	pthread_mutex_lock(&m->lock);
-	bool requested = m->requested;
-	pthread_mutex_unlock(&m->lock);
-	if (!requested)
-		vcpus_resume(&m->gate);
+	resume(m);
 }
 
 /* The terminal has another size, or may have. */
@@ -134,9 +151,11 @@ static void signal_ready(struct event_source *source, uint32_t events)
 	else if (info.ssi_signo == SIGWINCH)
 		look_at_window(m);
 	else
-		stop_requested(m, info.ssi_signo == SIGINT   ? "SIGINT"
-				  : info.ssi_signo == SIGHUP ? "SIGHUP"
-							     : "SIGTERM");
+		stop_requested(m,
+			       info.ssi_signo == SIGINT   ? "SIGINT"
+			       : info.ssi_signo == SIGHUP ? "SIGHUP"
+							  : "SIGTERM",
+			       "host-signal");
 }
 
 static void timer_ready(struct event_source *source, uint32_t events)
@@ -146,7 +165,7 @@ static void timer_ready(struct event_source *source, uint32_t events)
 	(void)events;
 	(void)eventfd_take(source->fd); /* the same eight bytes */
 	log_info("--timeout of %u s ran out: stopping", m->config.timeout);
-	request(m, POWER_EXIT, STATUS_TIMEOUT);
+	request(m, POWER_EXIT, STATUS_TIMEOUT, "host-signal");
 }
 
 static void device_err_ready(struct event_source *source, uint32_t events)
@@ -159,7 +178,7 @@ static void device_err_ready(struct event_source *source, uint32_t events)
 	(void)log_err(0,
 		      "vfio: %s reports an error it does not recover from: stopping the guest",
 		      d->pci->device.name);
-	request(d->machine, POWER_EXIT, STATUS_FAILED);
+	request(d->machine, POWER_EXIT, STATUS_FAILED, "host-error");
 }
 
 /* The kernel repeats itself until the device is given back; once is enough for people. */
@@ -215,25 +234,27 @@ static int reset_guest(struct machine *m)
 	return r < 0 ? r : prepare_boot(m);
 }
 
-static void end(struct machine *m, int status)
+static void end(struct machine *m, int status, const char *cause)
 {
 	m->status = status;
+	qmp_event_reason(&m->qmp, "SHUTDOWN", cause);
 	event_loop_stop(&m->loop);
 }
 
 static void restart(struct machine *m)
 {
 	if (reset_guest(m) < 0) {
-		end(m, STATUS_FAILED);
+		end(m, STATUS_FAILED, "host-error");
 		return;
 	}
+	__atomic_store_n(&m->crash_loaded, false, __ATOMIC_SEQ_CST);
+	m->crash_told = false;
 	/* Another reset was of the guest that is gone; an end, whoever asked for it, still comes. */
 	pthread_mutex_lock(&m->lock);
-	bool ends = m->requested && m->request != POWER_RESET;
-	m->requested = ends;
+	m->requested = m->requested && m->request != POWER_RESET;
 	pthread_mutex_unlock(&m->lock);
-	if (!ends)
-		vcpus_resume(&m->gate);
+	qmp_event_reason(&m->qmp, "RESET", m->reset_cause);
+	resume(m);
 }
 
 /*
@@ -252,8 +273,9 @@ static void restart_if_ready(struct machine *m)
 	restart(m);
 }
 
-static void reboot(struct machine *m)
+static void reset(struct machine *m, const char *cause)
 {
+	m->reset_cause = cause;
 	if (m->nr_resets++ < LOG_GUEST_BURST)
 		log_info("guest resets%s", m->nr_resets == LOG_GUEST_BURST
 						   ? "; further resets are not reported"
@@ -261,7 +283,7 @@ static void reboot(struct machine *m)
 	figures_event(&m->figures, "reset", NULL);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	if (reset_devices(m) < 0) {
-		end(m, STATUS_FAILED);
+		end(m, STATUS_FAILED, "host-error");
 		return;
 	}
 	m->restarts = true;
@@ -289,6 +311,27 @@ static void balloon_event(void *opaque, enum virtio_balloon_event event)
 	}
 }
 
+/* With QMP only; the balloon's lock is held. */
+static void balloon_changed(void *opaque)
+{
+	struct machine *m = opaque;
+
+	wake(m, &m->balloon_changed);
+}
+
+/* What vCPUs have left to be told, while they run on. */
+static void tell_news(struct machine *m)
+{
+	if (__atomic_exchange_n(&m->balloon_changed, false, __ATOMIC_SEQ_CST))
+		qmp_balloon_changed(&m->qmp);
+	/* That of this boot is told; the next boot may have one again. */
+	if (!m->crash_told && __atomic_load_n(&m->crash_loaded, __ATOMIC_SEQ_CST)) {
+		m->crash_told = true;
+		log_info("guest panicked: its crash kernel takes over");
+		qmp_event_action(&m->qmp, "GUEST_CRASHLOADED", "run");
+	}
+}
+
 static void wake_ready(struct event_source *source, uint32_t events)
 {
 	struct machine *m = container_of(source, struct machine, wake);
@@ -299,21 +342,31 @@ static void wake_ready(struct event_source *source, uint32_t events)
 	bool requested = m->requested;
 	enum power_event event = m->request;
 	int status = m->request_status;
+	const char *cause = m->cause;
 	pthread_mutex_unlock(&m->lock);
-	if (!requested)
+	tell_news(m);
+	/* While a reset waits for devices its own request stands. */
+	if (!requested || (m->restarts && event == POWER_RESET))
 		return;
 	switch (event) {
 	case POWER_OFF:
 		log_info("guest switched itself off");
-		end(m, STATUS_POWER_OFF);
+		end(m, STATUS_POWER_OFF, cause);
 		break;
-	case POWER_EXIT: end(m, status); break;
+	case POWER_EXIT: end(m, status, cause); break;
 	case POWER_RESET:
 		if (m->config.on_reset == ON_RESET_EXIT)
-			end(m, STATUS_RESET);
+			end(m, STATUS_RESET, cause);
 		else
-			reboot(m);
+			reset(m, cause);
 		break;
+	case POWER_PANIC:
+		log_info("guest panicked");
+		figures_event(&m->figures, "panic", NULL);
+		qmp_event_action(&m->qmp, "GUEST_PANICKED", "poweroff");
+		end(m, status, cause);
+		break;
+	case POWER_CRASH_LOADED: break; /* no request */
 	}
 }
 
@@ -675,8 +728,8 @@ static int add_platform(struct machine *m)
 		r = rtc_init(&m->rtc, &m->pio);
 	if (r >= 0)
 		r = power_init(&m->power, &m->pio, &m->wires.wires, LAYOUT_POWER_PORT,
-			       LAYOUT_POWER_GSI, m->config.exit_port ? LAYOUT_EXIT_PORT : 0,
-			       &handler);
+			       LAYOUT_POWER_GSI, LAYOUT_PANIC_PORT,
+			       m->config.exit_port ? LAYOUT_EXIT_PORT : 0, &handler);
 	if (r >= 0)
 		r = serial_init(&m->serial, &m->pio, &m->wires.wires, LAYOUT_SERIAL_PORT,
 				LAYOUT_SERIAL_GSI, &backend);
@@ -770,6 +823,7 @@ static int add_balloon(struct machine *m)
 	if (!config->has_balloon)
 		return 0;
 	balloon.event = balloon_event;
+	balloon.changed = config->qmp ? balloon_changed : NULL;
 	balloon.opaque = m;
 	int r = virtio_balloon_init(&m->balloon, &m->map, &m->reclaim, &m->loop, &balloon);
 	if (r >= 0)
@@ -1222,10 +1276,38 @@ int machine_set_link(struct machine *m, const char *name, bool up)
 
 void machine_power_down(struct machine *m)
 {
-	press_button(m);
+	figures_event(&m->figures, "powerdown", NULL);
+	power_press_button(&m->power);
+	qmp_event(&m->qmp, "POWERDOWN");
+}
+
+void machine_pause(struct machine *m)
+{
+	if (m->paused)
+		return;
+	m->paused = true;
+	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
+	log_info("the guest is stopped");
+	qmp_event(&m->qmp, "STOP");
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	m->paused = false;
+	vcpus_tell_pause(m->vcpus, m->nr_vcpus);
+	log_info("the guest goes on");
+	qmp_event(&m->qmp, "RESUME");
+	resume(m);
+}
+
+void machine_reset(struct machine *m)
+{
+	request(m, POWER_RESET, 0, "host-qmp-system-reset");
 }
 
 void machine_quit(struct machine *m)
 {
-	request(m, POWER_EXIT, STATUS_FAILED);
+	request(m, POWER_EXIT, STATUS_FAILED, "host-qmp-quit");
 }

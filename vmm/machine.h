@@ -53,13 +53,14 @@ enum exit_status {
 	STATUS_USAGE = 2,
 	STATUS_RESET = 32, /* the guest asked for a reset, and --on-reset exit */
 	STATUS_CRASHED = 33,
+	STATUS_PANICKED = 34,
 	STATUS_TIMEOUT = 124,
 };
 
 #define MACHINE_GRANULE (2ull << 20)
 #define MACHINE_GRANULE_AUTO 1ull /* as small as the IOMMU's entries allow */
 
-enum on_reset { ON_RESET_REBOOT, ON_RESET_EXIT };
+enum on_reset { ON_RESET_RESET, ON_RESET_EXIT };
 
 struct machine_device_config {
 	const char *name;
@@ -178,7 +179,13 @@ struct machine {
 	bool requested;           /* lock: a request waits for the event loop */
 	enum power_event request; /* lock */
 	int request_status;       /* lock: the exit status that goes with it */
+	const char *cause;        /* lock: of the request, in QMP's words */
 	bool button_pressed;      /* by a signal, so that the next one stops */
+	bool paused;              /* by machine_pause(); event loop */
+	bool balloon_changed;     /* atomic: a vCPU, or the event loop, tells the event loop */
+	bool crash_loaded;        /* atomic: likewise, and once a boot */
+	bool crash_told;          /* it has been; event loop */
+	const char *reset_cause;  /* of the last one; event loop */
 	unsigned int nr_resets;
 	int status;       /* what machine_run() returns */
 	bool initialised; /* there is something for machine_finish() to undo */
@@ -226,6 +233,14 @@ void machine_get_memory(struct machine *machine, struct machine_memory *ret);
 must_check int machine_set_link(struct machine *machine, const char *name, bool up);
 /* Presses the power button. */
 void machine_power_down(struct machine *machine);
+/*
+ * No vCPU runs any more when this returns, until machine_resume(). Devices go on: what the guest
+ * has asked of them is done, and an assigned one is left alone. Both do nothing if it is so already.
+ */
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+/* As if the guest had asked for it: with --on-reset exit it is the end. A paused one stays so. */
+void machine_reset(struct machine *machine);
 /* Ends the guest at once; machine_run() returns STATUS_FAILED. */
 void machine_quit(struct machine *machine);
 

@@ -509,12 +509,12 @@ static int parse_where(const char *option, const char *text, struct console_conf
 
 static int parse_on_reset(char *text, struct machine_config *config)
 {
-	if (strcmp(text, "reboot") == 0)
-		config->on_reset = ON_RESET_REBOOT;
+	if (strcmp(text, "reset") == 0)
+		config->on_reset = ON_RESET_RESET;
 	else if (strcmp(text, "exit") == 0)
 		config->on_reset = ON_RESET_EXIT;
 	else
-		return log_err(0, "--on-reset '%s': it is reboot or exit", text), -EINVAL;
+		return log_err(0, "--on-reset '%s': it is reset or exit", text), -EINVAL;
 	return 0;
 }
 
@@ -604,8 +604,8 @@ static int parse_verbose(char *text, struct machine_config *config)
 #define WHERE_WORDS "stdio none file=@ unix=@"
 
 const struct option_row option_rows[] = {
-	{ "kernel", "FILE", "bzImage (64-bit), or vmlinux ELF with a PVH entry", parse_kernel,
-	  OPTION_TEXT, .words = "@" },
+	{ "kernel", "FILE", "bzImage (64-bit), or ELF with a PVH entry or multiboot",
+	  parse_kernel, OPTION_TEXT, .words = "@" },
 	{ "initrd", "FILE", "initial RAM disk", parse_initrd, OPTION_TEXT, .words = "@" },
 	{ "cmdline", "STRING", "kernel command line (console=ttyS0, or hvc0)", parse_cmdline,
 	  OPTION_TEXT },
@@ -641,8 +641,8 @@ const struct option_row option_rows[] = {
 	  parse_serial, OPTION_TEXT, .fallback = "stdio", .words = WHERE_WORDS },
 	{ "console", "WHERE", "its hvc0 (virtio-console), likewise; without this: none",
 	  parse_console, OPTION_TEXT, .words = WHERE_WORDS },
-	{ "on-reset", "ACTION", "when the guest resets: reboot, exit (reboot)", parse_on_reset,
-	  OPTION_TEXT, .fallback = "reboot", .words = "reboot exit" },
+	{ "on-reset", "ACTION", "when the guest resets: reset, exit (reset)", parse_on_reset,
+	  OPTION_TEXT, .fallback = "reset", .words = "reset exit" },
 	{ "timeout", "SECONDS", "stop the guest after that long", parse_timeout,
 	  OPTION_NUMBER },
 	{ "exit-port", NULL, "a byte written to port 0xf4 ends it with that status",
@@ -690,7 +690,7 @@ static const char help_foot[] =
 	"press the power button, a second one stops; SIGUSR1 prints registers and exits.\n"
 	"Exit status: 0 the guest switched itself off; 1 ballast failed or was stopped;\n"
 	"2 wrong usage; 32 reset, with --on-reset exit; 33 triple fault or vCPU failure;\n"
-	"124 --timeout ran out; with --exit-port the guest's own.\n";
+	"34 guest panic; 124 --timeout ran out; with --exit-port the guest's own.\n";
 
 static int print_help(void)
 {

@@ -10,11 +10,15 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
+
+#include <linux/pci_regs.h>
 
 #include "base/fd.h"
 #include "base/log.h"
 
+#include "vfio/group.h"
 #include "vmm/machine.h"
 #include "vmm/options.h"
 
@@ -25,6 +29,12 @@
 
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
+#define MAX_PARAMETERS 3u
+#define MAX_REGIONS 64u /* of a DMA context, told about */
+#define BALLOON_PATH "/machine/peripheral/balloon0"
+#define BALLOON_ID "balloon0"
+#define BALLOON_TYPE "virtio-balloon-pci"
+#define BALLOON_EVENT_SECONDS 1
 
 /*
  * Where in its input a client is. A command is complete with its last brace: not every client
@@ -45,6 +55,7 @@ struct client {
 	struct qmp *qmp;
 	bool negotiated;
 	bool at_end;        /* it sends no more; it goes when it has been answered */
+	bool lost;          /* it does not read, or there was no memory: it goes now */
 	uint32_t waits_for; /* EPOLLIN, EPOLLOUT */
 	enum place place;
 	unsigned int depth; /* of open braces and brackets */
@@ -62,21 +73,25 @@ struct call {
 	struct machine *machine;
 	const struct command *commands; /* all there are */
 	unsigned int nr_commands;
-	const json_t *argument;  /* checked; NULL: not given */
-	const json_t *second;    /* likewise */
+	/* Checked, in the order of the parameters; NULL: not given. */
+	const json_t *arguments[MAX_PARAMETERS];
 	const char *error_class; /* with `error` */
 	json_t *error;           /* owned; what went wrong, or NULL */
+};
+
+struct parameter {
+	const char *name;
+	json_type type; /* JSON_TRUE: a boolean. A list may be left out */
+	json_int_t min; /* of an integer */
+	json_int_t max;
 };
 
 struct command {
 	const char *name;
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
-	const char *argument; /* the only one there may be, but for `second`; NULL: none */
-	json_type type;       /* of it; JSON_TRUE: a boolean. A list may be left out */
-	json_int_t min;
-	json_int_t max;
-	const char *second; /* a boolean; NULL: none */
+	struct parameter parameters[MAX_PARAMETERS]; /* up to one without a name */
+	bool takes_more;                             /* arguments nobody looks at */
 };
 
 /* Always NULL, for the caller to return. */
@@ -114,8 +129,8 @@ static json_t *qmp_capabilities_run(struct call *call)
 	if (call->client->negotiated)
 		return fail(call, COMMAND_NOT_FOUND,
 			    "qmp_capabilities comes once, and has come already");
-	if (json_array_size(call->argument) > 0) {
-		const char *name = json_string_value(json_array_get(call->argument, 0));
+	if (json_array_size(call->arguments[0]) > 0) {
+		const char *name = json_string_value(json_array_get(call->arguments[0], 0));
 		return fail(call, GENERIC_ERROR, "enable: there is no capability '%s'",
 			    name ? name : "(not a string)");
 	}
@@ -145,9 +160,104 @@ static json_t *query_commands_run(struct call *call)
 
 static json_t *query_status_run(struct call *call)
 {
-	(void)call;
-	/* A guest that does not run has no control socket. */
-	return json_pack("{s:s,s:b,s:b}", "status", "running", "running", 1, "singlestep", 0);
+	bool paused = call->machine->paused;
+
+	return json_pack("{s:s,s:b,s:b}", "status", paused ? "paused" : "running", "running",
+			 (int)!paused, "singlestep", 0);
+}
+
+/* Takes both. A list that could not be added to is none. */
+static json_t *add_to_list(json_t *list, json_t *item)
+{
+	if (json_array_append_new(list, item) == 0)
+		return list;
+	json_decref(list);
+	return NULL;
+}
+
+static json_t *query_cpus_fast_run(struct call *call)
+{
+	json_t *list = json_array();
+	char path[32];
+
+	for (unsigned int i = 0; i < call->machine->nr_vcpus && list; i++) {
+		(void)snprintf(path, sizeof(path), "/machine/cpu[%u]", i);
+		list = add_to_list(list,
+				   json_pack("{s:i,s:i,s:s,s:s,s:{s:i,s:i,s:i}}", "cpu-index",
+					     (int)i, "thread-id",
+					     vcpu_thread_id(&call->machine->vcpus[i]), "target",
+					     "x86_64", "qom-path", path, "props", "socket-id",
+					     0, "core-id", (int)i, "thread-id", 0));
+	}
+	return list;
+}
+
+static json_t *describe_bar(const struct pci_device *dev, unsigned int i)
+{
+	const struct pci_bar *bar = &dev->bars[i];
+	uint32_t bits = pci_get_32(dev, PCI_BASE_ADDRESS_0 + 4 * i);
+	bool prefetch = i != PCI_ROM && (bits & PCI_BASE_ADDRESS_MEM_PREFETCH);
+	/* As QEMU has them: the ROM is number 6, and what is not mapped is at -1. */
+	json_int_t address = bar->address == PCI_UNMAPPED ? -1 : number(bar->address);
+
+	if (bar->kind == PCI_BAR_IO)
+		return json_pack("{s:i,s:s,s:I,s:I}", "bar", (int)i, "type", "io", "address",
+				 address, "size", number(bar->region.size));
+	return json_pack("{s:i,s:s,s:I,s:I,s:b,s:b}", "bar", (int)i, "type", "memory",
+			 "address", address, "size", number(bar->region.size), "prefetch",
+			 (int)prefetch, "mem_type_64", (int)(bar->kind == PCI_BAR_MEM64));
+}
+
+static json_t *describe_pci_device(const struct pci_device *dev)
+{
+	int pin = dev->config[PCI_INTERRUPT_PIN];
+	json_t *regions = json_array();
+
+	for (unsigned int i = 0; i < PCI_NR_BARS && regions; i++) {
+		if (dev->bars[i].kind != PCI_BAR_NONE)
+			regions = add_to_list(regions, describe_bar(dev, i));
+	}
+	json_t *irq = pin ? json_integer(pci_intx_gsi(dev, (unsigned int)pin)) : NULL;
+	return json_pack("{s:i,s:i,s:i,s:s,s:i,s:o*,s:{s:i},s:{s:i,s:i,s:i,s:i},s:o}", "bus", 0,
+			 "slot", dev->devfn >> 3, "function", dev->devfn & 7, "qdev_id",
+			 dev->name, "irq_pin", pin, "irq", irq, "class_info", "class",
+			 (int)pci_get_16(dev, PCI_CLASS_DEVICE), "id", "vendor",
+			 (int)pci_get_16(dev, PCI_VENDOR_ID), "device",
+			 (int)pci_get_16(dev, PCI_DEVICE_ID), "subsystem-vendor",
+			 (int)pci_get_16(dev, PCI_SUBSYSTEM_VENDOR_ID), "subsystem",
+			 (int)pci_get_16(dev, PCI_SUBSYSTEM_ID), "regions", regions);
+}
+
+static json_t *query_pci_run(struct call *call)
+{
+	struct pci_bus *bus = &call->machine->pci;
+	json_t *devices = json_array();
+
+	pthread_mutex_lock(&bus->lock);
+	for (unsigned int i = 0; i < PCI_NR_DEVFNS && devices; i++) {
+		if (bus->devices[i])
+			devices = add_to_list(devices, describe_pci_device(bus->devices[i]));
+	}
+	pthread_mutex_unlock(&bus->lock);
+	return json_pack("[{s:i,s:o}]", "bus", 0, "devices", devices);
+}
+
+static json_t *stop_run(struct call *call)
+{
+	machine_pause(call->machine);
+	return json_object();
+}
+
+static json_t *cont_run(struct call *call)
+{
+	machine_resume(call->machine);
+	return json_object();
+}
+
+static json_t *system_reset_run(struct call *call)
+{
+	machine_reset(call->machine);
+	return json_object();
 }
 
 static json_t *system_powerdown_run(struct call *call)
@@ -202,7 +312,7 @@ static json_t *describe_asking(const struct machine_memory *memory)
 
 static json_t *balloon_run(struct call *call)
 {
-	json_int_t value = json_integer_value(call->argument);
+	json_int_t value = json_integer_value(call->arguments[0]);
 	struct machine_memory memory;
 
 	int r = machine_set_memory(call->machine, (uint64_t)value);
@@ -229,6 +339,14 @@ static json_t *query_balloon_run(struct call *call)
 	if (!memory.has_balloon)
 		return fail_without_balloon(call);
 	return json_pack("{s:I}", "actual", number(memory.ram - memory.balloon.actual));
+}
+
+static json_t *query_memory_size_summary_run(struct call *call)
+{
+	struct machine_memory memory;
+
+	machine_get_memory(call->machine, &memory);
+	return json_pack("{s:I,s:i}", "base-memory", number(memory.ram), "plugged-memory", 0);
 }
 
 static json_t *describe_counts(const struct reclaim_counts *counts)
@@ -338,6 +456,189 @@ static json_t *x_ballast_query_guest_stats_run(struct call *call)
 			 number(stats.nr_updates), "stats", describe_stats(&stats));
 }
 
+/* QEMU's way to the same: an object with properties. */
+
+static bool is_balloon(const struct call *call, const char *path)
+{
+	return call->machine->config.has_balloon &&
+	       (strcmp(path, BALLOON_PATH) == 0 || strcmp(path, BALLOON_ID) == 0);
+}
+
+static json_t *fail_without_object(struct call *call, const char *path)
+{
+	return fail(call, DEVICE_NOT_FOUND,
+		    "path '%s': there is no such object; with --balloon there is " BALLOON_PATH,
+		    path);
+}
+
+static json_t *fail_without_property(struct call *call, const char *name)
+{
+	return fail(call, GENERIC_ERROR,
+		    "property '%s': it is none of type, guest-stats, "
+		    "guest-stats-polling-interval",
+		    name);
+}
+
+static json_t *list_one(const char *name, const char *type)
+{
+	return json_pack("[{s:s,s:s}]", "name", name, "type", type);
+}
+
+static json_t *qom_list_run(struct call *call)
+{
+	const char *path = json_string_value(call->arguments[0]);
+
+	if (is_balloon(call, path))
+		return json_pack("[{s:s,s:s},{s:s,s:s},{s:s,s:s}]", "name", "type", "type",
+				 "string", "name", "guest-stats", "type", "guest statistics",
+				 "name", "guest-stats-polling-interval", "type", "int");
+	if (strcmp(path, "/") == 0)
+		return list_one("machine", "child<machine>");
+	if (strcmp(path, "/machine") == 0)
+		return list_one("peripheral", "child<container>");
+	if (strcmp(path, "/machine/peripheral") == 0)
+		return call->machine->config.has_balloon
+			       ? list_one(BALLOON_ID, "child<" BALLOON_TYPE ">")
+			       : json_array();
+	return fail_without_object(call, path);
+}
+
+/* All there are: -1 is for what the guest does not report. */
+static json_t *describe_all_stats(const struct virtio_balloon_stats *stats)
+{
+	json_t *list = json_object();
+	char name[64];
+
+	for (unsigned int tag = 0; tag < VIRTIO_BALLOON_NR_STATS; tag++) {
+		uint64_t value = stats->values[tag];
+		json_t *item =
+			json_integer(value == VIRTIO_BALLOON_NO_STAT ? -1 : number(value));
+		(void)snprintf(name, sizeof(name), "stat-%s", virtio_balloon_stat_name(tag));
+		if (json_object_set_new(list, name, item) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+static json_t *qom_get_run(struct call *call)
+{
+	struct virtio_balloon *balloon = &call->machine->balloon;
+	const char *path = json_string_value(call->arguments[0]);
+	const char *name = json_string_value(call->arguments[1]);
+	struct virtio_balloon_stats stats;
+
+	if (!is_balloon(call, path))
+		return fail_without_object(call, path);
+	if (strcmp(name, "type") == 0)
+		return json_string(BALLOON_TYPE);
+	if (strcmp(name, "guest-stats-polling-interval") == 0)
+		return json_integer(virtio_balloon_get_stats_period(balloon));
+	if (strcmp(name, "guest-stats") != 0)
+		return fail_without_property(call, name);
+	virtio_balloon_get_stats(balloon, &stats);
+	return json_pack("{s:o,s:I}", "stats", describe_all_stats(&stats), "last-update",
+			 (json_int_t)stats.updated);
+}
+
+static json_t *qom_set_run(struct call *call)
+{
+	const char *path = json_string_value(call->arguments[0]);
+	const char *name = json_string_value(call->arguments[1]);
+
+	if (!is_balloon(call, path))
+		return fail_without_object(call, path);
+	if (strcmp(name, "type") == 0 || strcmp(name, "guest-stats") == 0)
+		return fail(call, GENERIC_ERROR, "property '%s' is not writable", name);
+	if (strcmp(name, "guest-stats-polling-interval") != 0)
+		return fail_without_property(call, name);
+	virtio_balloon_set_stats_period(&call->machine->balloon,
+					(unsigned int)json_integer_value(call->arguments[2]));
+	return json_object();
+}
+
+/* Hot-plug, which is not there: whoever asks shall know what to do instead. */
+
+static json_t *device_add_run(struct call *call)
+{
+	const char *driver = json_string_value(call->arguments[0]);
+
+	if (strcmp(driver, "vfio-pci") != 0)
+		return fail(call, GENERIC_ERROR,
+			    "driver '%s': it is vfio-pci, and even that cannot be added yet",
+			    driver);
+	return fail(
+		call, GENERIC_ERROR,
+		"driver 'vfio-pci': a device cannot be added to a running guest yet: start it "
+		"with --device");
+}
+
+static json_t *device_del_run(struct call *call)
+{
+	const char *id = json_string_value(call->arguments[0]);
+	const struct machine *m = call->machine;
+
+	for (unsigned int i = 0; i < m->config.nr_devices; i++) {
+		if (strcmp(m->config.devices[i].name, id) == 0)
+			return fail(call, GENERIC_ERROR,
+				    "device '%s' cannot be taken from a running guest yet: it "
+				    "is given back when the guest ends",
+				    id);
+	}
+	return fail(call, DEVICE_NOT_FOUND,
+		    "there is no device '%s': they have the names that --device gave them", id);
+}
+
+static json_t *describe_dma_regions(const struct vfio_mapping_figures *mappings,
+				    unsigned int count)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < count && list; i++) {
+		const struct vfio_mapping_figures *m = &mappings[i];
+		list = add_to_list(
+			list, json_pack("{s:s,s:I,s:I,s:I,s:I}", "name", m->name, "address",
+					number(m->gpa), "size", number(m->size), "granule",
+					number(m->granule), "mapped", number(m->mapped)));
+	}
+	return list;
+}
+
+static json_t *describe_container(struct vfio_container *container)
+{
+	struct vfio_mapping_figures mappings[MAX_REGIONS];
+	struct vfio_container_figures figures;
+	json_t *groups = json_array();
+
+	list_for_each(n, &container->groups) {
+		struct vfio_group *group = container_of(n, struct vfio_group, container_link);
+		groups = groups ? add_to_list(groups, json_integer(group->number)) : NULL;
+	}
+	vfio_container_figures(container, &figures, mappings, MAX_REGIONS);
+	unsigned int count =
+		figures.nr_mappings < MAX_REGIONS ? figures.nr_mappings : MAX_REGIONS;
+	return json_pack("{s:o,s:b,s:b,s:I,s:I,s:o}", "groups", groups, "pins",
+			 (int)container->pins, "asleep", (int)container->asleep, "entries",
+			 (json_int_t)figures.nr_entries, "max-entries",
+			 (json_int_t)figures.max_entries, "regions",
+			 describe_dma_regions(mappings, count));
+}
+
+static json_t *x_ballast_query_dma_map_run(struct call *call)
+{
+	struct machine *m = call->machine;
+	json_t *list = json_array();
+
+	pthread_mutex_lock(&m->pci.lock);
+	list_for_each(n, &m->vfio.containers) {
+		struct vfio_container *container = container_of(n, struct vfio_container, link);
+		list = list ? add_to_list(list, describe_container(container)) : NULL;
+	}
+	pthread_mutex_unlock(&m->pci.lock);
+	return list;
+}
+
 /* What may pass soon is a GenericError; what will not without a new driver, DeviceNotActive. */
 static json_t *x_ballast_request_guest_stats_run(struct call *call)
 {
@@ -359,13 +660,13 @@ static json_t *x_ballast_set_stats_period_run(struct call *call)
 	if (!call->machine->config.has_balloon)
 		return fail_without_balloon(call);
 	virtio_balloon_set_stats_period(&call->machine->balloon,
-					(unsigned int)json_integer_value(call->argument));
+					(unsigned int)json_integer_value(call->arguments[0]));
 	return json_object();
 }
 
 static json_t *x_ballast_set_policy_run(struct call *call)
 {
-	const char *name = json_string_value(call->argument);
+	const char *name = json_string_value(call->arguments[0]);
 	enum reclaim_policy policy;
 
 	if (options_parse_policy(name, &policy) < 0)
@@ -392,7 +693,7 @@ static json_t *x_ballast_set_auto_run(struct call *call)
 {
 	if (!call->machine->config.has_balloon)
 		return fail_without_balloon(call);
-	if (!json_is_true(call->argument))
+	if (!json_is_true(call->arguments[0]))
 		machine_stop_auto(call->machine);
 	else if (machine_start_auto(call->machine) < 0)
 		return fail_without_balloon(call);
@@ -401,8 +702,8 @@ static json_t *x_ballast_set_auto_run(struct call *call)
 
 static json_t *set_link_run(struct call *call)
 {
-	const char *name = json_string_value(call->argument);
-	int r = machine_set_link(call->machine, name, json_is_true(call->second));
+	const char *name = json_string_value(call->arguments[0]);
+	int r = machine_set_link(call->machine, name, json_is_true(call->arguments[1]));
 
 	if (r == -ENODEV)
 		return fail(call, DEVICE_NOT_FOUND,
@@ -416,22 +717,39 @@ static json_t *set_link_run(struct call *call)
 }
 
 static const struct command commands[] = {
-	{ "qmp_capabilities", qmp_capabilities_run, "enable", JSON_ARRAY },
+	{ "qmp_capabilities", qmp_capabilities_run, { { "enable", JSON_ARRAY } } },
 	{ "query-version", query_version_run },
 	{ "query-commands", query_commands_run },
 	{ "query-status", query_status_run },
-	{ "balloon", balloon_run, "value", JSON_INTEGER, 1, INT64_MAX },
+	{ "query-memory-size-summary", query_memory_size_summary_run },
+	{ "query-cpus-fast", query_cpus_fast_run },
+	{ "query-pci", query_pci_run },
+	{ "balloon", balloon_run, { { "value", JSON_INTEGER, 1, INT64_MAX } } },
 	{ "query-balloon", query_balloon_run },
+	{ "stop", stop_run },
+	{ "cont", cont_run },
+	{ "system_reset", system_reset_run },
 	{ "system_powerdown", system_powerdown_run },
 	{ "quit", quit_run },
-	{ "set_link", set_link_run, "name", JSON_STRING, .second = "up" },
+	{ "qom-list", qom_list_run, { { "path", JSON_STRING } } },
+	{ "qom-get", qom_get_run, { { "path", JSON_STRING }, { "property", JSON_STRING } } },
+	{ "qom-set",
+	  qom_set_run,
+	  { { "path", JSON_STRING },
+	    { "property", JSON_STRING },
+	    { "value", JSON_INTEGER, 0, MAX_STATS_PERIOD } } },
+	{ "device_add", device_add_run, { { "driver", JSON_STRING } }, .takes_more = true },
+	{ "device_del", device_del_run, { { "id", JSON_STRING } } },
+	{ "set_link", set_link_run, { { "name", JSON_STRING }, { "up", JSON_TRUE } } },
 	{ "x-ballast-query-memory", x_ballast_query_memory_run },
+	{ "x-ballast-query-dma-map", x_ballast_query_dma_map_run },
 	{ "x-ballast-query-guest-stats", x_ballast_query_guest_stats_run },
 	{ "x-ballast-request-guest-stats", x_ballast_request_guest_stats_run },
-	{ "x-ballast-set-stats-period", x_ballast_set_stats_period_run, "seconds", JSON_INTEGER,
-	  0, MAX_STATS_PERIOD },
-	{ "x-ballast-set-policy", x_ballast_set_policy_run, "policy", JSON_STRING },
-	{ "x-ballast-set-auto", x_ballast_set_auto_run, "enabled", JSON_TRUE },
+	{ "x-ballast-set-stats-period",
+	  x_ballast_set_stats_period_run,
+	  { { "seconds", JSON_INTEGER, 0, MAX_STATS_PERIOD } } },
+	{ "x-ballast-set-policy", x_ballast_set_policy_run, { { "policy", JSON_STRING } } },
+	{ "x-ballast-set-auto", x_ballast_set_auto_run, { { "enabled", JSON_TRUE } } },
 };
 
 /* From a request to its answer */
@@ -445,16 +763,14 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
-static int check_integer(struct call *call, const struct command *command)
+static int check_integer(struct call *call, const struct parameter *p, json_int_t value)
 {
-	json_int_t value = json_integer_value(call->argument);
-
-	if (value >= command->min && value <= command->max)
+	if (value >= p->min && value <= p->max)
 		return 0;
 	fail(call, GENERIC_ERROR,
 	     "argument '%s' is %" JSON_INTEGER_FORMAT ": it goes from %" JSON_INTEGER_FORMAT
 	     " to %" JSON_INTEGER_FORMAT,
-	     command->argument, value, command->min, command->max);
+	     p->name, value, p->min, p->max);
 	return -ERANGE;
 }
 
@@ -474,36 +790,31 @@ static const char *describe_type(json_type type)
 	}
 }
 
-static int check_type(struct call *call, const struct command *command, const char *name,
-		      const json_t *value, json_type type)
+static int check_argument(struct call *call, const struct command *command,
+			  const struct parameter *p, const json_t *value)
 {
+	if (!value && p->type == JSON_ARRAY)
+		return 0;
 	if (!value) {
-		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", name,
+		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", p->name,
 		     command->name);
 		return -EINVAL;
 	}
-	if (!is_of_type(value, type)) {
-		fail(call, GENERIC_ERROR, "argument '%s' must be %s", name,
-		     describe_type(type));
+	if (!is_of_type(value, p->type)) {
+		fail(call, GENERIC_ERROR, "argument '%s' must be %s", p->name,
+		     describe_type(p->type));
 		return -EINVAL;
 	}
-	return 0;
-}
-
-static int check_arguments(struct call *call, const struct command *command)
-{
-	if (!call->argument && command->type == JSON_ARRAY)
-		return 0;
-	int r = check_type(call, command, command->argument, call->argument, command->type);
-	if (r >= 0 && command->second)
-		r = check_type(call, command, command->second, call->second, JSON_TRUE);
-	return r >= 0 && command->type == JSON_INTEGER ? check_integer(call, command) : r;
+	return p->type == JSON_INTEGER ? check_integer(call, p, json_integer_value(value)) : 0;
 }
 
 static bool takes(const struct command *command, const char *name)
 {
-	return (command->argument && strcmp(name, command->argument) == 0) ||
-	       (command->second && strcmp(name, command->second) == 0);
+	for (unsigned int i = 0; i < MAX_PARAMETERS && command->parameters[i].name; i++) {
+		if (strcmp(name, command->parameters[i].name) == 0)
+			return true;
+	}
+	return command->takes_more;
 }
 
 static int take_arguments(struct call *call, const struct command *command, json_t *arguments)
@@ -523,12 +834,14 @@ static int take_arguments(struct call *call, const struct command *command, json
 			return -EINVAL;
 		}
 	}
-	if (!command->argument)
-		return 0;
-	call->argument = json_object_get(arguments, command->argument);
-	if (command->second)
-		call->second = json_object_get(arguments, command->second);
-	return check_arguments(call, command);
+	for (unsigned int i = 0; i < MAX_PARAMETERS && command->parameters[i].name; i++) {
+		const struct parameter *p = &command->parameters[i];
+		call->arguments[i] = json_object_get(arguments, p->name);
+		int r = check_argument(call, command, p, call->arguments[i]);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 static int check_members(struct call *call, json_t *request)
@@ -586,8 +899,11 @@ static json_t *make_error(const char *error_class, json_t *error)
 
 static int put_output(struct client *c, const char *bytes, size_t size)
 {
+	if (c->lost)
+		return -ENOBUFS;
 	if (size > QMP_MAX_OUTPUT - c->nr_output) {
 		log_warn("qmp: a client does not read its answers: dropping it");
+		c->lost = true;
 		return -ENOBUFS;
 	}
 	memcpy(c->output + c->nr_output, bytes, size);
@@ -766,7 +1082,7 @@ static void drop_client(struct client *c)
 /* Sends what there is to send, and waits for what there is to wait for. */
 static int serve(struct client *c)
 {
-	int r = flush_output(c);
+	int r = c->lost ? -ENOBUFS : flush_output(c);
 
 	if (r < 0)
 		return r;
@@ -784,8 +1100,10 @@ static void client_ready(struct event_source *source, uint32_t events)
 	struct client *c = container_of(source, struct client, source);
 	int r = 0;
 
+	c->qmp->busy = c;
 	if (!c->at_end && (events & ~(uint32_t)EPOLLOUT))
 		r = receive(c);
+	c->qmp->busy = NULL;
 	if (r >= 0)
 		r = serve(c);
 	if (r < 0)
@@ -839,24 +1157,83 @@ static void turn_away(int fd)
 	}
 }
 
-void qmp_event(struct qmp *qmp, const char *name)
+/*
+ * Takes `data`, which may be NULL. A client whose command makes the event is on its way through
+ * serve() already, and must outlive that.
+ */
+static void tell_clients(struct qmp *qmp, const char *name, json_t *data)
 {
 	struct timespec now = { 0 };
 
-	if (!qmp->loop)
-		return;
 	(void)clock_gettime(CLOCK_REALTIME, &now); /* this clock always exists */
 	list_for_each_safe(n, &qmp->clients) {
 		struct client *c = container_of(n, struct client, link);
-		if (!c->negotiated)
+		if (!c->negotiated || c->lost)
 			continue;
-		int r = put_answer(c,
-				   json_pack("{s:s,s:{s:I,s:I}}", "event", name, "timestamp",
-					     "seconds", (json_int_t)now.tv_sec, "microseconds",
-					     (json_int_t)now.tv_nsec / 1000));
-		if (r < 0 || serve(c) < 0)
+		json_t *event = json_pack("{s:s,s:O*,s:{s:I,s:I}}", "event", name, "data", data,
+					  "timestamp", "seconds", (json_int_t)now.tv_sec,
+					  "microseconds", (json_int_t)now.tv_nsec / 1000);
+		if (put_answer(c, event) < 0)
+			c->lost = true;
+		if (c != qmp->busy && serve(c) < 0)
 			drop_client(c);
 	}
+	json_decref(data);
+}
+
+void qmp_event(struct qmp *qmp, const char *name)
+{
+	if (qmp->loop)
+		tell_clients(qmp, name, NULL);
+}
+
+void qmp_event_reason(struct qmp *qmp, const char *name, const char *reason)
+{
+	bool guest = strncmp(reason, "guest-", 6) == 0;
+
+	if (qmp->loop)
+		tell_clients(qmp, name,
+			     json_pack("{s:b,s:s}", "guest", (int)guest, "reason", reason));
+}
+
+void qmp_event_action(struct qmp *qmp, const char *name, const char *action)
+{
+	if (qmp->loop)
+		tell_clients(qmp, name, json_pack("{s:s}", "action", action));
+}
+
+/* And no other for a second. If the timer fails, they come as they are. */
+static void tell_balloon(struct qmp *qmp)
+{
+	const struct itimerspec rest = { .it_value.tv_sec = BALLOON_EVENT_SECONDS };
+	struct machine_memory memory;
+
+	machine_get_memory(qmp->machine, &memory);
+	qmp->balloon_changed = false;
+	qmp->balloon_rests = timerfd_settime(qmp->balloon_timer.fd, 0, &rest, NULL) == 0;
+	tell_clients(qmp, "BALLOON_CHANGE",
+		     json_pack("{s:I}", "actual", number(memory.ram - memory.balloon.actual)));
+}
+
+void qmp_balloon_changed(struct qmp *qmp)
+{
+	if (!qmp->loop)
+		return;
+	qmp->balloon_changed = true;
+	if (!qmp->balloon_rests)
+		tell_balloon(qmp);
+}
+
+static void balloon_timer_ready(struct event_source *source, uint32_t events)
+{
+	struct qmp *qmp = container_of(source, struct qmp, balloon_timer);
+
+	(void)events;
+	if (!eventfd_take(source->fd)) /* the same eight bytes */
+		return;
+	qmp->balloon_rests = false;
+	if (qmp->balloon_changed)
+		tell_balloon(qmp);
 }
 
 /*
@@ -949,6 +1326,14 @@ static const char *remedy(int r)
 	}
 }
 
+static int init_balloon_timer(struct qmp *qmp)
+{
+	qmp->balloon_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (qmp->balloon_timer.fd < 0)
+		return -errno;
+	return event_loop_add(qmp->loop, &qmp->balloon_timer, EPOLLIN);
+}
+
 int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 	     struct machine *machine)
 {
@@ -956,9 +1341,12 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 		.loop = loop,
 		.machine = machine,
 		.listener = { .fd = -1, .ready = listener_ready },
+		.balloon_timer = { .fd = -1, .ready = balloon_timer_ready },
 	};
 	list_init(&qmp->clients);
-	int r = listen_at(qmp, path);
+	int r = init_balloon_timer(qmp);
+	if (r >= 0)
+		r = listen_at(qmp, path);
 	if (r < 0) {
 		qmp_finish(qmp);
 		return log_err(r, "qmp: control socket '%s'%s", path, remedy(r));
@@ -989,5 +1377,8 @@ void qmp_finish(struct qmp *qmp)
 	if (qmp->listener.fd >= 0)
 		event_loop_remove(qmp->loop, &qmp->listener);
 	fd_close(&qmp->listener.fd);
+	if (qmp->balloon_timer.fd >= 0)
+		event_loop_remove(qmp->loop, &qmp->balloon_timer);
+	fd_close(&qmp->balloon_timer.fd);
 	*qmp = (struct qmp){ 0 };
 }

@@ -10,11 +10,22 @@
  * since QEMU's own clients send no newline after it; a newline within one is an error, and
  * where both sides agree again after anything wrong.
  *
- *	query-version, query-commands, query-status
+ *	query-version, query-commands
+ *	query-status                 running or paused
+ *	query-memory-size-summary, query-cpus-fast, query-pci
+ *	stop, cont                   no vCPU runs in between
+ *	system_reset
  *	balloon {"value": BYTES}     the guest is to keep that much of its RAM
  *	query-balloon                what it says it has
  *	set_link {"name": "net0", "up": true or false}   a network card's cable
  *	system_powerdown, quit
+ *	qom-list {"path": PATH}      what stands below PATH, and its properties
+ *	qom-get {"path": "/machine/peripheral/balloon0", "property": NAME}
+ *	qom-set {"path": ..., "property": "guest-stats-polling-interval", "value": SECONDS}
+ *	                             guest-stats as QEMU has them: -1 is what the guest does not
+ *	                             report. 64-bit numbers end at 2^63 - 1 here
+ *	device_add {"driver": "vfio-pci", "host": BDF, ...}, device_del {"id": BDF}
+ *	                             refused with the reason: there is no hot-plug yet
  *	x-ballast-query-memory       target, held, reclaimed, held back and by whom, pinned,
  *	                             discards by policy: what the host really gained
  *	x-ballast-query-guest-stats  what the guest reported last
@@ -22,9 +33,14 @@
  *	x-ballast-set-stats-period {"seconds": N}
  *	x-ballast-set-policy {"policy": "inhibit" or "coordinated"}
  *	x-ballast-set-auto {"enabled": true or false}
+ *	x-ballast-query-dma-map      each DMA context: what is mapped, entries used and left
  *
- * Events, for clients that have said qmp_capabilities: X_BALLAST_MEMORY_WAITS, the host has no
- * memory for what the balloon has to give back (it is retried), and X_BALLAST_MEMORY_SERVED.
+ * Events, for clients that have said qmp_capabilities: SHUTDOWN and RESET with QEMU's `guest` and
+ * `reason`, STOP, RESUME, POWERDOWN, GUEST_PANICKED, GUEST_CRASHLOADED, BALLOON_CHANGE;
+ * X_BALLAST_MEMORY_WAITS, the host has no memory for what the balloon has to give back (it is
+ * retried), and X_BALLAST_MEMORY_SERVED. BALLOON_CHANGE comes at most once a second, and the
+ * last value comes always. An event of a command's own making comes before the answer, but for
+ * those of system_reset and quit, which happen after it.
  *
  * `balloon` answers with {} as QEMU does, and with a member "x-ballast" in which the host is
  * told who keeps it from gaining anything, if somebody does.
@@ -43,6 +59,7 @@
 #include "base/event_loop.h"
 #include "base/list.h"
 
+struct client;
 struct machine;
 
 #define QMP_MAX_CLIENTS 8u
@@ -58,6 +75,11 @@ struct qmp {
 	struct event_source listener; /* fd owned */
 	struct list_node clients;
 	unsigned int nr_clients;
+	struct client *busy; /* whose command runs; NULL */
+	struct event_source
+		balloon_timer; /* fd owned; runs for a second after a BALLOON_CHANGE */
+	bool balloon_rests;    /* it runs, */
+	bool balloon_changed;  /* and there is something to tell when it has run out */
 };
 
 /*
@@ -70,7 +92,14 @@ must_check int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *pa
 /* Drops the clients and removes the socket. Accepts a zeroed object. */
 void qmp_finish(struct qmp *qmp);
 
-/* Tells every client of an event. Does nothing on a zeroed object. */
+/*
+ * These tell every client of an event; on a zeroed object they do nothing. `reason` is a
+ * ShutdownCause of QEMU's, such as "guest-reset" or "host-signal"; `action` a GuestPanicAction.
+ */
 void qmp_event(struct qmp *qmp, const char *name);
+void qmp_event_reason(struct qmp *qmp, const char *name, const char *reason);
+void qmp_event_action(struct qmp *qmp, const char *name, const char *action);
+/* The guest's balloon has another size: BALLOON_CHANGE, now or when its second is over. */
+void qmp_balloon_changed(struct qmp *qmp);
 
 #endif /* VMM_QMP_H */

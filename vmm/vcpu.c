@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sys/mman.h>
 
@@ -390,6 +391,10 @@ static void *vcpu_loop(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 
+	pthread_mutex_lock(&vcpu->gate->lock);
+	vcpu->thread_id = gettid();
+	pthread_cond_broadcast(&vcpu->gate->changed);
+	pthread_mutex_unlock(&vcpu->gate->lock);
 	for (;;) {
 		if (__atomic_load_n(&vcpu->gate->closed, __ATOMIC_SEQ_CST) && !park(vcpu))
 			return NULL;
@@ -484,6 +489,18 @@ int vcpu_start(struct vcpu *vcpu)
 	return 0;
 }
 
+int vcpu_thread_id(struct vcpu *vcpu)
+{
+	struct vcpu_gate *gate = vcpu->gate;
+
+	pthread_mutex_lock(&gate->lock);
+	while (vcpu->started && vcpu->thread_id == 0)
+		pthread_cond_wait(&gate->changed, &gate->lock);
+	int id = vcpu->thread_id;
+	pthread_mutex_unlock(&gate->lock);
+	return id;
+}
+
 void vcpu_gate_close(struct vcpu_gate *gate)
 {
 	pthread_mutex_lock(&gate->lock);
@@ -516,6 +533,14 @@ void vcpus_resume(struct vcpu_gate *gate)
 	__atomic_store_n(&gate->closed, false, __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&gate->changed);
 	pthread_mutex_unlock(&gate->lock);
+}
+
+void vcpus_tell_pause(struct vcpu *vcpus, unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++) {
+		if (kvm_clock_paused(vcpus[i].fd) < 0)
+			continue; /* this guest has no KVM clock */
+	}
 }
 
 void vcpus_quit(struct vcpu *vcpus, unsigned int count, struct vcpu_gate *gate)

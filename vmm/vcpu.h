@@ -65,6 +65,7 @@ struct vcpu {
 	const struct vcpu_host *host; /* borrowed */
 	struct vcpu_state *power_on;  /* owned */
 	pthread_t thread;
+	int thread_id; /* gate->lock; as ps and top have it; 0: it has not begun yet */
 	bool started;
 	uint64_t exits[VCPU_NR_EXIT_REASONS]; /* by reason; atomic, written on its thread */
 };
@@ -85,11 +86,16 @@ void vcpu_finish(struct vcpu *vcpu);
 /* Starts the thread; it parks at the gate. -EAGAIN; logged. */
 must_check int vcpu_start(struct vcpu *vcpu);
 
+/* The thread, for tools that look at threads or pin them. Waits for it to begin. */
+int vcpu_thread_id(struct vcpu *vcpu);
+
 /* Only closes; the caller's own vCPU parks when its handler returns. Any thread. */
 void vcpu_gate_close(struct vcpu_gate *gate);
 /* Closes, and waits until all started vCPUs are parked. Not on a vCPU's thread. */
 void vcpus_park(struct vcpu *vcpus, unsigned int count, struct vcpu_gate *gate);
 void vcpus_resume(struct vcpu_gate *gate);
+/* To parked ones, that they stood still: a guest's watchdogs then hold their peace. */
+void vcpus_tell_pause(struct vcpu *vcpus, unsigned int count);
 /* Parks them, then lets the threads end. */
 void vcpus_quit(struct vcpu *vcpus, unsigned int count, struct vcpu_gate *gate);
 

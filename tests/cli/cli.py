@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -170,14 +171,14 @@ class Options(CliTest):
             "--timeout": ["", "0", "-5", "soon", "1s", "31536001", "18446744073709551616"],
             "--serial": ["", "tty", "file", "file=", "unix", "unix=", "stdio=x"],
             "--console": ["", "pty", "hvc0", "file=", "unix:/tmp/x", "stdio,none"],
-            "--on-reset": ["", "stop", "reboot,exit"],
+            "--on-reset": ["", "stop", "reboot", "reset,exit"],
             "--qmp": ["", "unix", "unix:", "tcp:4444", "/tmp/x", "unix=/tmp/x"],
             "--experiment": ["", "unsafe", "unsafe-reclaim,more", "on"],
         }
         right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
                  "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
                  "--console": ("stdio", "none", "file=PATH", "unix=PATH"),
-                 "--on-reset": ("reboot", "exit"), "--qmp": ("unix:PATH",),
+                 "--on-reset": ("reset", "exit"), "--qmp": ("unix:PATH",),
                  "--experiment": ("unsafe-reclaim",)}
         for option, values in wrong.items():
             for value in values:
@@ -353,7 +354,7 @@ class Options(CliTest):
         self.assertEqual(self.complete("ballast run --ker"), ["--kernel"])
         self.assertEqual(self.complete("ballast run --kernel vm"), ["vmlinuz"])
         self.assertEqual(self.complete("ballast run --cmdline "), [])
-        self.assertEqual(self.complete("ballast run --on-reset "), ["reboot", "exit"])
+        self.assertEqual(self.complete("ballast run --on-reset "), ["reset", "exit"])
         self.assertEqual(self.complete("ballast run --on-reset e"), ["exit"])
         self.assertEqual(self.complete("ballast run --serial f"), ["file="])
         # What follows a = is a word of its own to bash.
@@ -457,7 +458,7 @@ class Control(CliTest):
         for command in ("", "explode", "BALLOON", "query-balloon"):
             self.refused(USAGE, ["ctl", path, command], f"'{command}'", "balloon", "memory", "stats",
                          "powerdown", "quit")
-        for command in ("memory", "stats", "powerdown", "quit"):
+        for command in ("status", "memory", "stats", "stop", "cont", "reset", "powerdown", "quit"):
             self.refused(USAGE, ["ctl", path, command, "more"], command, "'more'")
         self.refused(USAGE, ["ctl", path, "balloon", "1G", "more"], "balloon", "'more'")
         self.refused(USAGE, ["ctl", path, "balloon"], "balloon", "512M")
@@ -918,9 +919,46 @@ class Running(CliTest):
         self.kill(process)
         self.assertTrue(os.path.exists(path))
         process, path = self.start_with_balloon("--balloon", "on")
-        self.assertEqual(self.ctl(path, "quit")[0], 0)
+        self.assertEqual(self.ctl(path, "quit"), (0, "the guest is ended\n", ""))
         self.finish(process)
         self.assertFalse(os.path.exists(path))
+
+    def test_stop_status_and_reset(self):
+        process, path = self.start_with_balloon()
+        status, out, err = self.ctl(path, "status")
+        self.assertEqual((status, err), (0, ""))
+        self.assertRegex(out, r"(?m)^status +running$")
+        self.assertRegex(out, r"(?m)^memory +128 MiB$")
+        threads = re.search(r"(?m)^cpus +1, threads (\d+)$", out)
+        self.assertTrue(os.path.exists(f"/proc/{process.pid}/task/{threads[1]}"), out)
+        self.assertRegex(out, r"(?m)^pci +00\.0 +1b36:0008")
+        self.assertEqual(self.ctl(path, "stop"), (0, "the guest is stopped\n", ""))
+        status, out, err = self.ctl("--json", path, "status")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(json.loads(out)["query-status"]["status"], "paused")
+        self.assertEqual(self.ctl(path, "reset")[0], 0)
+        self.assertRegex(self.ctl(path, "status")[1], r"(?m)^status +paused$")
+        self.assertEqual(self.ctl(path, "cont"), (0, "the guest goes on\n", ""))
+        self.assertRegex(self.ctl(path, "status")[1], r"(?m)^status +running$")
+        for command in ("attach", "detach"):
+            status, out, err = self.ctl(path, command, "0000:01:00.0")
+            self.assertEqual((status, out, err.count("\n")), (FAILED, "", 1), command)
+        self.assertEqual(self.ctl(path, "quit"), (0, "the guest is ended\n", ""))
+        self.assertIn("guest resets", self.finish(process))
+
+    def test_panic_has_its_own_status(self):
+        process = self.run_guest("power", "--cmdline", "end=5")
+        self.assertIn("I guest panicked\n", self.finish(process))
+        self.assertEqual(process.returncode, 34)
+
+    def test_multiboot(self):
+        """As kvm-unit-tests are: a 32-bit ELF, the serial port, the exit port."""
+        for name, status in (("multiboot", 0), ("multiboot64", 3)):
+            process = self.run_guest(name, "--cmdline", f"memory={64 * MIB} status={status}", stdout=subprocess.PIPE,
+                                     stdin=subprocess.DEVNULL)
+            out, err = process.communicate(timeout=TIMEOUT)
+            process.stdout.close()
+            self.assertEqual((process.returncode, out, err), (status, b"multiboot\n", b""))
 
     def test_control_socket_without_a_balloon(self):
         process, path = self.start_with_balloon()

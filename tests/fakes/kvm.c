@@ -363,6 +363,13 @@ int kvm_set_mp_state(int vcpu_fd, struct kvm_mp_state *state)
 	return 0;
 }
 
+int kvm_clock_paused(int vcpu_fd)
+{
+	MAY_FAIL();
+	vcpu_at(vcpu_fd)->nr_pauses_told++;
+	return 0;
+}
+
 /* A processor that waits for an interrupt which never comes. */
 static int sleep_until_kicked(const struct kvm_run *run)
 {

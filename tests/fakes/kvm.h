@@ -49,6 +49,7 @@ struct fake_vcpu {
 	struct kvm_sregs sregs;
 	unsigned int nr_mp_states; /* times that it was set: once a reset */
 	unsigned int nr_msrs_set;
+	unsigned int nr_pauses_told;
 	uint32_t nr_cpuid; /* entries */
 	unsigned int next_step;
 };

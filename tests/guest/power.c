@@ -9,10 +9,12 @@
 #define RESET (LAYOUT_POWER_PORT + 2)
 #define SLEEP_ENABLE 0x20
 #define S5 (5 << 2)
+#define PANICKED 1
+#define CRASH_LOADED 2
 #define VECTOR 0x40
 
 /* What `end=` says. */
-enum { EXIT, OFF, RESTART, BUTTON, HANG };
+enum { EXIT, OFF, RESTART, BUTTON, HANG, PANIC, CRASH_KERNEL };
 
 static volatile uint32_t presses;
 
@@ -68,6 +70,24 @@ static int press_button(void)
 	return 0;
 }
 
+static void panic(void)
+{
+	CHECK_EQ(in8(LAYOUT_PANIC_PORT), PANICKED | CRASH_LOADED);
+	out8(LAYOUT_PANIC_PORT, 0xfc); /* nothing that anybody knows */
+	wait_a_while();
+	print("now\n");
+	out8(LAYOUT_PANIC_PORT, PANICKED);
+	stop();
+}
+
+/* Ends as it likes: the crash kernel has taken over. */
+static int let_crash_kernel_take_over(void)
+{
+	out8(LAYOUT_PANIC_PORT, CRASH_LOADED);
+	wait_a_while();
+	return (int)option("status");
+}
+
 int guest_main(void)
 {
 	switch (option("end")) {
@@ -75,6 +95,8 @@ int guest_main(void)
 	case OFF: switch_off(); break;
 	case RESTART: restart(); break;
 	case BUTTON: return press_button();
+	case PANIC: panic(); break;
+	case CRASH_KERNEL: return let_crash_kernel_take_over();
 	default: stop();
 	}
 	return 1;

@@ -16,6 +16,7 @@ import tempfile
 import time
 
 import balloon
+import clients
 import coordinated
 import devices
 import host_setup
@@ -186,7 +187,7 @@ def refusals():
 
 
 CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, *balloon.CHAPTERS, *mdev.CHAPTERS,
-            *coordinated.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS]
+            *coordinated.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
 
 
 def run(chapter):

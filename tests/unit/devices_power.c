@@ -7,6 +7,7 @@
 
 #define BASE 0x600u
 #define GSI 9u
+#define PANIC_PORT 0x505u
 #define EXIT_PORT 0xf4u
 
 static struct io_bus pio;
@@ -28,7 +29,8 @@ static const struct power_handler handler = { .requested = requested, .opaque = 
 
 static int init(uint16_t exit_port)
 {
-	return power_init(&power, &pio, &wires.wires, BASE, GSI, exit_port, &handler);
+	return power_init(&power, &pio, &wires.wires, BASE, GSI, PANIC_PORT, exit_port,
+			  &handler);
 }
 
 static void setup(void)
@@ -108,6 +110,25 @@ START_TEST(control_registers_read_as_zero_and_wide_reads_as_ones)
 }
 END_TEST
 
+START_TEST(pvpanic_says_what_it_knows_and_passes_on_what_happens)
+{
+	ck_assert_uint_eq(io_bus_read(&pio, PANIC_PORT, 1), 3);
+	ck_assert_uint_eq(nr_requests, 0);
+	write_port(PANIC_PORT, 1);
+	ck_assert_uint_eq(nr_requests, 1);
+	ck_assert_int_eq(last_event, POWER_PANIC);
+	write_port(PANIC_PORT, 2);
+	ck_assert_uint_eq(nr_requests, 2);
+	ck_assert_int_eq(last_event, POWER_CRASH_LOADED);
+	write_port(PANIC_PORT, 3); /* one of them, and the graver one */
+	ck_assert_uint_eq(nr_requests, 3);
+	ck_assert_int_eq(last_event, POWER_PANIC);
+	write_port(PANIC_PORT, 0xfc);
+	io_bus_write(&pio, PANIC_PORT, 2, 1);
+	ck_assert_uint_eq(nr_requests, 3);
+}
+END_TEST
+
 START_TEST(there_is_no_exit_port_unless_asked_for)
 {
 	write_port(EXIT_PORT, 7);
@@ -127,6 +148,7 @@ END_TEST
 START_TEST(starting_fails_at_each_step_and_nothing_is_left)
 {
 	struct io_region taken = { .base = BASE + 3, .size = 1 };
+	struct io_region panic_taken = { .base = PANIC_PORT, .size = 1 };
 	struct io_region exit_taken = { .base = EXIT_PORT, .size = 1 };
 
 	power_finish(&power);
@@ -140,6 +162,9 @@ START_TEST(starting_fails_at_each_step_and_nothing_is_left)
 	ck_assert_int_eq(io_bus_add(&pio, &taken), 0);
 	ck_assert_int_eq(init(EXIT_PORT), -EEXIST);
 	io_bus_remove(&pio, &taken);
+	ck_assert_int_eq(io_bus_add(&pio, &panic_taken), 0);
+	ck_assert_int_eq(init(EXIT_PORT), -EEXIST);
+	io_bus_remove(&pio, &panic_taken);
 	ck_assert_int_eq(io_bus_add(&pio, &exit_taken), 0);
 	ck_assert_int_eq(init(EXIT_PORT), -EEXIST);
 	io_bus_remove(&pio, &exit_taken);
@@ -160,6 +185,7 @@ int main(void)
 		the_button_raises_an_interrupt_and_shows_until_read,
 		a_reset_forgets_the_button,
 		control_registers_read_as_zero_and_wide_reads_as_ones,
+		pvpanic_says_what_it_knows_and_passes_on_what_happens,
 		there_is_no_exit_port_unless_asked_for,
 		starting_fails_at_each_step_and_nothing_is_left,
 	};

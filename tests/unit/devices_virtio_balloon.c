@@ -1791,6 +1791,34 @@ END_TEST
 
 /* The host's side */
 
+static unsigned int nr_changes;
+
+static void count_change(void *opaque)
+{
+	ck_assert_ptr_eq(opaque, &balloon);
+	nr_changes++;
+}
+
+START_TEST(who_wants_to_know_is_told_when_actual_changes_and_only_then)
+{
+	setup();
+	balloon.config.changed = count_change;
+	balloon.config.opaque = &balloon;
+	config_set(4, 4, 5);
+	ck_assert_uint_eq(nr_changes, 1);
+	config_set(4, 4, 5);
+	config_set(0, 4, 77); /* not actual */
+	ck_assert_uint_eq(nr_changes, 1);
+	config_set(4, 4, 6);
+	ck_assert_uint_eq(nr_changes, 2);
+	virtio_set_status(&balloon.virtio, 0);
+	ck_assert_uint_eq(nr_changes, 3);
+	ck_assert_uint_eq(state().actual, 0);
+	virtio_balloon_set_stats_period(&balloon, 7);
+	ck_assert_uint_eq(virtio_balloon_get_stats_period(&balloon), 7);
+}
+END_TEST
+
 START_TEST(actual_is_told_as_no_more_than_there_is)
 {
 	setup();
@@ -2121,6 +2149,7 @@ int main(void)
 		the_guests_reset_is_one_too,
 		a_reset_between_kick_and_service_serves_nothing,
 		what_waits_in_the_queues_at_driver_ok_is_served,
+		who_wants_to_know_is_told_when_actual_changes_and_only_then,
 		actual_is_told_as_no_more_than_there_is,
 		the_guest_keeps_at_least_the_floor,
 		a_target_of_almost_16_tib_fits,

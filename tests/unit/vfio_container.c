@@ -192,6 +192,37 @@ START_TEST(what_is_pinned_is_all_ram_as_long_as_a_group_inhibits)
 }
 END_TEST
 
+START_TEST(a_container_tells_what_it_has_mapped)
+{
+	struct memory_region bar = device_region();
+	struct vfio_container_figures figures;
+	struct vfio_mapping_figures m[4] = { 0 };
+
+	fake_add_group(7);
+	struct vfio_group *group = attach_group(7);
+	ck_assert_int_eq(memory_map_add(&world.map, &bar), 0);
+	vfio_container_figures(group->container, &figures, m, nitems(m));
+	ck_assert_uint_eq(figures.nr_mappings, 3);
+	ck_assert_uint_eq(figures.nr_entries, fake.containers[0].nr_mappings);
+	ck_assert_uint_eq(figures.max_entries, group->container->max_mappings);
+	ck_assert_ptr_eq(m[0].name, world.low.name);
+	ck_assert_uint_eq(m[0].gpa, world.low.gpa);
+	ck_assert_uint_eq(m[0].size, RAM_SIZE);
+	ck_assert_uint_eq(m[0].mapped, RAM_SIZE);
+	ck_assert_str_eq(m[2].name, "bar");
+	ck_assert_uint_eq(m[2].gpa, 0xc0000000);
+	ck_assert_uint_eq(m[2].mapped, sizeof(bar_memory));
+	/* As many as there is room for. */
+	memset(m, 0, sizeof(m));
+	vfio_container_figures(group->container, &figures, m, 1);
+	ck_assert_uint_eq(figures.nr_mappings, 3);
+	ck_assert_ptr_null(m[1].name);
+	memory_map_remove(&world.map, &bar);
+	vfio_group_detach(group);
+	check_nothing_left();
+}
+END_TEST
+
 START_TEST(what_two_containers_pin_counts_once)
 {
 	fake_add_group(7);
@@ -540,6 +571,7 @@ int main(void)
 	tcase_add_loop_test(tests, who_allows_the_balloon_shares_no_container_with_who_does_not,
 			    0, 2);
 	tcase_add_test(tests, what_is_pinned_is_all_ram_as_long_as_a_group_inhibits);
+	tcase_add_test(tests, a_container_tells_what_it_has_mapped);
 	tcase_add_test(tests, what_two_containers_pin_counts_once);
 	tcase_add_test(tests, who_allows_the_balloon_pins_nothing);
 	tcase_add_test(tests, a_refused_group_has_pinned_nothing);

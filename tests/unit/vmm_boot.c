@@ -664,15 +664,17 @@ END_TEST
 START_TEST(without_an_entry_note_it_is_refused_with_the_remedy)
 {
 	build_elf();
-	expect_refusal(-EINVAL, "without a PVH entry note; build it with CONFIG_PVH=y");
+	expect_refusal(-EINVAL,
+		       "with neither a PVH entry note nor a multiboot header; build it "
+		       "with CONFIG_PVH=y");
 	add_note(18, "GNU", 4, &(uint32_t){ ENTRY }, 4); /* of somebody else */
 	add_note(18, "XenX", 4, &(uint32_t){ ENTRY }, 4);
 	add_note(18, "Xen", 3, &(uint32_t){ ENTRY }, 4);
 	add_note(18, "Xen", 4, &(uint32_t){ ENTRY }, 3);
 	add_note(18, "Xen", 4, "", 0);
-	expect_refusal(-EINVAL, "without a PVH entry note");
+	expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 	elf()->e_phnum = 0;
-	expect_refusal(-EINVAL, "without a PVH entry note");
+	expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 }
 END_TEST
 
@@ -688,7 +690,7 @@ START_TEST(damaged_notes_end_the_search_and_harm_nobody)
 		memcpy(image + NOTES_OFFSET, &damaged[i], sizeof(damaged[i]));
 		memcpy(image + NOTES_OFFSET + sizeof(damaged[i]), "Xen", 4);
 		segment(1)->p_filesz = 40;
-		expect_refusal(-EINVAL, "without a PVH entry note");
+		expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 	}
 	build_good_elf(); /* what came before the damage counts */
 	memset(image + NOTES_OFFSET + notes_size, 0xff, 12);
@@ -702,7 +704,7 @@ START_TEST(notes_cut_off_anywhere_harm_nobody)
 	build_good_elf();
 	for (uint64_t size = 0; size < notes_size; size++) {
 		segment(1)->p_filesz = size;
-		expect_refusal(-EINVAL, "without a PVH entry note");
+		expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 	}
 }
 END_TEST
@@ -711,9 +713,9 @@ START_TEST(notes_of_absurd_size_are_not_ours)
 {
 	build_good_elf();
 	segment(1)->p_filesz = 65537;
-	expect_refusal(-EINVAL, "without a PVH entry note");
+	expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 	segment(1)->p_filesz = UINT64_MAX;
-	expect_refusal(-EINVAL, "without a PVH entry note");
+	expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
 	segment(1)->p_filesz = 65536; /* of which the file has 8 KiB */
 	expect_refusal(-EINVAL, "is truncated");
 	segment(1)->p_filesz = 20;
@@ -726,13 +728,13 @@ START_TEST(an_elf_for_another_machine_is_refused)
 {
 	build_good_elf();
 	elf()->e_machine = EM_AARCH64;
-	expect_refusal(-EINVAL, "is ELF, but not for x86-64");
+	expect_refusal(-EINVAL, "is ELF, but not for x86");
 	build_good_elf();
 	elf()->e_ident[EI_CLASS] = ELFCLASS32;
-	expect_refusal(-EINVAL, "is ELF, but not for x86-64");
+	expect_refusal(-EINVAL, "is ELF, but not for x86");
 	build_good_elf();
 	elf()->e_phentsize = 32;
-	expect_refusal(-EINVAL, "is ELF, but not for x86-64");
+	expect_refusal(-EINVAL, "is ELF, but not for x86");
 }
 END_TEST
 
@@ -825,7 +827,177 @@ START_TEST(loading_again_gives_the_guest_a_fresh_kernel)
 }
 END_TEST
 
+/* Multiboot. */
+
+#define MULTIBOOT_AT 0x120u
+
+static uint32_t *multiboot_header(void)
+{
+	return (uint32_t *)(void *)(image + MULTIBOOT_AT);
+}
+
+static void set_multiboot(uint32_t flags)
+{
+	multiboot_header()[0] = 0x1badb002;
+	multiboot_header()[1] = flags;
+	multiboot_header()[2] = 0u - 0x1badb002 - flags;
+}
+
+/* As build_elf(), of 32 bits, linked 3 GiB above where it is loaded. */
+static void build_narrow_elf(void)
+{
+	const Elf32_Ehdr eh = {
+		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS32 },
+		.e_machine = EM_386,
+		.e_entry = 0xc1000040,
+		.e_phoff = sizeof(eh),
+		.e_phentsize = sizeof(Elf32_Phdr),
+		.e_phnum = 1,
+	};
+	const Elf32_Phdr ph = {
+		.p_type = PT_LOAD,
+		.p_offset = TEXT_OFFSET,
+		.p_vaddr = 0xc1000000,
+		.p_paddr = KERNEL_AT,
+		.p_filesz = TEXT_SIZE,
+		.p_memsz = 2 * TEXT_SIZE,
+	};
+
+	memset(image, 0, sizeof(image));
+	memcpy(image, &eh, sizeof(eh));
+	memcpy(image + sizeof(eh), &ph, sizeof(ph));
+	memset(image + TEXT_OFFSET, 0xcc, TEXT_SIZE);
+	image_size = TEXT_OFFSET + TEXT_SIZE;
+	set_multiboot(0);
+}
+
+START_TEST(a_multiboot_kernel_of_32_bits_starts_at_its_entry)
+{
+	build_narrow_elf();
+	ck_assert_int_eq(load(), 0);
+	process_expect_no_log();
+	ck_assert_int_eq(entry.protocol, BOOT_MULTIBOOT);
+	ck_assert_uint_eq(entry.address, KERNEL_AT + 0x40);
+	ck_assert_uint_eq(*(const uint8_t *)guest(KERNEL_AT + TEXT_SIZE - 1, 1), 0xcc);
+	ck_assert_uint_eq(*(const uint8_t *)guest(KERNEL_AT + TEXT_SIZE, 1), 0);
+	ck_assert(!entry.linux_guest);
+}
+END_TEST
+
+START_TEST(a_multiboot_kernel_of_64_bits_does_as_well_unless_it_has_pvh)
+{
+	build_elf();
+	segment(0)->p_vaddr = KERNEL_AT;
+	elf()->e_entry = KERNEL_AT + 0x80;
+	set_multiboot(3);
+	ck_assert_int_eq(load(), 0);
+	ck_assert_int_eq(entry.protocol, BOOT_MULTIBOOT);
+	ck_assert_uint_eq(entry.address, KERNEL_AT + 0x80);
+	add_entry_note(ENTRY);
+	ck_assert_int_eq(load(), 0);
+	ck_assert_int_eq(entry.protocol, BOOT_PVH);
+	ck_assert_uint_eq(entry.address, ENTRY);
+}
+END_TEST
+
+START_TEST(multiboot_information_names_everything)
+{
+	char expected[128];
+
+	layout.high_size = 3ull << 30;
+	build_narrow_elf();
+	write_image();
+	write_initrd(5000);
+	ck_assert_int_eq(load_with(initrd_path, "smp=2"), 0);
+	ck_assert_uint_eq(info_at(0, 4), 0x24d);
+	ck_assert_uint_eq(info_at(4, 4), 640);
+	ck_assert_uint_eq(info_at(8, 4), 63 * 1024);
+	(void)snprintf(expected, sizeof(expected), "%s smp=2", kernel_path);
+	ck_assert_str_eq(guest(info_at(16, 4), strlen(expected) + 1), expected);
+	ck_assert_uint_eq(info_at(20, 4), 1);
+	const uint32_t *module = guest(info_at(24, 4), 16);
+	ck_assert_uint_eq(module[0], RAM_SIZE - 8192);
+	ck_assert_uint_eq(module[1], RAM_SIZE - 8192 + 5000);
+	ck_assert_str_eq(guest(info_at(64, 4), 8), "ballast");
+	ck_assert_uint_eq(info_at(44, 4), 5 * 24);
+	const uint32_t *memory = guest(info_at(48, 4), 5 * 24);
+	ck_assert_uint_eq(memory[0], 20);
+	ck_assert_uint_eq(memory[3], 0xa0000);
+	ck_assert_uint_eq(memory[5], 1);
+	ck_assert_uint_eq(memory[4 * 6 + 2], 1); /* at 4 GiB */
+	ck_assert_uint_eq(memory[4 * 6 + 3], 3u << 30);
+	ck_assert_int_eq(load_with(NULL, ""), 0);
+	ck_assert_uint_eq(info_at(20, 4), 0);
+	ck_assert_str_eq(guest(info_at(16, 4), strlen(kernel_path) + 1), kernel_path);
+}
+END_TEST
+
+START_TEST(what_multiboot_asks_for_and_is_not_there_is_refused)
+{
+	build_narrow_elf();
+	set_multiboot(0x10003); /* optional: that of a.out, which ELF does not need */
+	ck_assert_int_eq(load(), 0);
+	set_multiboot(4);
+	expect_refusal(-EINVAL, "wants more of multiboot than there is (flags 0x4)");
+	set_multiboot(0x8003);
+	expect_refusal(-EINVAL, "(flags 0x8003)");
+	set_multiboot(0);
+	multiboot_header()[2]++;
+	expect_refusal(-EINVAL, "neither a PVH entry note nor a multiboot header");
+	build_narrow_elf();
+	((Elf32_Ehdr *)(void *)image)->e_entry = 0xc1002000; /* where its segment ends */
+	expect_refusal(-EINVAL, "has an entry that is in none of its segments");
+	build_narrow_elf();
+	((Elf32_Ehdr *)(void *)image)->e_phnum = 0;
+	expect_refusal(-EINVAL, "has an entry that is in none of its segments");
+	build_narrow_elf();
+	((Elf32_Ehdr *)(void *)image)->e_phoff = 0xfffffff0;
+	expect_refusal(-EINVAL, "is truncated");
+}
+END_TEST
+
+START_TEST(a_multiboot_header_is_found_in_the_first_8_kib_only)
+{
+	static const struct {
+		unsigned int offset;
+		bool found;
+	} cases[] = {
+		{ 0x124, true }, { 8192 - 12, true }, { 8192 - 8, false }, { 0x122, false }
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		uint32_t header_words[3];
+		build_narrow_elf();
+		memcpy(header_words, multiboot_header(), sizeof(header_words));
+		memset(multiboot_header(), 0, sizeof(header_words));
+		memcpy(image + cases[i].offset, header_words, sizeof(header_words));
+		if (cases[i].found)
+			ck_assert_int_eq(load(), 0);
+		else
+			expect_refusal(-EINVAL, "nor a multiboot header");
+	}
+}
+END_TEST
+
 /* Registers. */
+
+START_TEST(a_multiboot_kernel_is_told_by_its_magic)
+{
+	const struct boot_entry at = { BOOT_MULTIBOOT, 0x100040, 0x6000, false };
+	struct kvm_regs regs = { 0 };
+	struct kvm_sregs sregs = { 0 };
+
+	boot_set_registers(&at, &regs, &sregs);
+	ck_assert_uint_eq(regs.rip, 0x100040);
+	ck_assert_uint_eq(regs.rax, 0x2badb002);
+	ck_assert_uint_eq(regs.rbx, 0x6000);
+	ck_assert_uint_eq(regs.rflags, 2);
+	ck_assert_uint_eq(sregs.cr0, 1);
+	ck_assert_uint_eq(sregs.efer, 0);
+	ck_assert_uint_eq(sregs.cs.db, 1);
+	ck_assert_uint_eq(sregs.ds.limit, 0xffffffff);
+}
+END_TEST
 
 START_TEST(a_bzimage_starts_in_long_mode)
 {
@@ -905,6 +1077,12 @@ int main(void)
 		the_start_info_names_everything,
 		without_an_initrd_there_is_no_module,
 		loading_again_gives_the_guest_a_fresh_kernel,
+		a_multiboot_kernel_of_32_bits_starts_at_its_entry,
+		a_multiboot_kernel_of_64_bits_does_as_well_unless_it_has_pvh,
+		multiboot_information_names_everything,
+		what_multiboot_asks_for_and_is_not_there_is_refused,
+		a_multiboot_header_is_found_in_the_first_8_kib_only,
+		a_multiboot_kernel_is_told_by_its_magic,
 		a_bzimage_starts_in_long_mode,
 		a_pvh_kernel_starts_in_32_bit_mode_without_paging,
 	};

@@ -302,7 +302,7 @@ START_TEST(what_was_not_given_is_printed_as_well)
 	static const char *const lines[] = { "\"cpus\": 1,", "\"memory\": \"512M\"",
 					     "\"serial\": \"stdio\"",
 					     "\"cmdline\": \"console=ttyS0\"",
-					     "\"on-reset\": \"reboot\"" };
+					     "\"on-reset\": \"reset\"" };
 
 	ck_assert_int_eq(RUN("--print-config", "--kernel", "k"), OPTIONS_DONE);
 	const char *text = take_printed();

@@ -49,6 +49,7 @@ static unsigned int fds_before;
 static bool impatient;
 static unsigned int nr_timeouts_set;
 static unsigned int nr_naps;
+static unsigned int nr_torn; /* atomic */
 
 int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
 {
@@ -61,6 +62,14 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
 	nr_timeouts_set++;
 	return (int)syscall(SYS_setsockopt, fd, level, name, impatient ? &shorter : timeout,
 			    size);
+}
+
+/* Both sides'. What has no newline at its end is as good as two halves, with the end of the guest between. */
+ssize_t send(int fd, const void *bytes, size_t size, int flags)
+{
+	if (size == 0 || ((const char *)bytes)[size - 1] != '\n')
+		__atomic_add_fetch(&nr_torn, 1, __ATOMIC_SEQ_CST);
+	return syscall(SYS_sendto, fd, bytes, size, flags, NULL, 0);
 }
 
 int nanosleep(const struct timespec *time, struct timespec *rest)
@@ -511,6 +520,90 @@ START_TEST(powerdown_and_quit_say_what_was_done)
 }
 END_TEST
 
+/* Else it fails now and then: the guest ends at the last brace, and its socket with it. */
+START_TEST(a_command_is_sent_in_one_piece)
+{
+	EXPECT({ "{\"execute\": \"quit\"}", DONE });
+	ck_assert_int_eq(run_with_server("SOCKET quit"), 0);
+	ck_assert_uint_eq(server.nr_requests, 2);
+	ck_assert_uint_eq(nr_torn, 0);
+}
+END_TEST
+
+START_TEST(stop_cont_and_reset_say_what_was_done)
+{
+	EXPECT({ "{\"execute\": \"stop\"}", DONE });
+	ck_assert_int_eq(run_with_server("SOCKET stop"), 0);
+	ck_assert_str_eq(printed(), "the guest is stopped\n");
+	EXPECT({ "{\"execute\": \"cont\"}", DONE });
+	ck_assert_int_eq(run_with_server("SOCKET cont"), 0);
+	ck_assert_str_eq(printed(), "the guest goes on\n");
+	EXPECT({ "{\"execute\": \"system_reset\"}", DONE });
+	ck_assert_int_eq(run_with_server("SOCKET reset"), 0);
+	ck_assert_str_eq(printed(), "the guest is reset\n");
+}
+END_TEST
+
+START_TEST(a_device_is_asked_for_and_the_refusal_is_told)
+{
+	static const char refusal[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": "
+				      "\"not yet\"}}";
+
+	EXPECT({ "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", "
+		 "\"host\": \"01:00.0\", \"id\": \"01:00.0\"}}",
+		 refusal });
+	ck_assert_int_eq(run_with_server("SOCKET attach 01:00.0"), 1);
+	process_expect_log("E ctl: not yet\n");
+	EXPECT({ "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"01:00.0\"}}",
+		 refusal });
+	ck_assert_int_eq(run_with_server("SOCKET detach 01:00.0"), 1);
+	process_expect_log("E ctl: not yet\n");
+	ck_assert_str_eq(printed(), "");
+	EXPECT({ "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"01:00.0\"}}", DONE });
+	ck_assert_int_eq(run_with_server("SOCKET detach 01:00.0"), 0);
+	ck_assert_str_eq(printed(), "the guest is asked for the device\n");
+}
+END_TEST
+
+#define STATUS "{\"status\": \"paused\", \"running\": false}"
+#define SUMMARY "{\"base-memory\": 536870912, \"plugged-memory\": 0}"
+#define CPUS "[{\"cpu-index\": 0, \"thread-id\": 41}, {\"cpu-index\": 1, \"thread-id\": 42}]"
+#define PCI                                                                                   \
+	"[{\"bus\": 0, \"devices\": [{\"slot\": 1, \"function\": 2, \"qdev_id\": \"disk0\", " \
+	"\"id\": {\"vendor\": 6900, \"device\": 4162}}]}]"
+#define ASK_STATUS(pci)                                                             \
+	{ "{\"execute\": \"query-status\"}", "{\"return\": " STATUS "}" },          \
+		{ "{\"execute\": \"query-memory-size-summary\"}",                   \
+		  "{\"return\": " SUMMARY "}" },                                    \
+		{ "{\"execute\": \"query-cpus-fast\"}", "{\"return\": " CPUS "}" }, \
+	{                                                                           \
+		"{\"execute\": \"query-pci\"}", pci                                 \
+	}
+
+START_TEST(status_shows_what_the_guest_is_made_of)
+{
+	EXPECT(ASK_STATUS("{\"return\": " PCI "}"));
+	ck_assert_int_eq(run_with_server("SOCKET status"), 0);
+	ck_assert_str_eq(printed(), "status   paused\n"
+				    "memory   512 MiB\n"
+				    "cpus     2, threads 41 42\n"
+				    "pci      01.2  1af4:1042  disk0\n");
+	EXPECT(ASK_STATUS("{\"return\": " PCI "}"));
+	ck_assert_int_eq(run_with_server("SOCKET --json status"), 0);
+	ck_assert_str_eq(printed(),
+			 "{\"query-status\": " STATUS
+			 ", \"query-memory-size-summary\": " SUMMARY
+			 ", \"query-cpus-fast\": " CPUS ", \"query-pci\": " PCI "}\n");
+	process_expect_no_log();
+	EXPECT(ASK_STATUS("{\"error\": {\"desc\": \"no\"}}"));
+	ck_assert_int_eq(run_with_server("SOCKET status"), 1);
+	process_expect_log("E ctl: no\n");
+	EXPECT(ASK_STATUS("{\"return\": [{\"devices\": [{}]}]}"));
+	ck_assert_int_eq(run_with_server("SOCKET status"), 1);
+	process_expect_log("another version");
+}
+END_TEST
+
 START_TEST(a_cable_is_plugged_in_and_pulled)
 {
 	EXPECT({ "{\"execute\": \"set_link\", \"arguments\": {\"name\": \"net0\", \"up\": "
@@ -706,7 +799,12 @@ START_TEST(wrong_usage_is_told_with_what_would_be_right)
 	} cases[] = {
 		{ "--json", "ctl: the socket's path is missing" },
 		{ "SOCKET", "ctl: the command is missing" },
-		{ "SOCKET inflate", "'inflate': it is one of balloon, memory, stats, " },
+		{ "SOCKET inflate",
+		  "'inflate': it is one of status, balloon, memory, stats, " },
+		{ "SOCKET attach", "attach: which device? As attach 0000:01:00.0" },
+		{ "SOCKET detach ", "detach: which device? As detach 0000:01:00.0" },
+		{ "SOCKET attach 01:00.0 2", "'2' is too much after attach" },
+		{ "SOCKET status all", "'all' is too much after status" },
 		{ "SOCKET balloon", "balloon '': a size such as 512M or 4G, please" },
 		{ "SOCKET balloon x", "balloon 'x': a size" },
 		{ "SOCKET balloon 0", "balloon '0': a size" },
@@ -763,6 +861,10 @@ int main(void)
 		stats_that_do_not_come_are_told_and_old_ones_are_shown_as_such,
 		stats_without_a_driver_are_not_waited_for,
 		powerdown_and_quit_say_what_was_done,
+		a_command_is_sent_in_one_piece,
+		stop_cont_and_reset_say_what_was_done,
+		a_device_is_asked_for_and_the_refusal_is_told,
+		status_shows_what_the_guest_is_made_of,
 		a_cable_is_plugged_in_and_pulled,
 		events_in_between_are_passed_over,
 		where_nobody_listens_that_is_told_with_the_path,

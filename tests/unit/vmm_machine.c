@@ -153,6 +153,16 @@ static int resets(struct kvm_run *run)
 	return write_port(run, LAYOUT_POWER_PORT + 2, POWER_RESET_VALUE);
 }
 
+static int panics(struct kvm_run *run)
+{
+	return write_port(run, LAYOUT_PANIC_PORT, 1);
+}
+
+static int has_a_crash_kernel(struct kvm_run *run)
+{
+	return write_port(run, LAYOUT_PANIC_PORT, 2);
+}
+
 static int exits_with_42(struct kvm_run *run)
 {
 	return write_port(run, LAYOUT_EXIT_PORT, 42);
@@ -758,6 +768,233 @@ START_TEST(a_reset_may_end_it)
 }
 END_TEST
 
+START_TEST(a_panic_has_a_status_of_its_own)
+{
+	fake_kvm.steps[0] = panics;
+	ck_assert_int_eq(run(), STATUS_PANICKED);
+	process_expect_log("I guest panicked\n");
+}
+END_TEST
+
+START_TEST(a_guest_with_a_crash_kernel_goes_on_and_is_reported_once_a_boot)
+{
+	fake_kvm.steps[0] = has_a_crash_kernel;
+	fake_kvm.steps[1] = has_a_crash_kernel;
+	fake_kvm.steps[2] = resets;
+	fake_kvm.steps[3] = has_a_crash_kernel;
+	fake_kvm.steps[4] = powers_off;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 5);
+	const char *log = process_log();
+	unsigned int nr_told = 0;
+	for (const char *p = log; (p = strstr(p, "I guest panicked: its crash kernel")); p++)
+		nr_told++;
+	ck_assert_msg(nr_told == 2, "%s", log);
+}
+END_TEST
+
+/* With a client of the control socket: what it is told while the guest runs, pauses and ends. */
+
+static int client = -1;
+static char client_path[80];
+static char heard[16384];
+
+/* Until `text` has come, in all that has come so far; false: the guest has ended without. */
+static bool hear(const char *text)
+{
+	while (!strstr(heard, text)) {
+		size_t n = strlen(heard);
+		ssize_t got = recv(client, heard + n, sizeof(heard) - 1 - n, 0);
+		if (got <= 0)
+			return false;
+		heard[n + (size_t)got] = '\0';
+	}
+	return true;
+}
+
+static void say(const char *command)
+{
+	char line[128];
+
+	int n = snprintf(line, sizeof(line), "{\"execute\": \"%s\", \"id\": \"%s\"}\n", command,
+			 command);
+	ck_assert_int_eq(send(client, line, (size_t)n, MSG_NOSIGNAL), n);
+}
+
+static void init_with_client(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	(void)snprintf(client_path, sizeof(client_path), "%s.qmp", kernel_path);
+	config.qmp = client_path;
+	init();
+	strcpy(address.sun_path, client_path);
+	client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(connect(client, (struct sockaddr *)&address, sizeof(address)), 0);
+	say("qmp_capabilities");
+}
+
+/* All that came; the machine is gone. */
+static const char *hear_all(void)
+{
+	machine_finish(&machine);
+	(void)hear("nobody says this");
+	fd_close(&client);
+	return heard;
+}
+
+static void expect_heard(const char *text)
+{
+	ck_assert_msg(strstr(heard, text) != NULL, "no %s in %s", text, heard);
+}
+
+/* A processor's: after this there is a client that wants to know. */
+static void wait_for_client(void)
+{
+	char text[4096];
+	ssize_t n;
+
+	do {
+		usleep(1000);
+		n = recv(client, text, sizeof(text) - 1, MSG_PEEK | MSG_DONTWAIT);
+		text[n > 0 ? n : 0] = '\0';
+	} while (!strstr(text, "\"id\": \"qmp_capabilities\""));
+}
+
+static int panics_before_a_client(struct kvm_run *run)
+{
+	wait_for_client();
+	return panics(run);
+}
+
+static int has_a_crash_kernel_before_a_client(struct kvm_run *run)
+{
+	wait_for_client();
+	return has_a_crash_kernel(run);
+}
+
+#define EVENT(name, data) "{\"event\": \"" name "\", \"data\": {" data "}, \"timestamp\": {"
+#define CAUSE(guest, reason) "\"guest\": " guest ", \"reason\": \"" reason "\""
+
+START_TEST(clients_hear_of_a_panic)
+{
+	init_with_client();
+	fake_kvm.steps[0] = has_a_crash_kernel_before_a_client;
+	fake_kvm.steps[1] = panics_before_a_client;
+	ck_assert_int_eq(machine_run(&machine), STATUS_PANICKED);
+	(void)hear_all();
+	expect_heard(EVENT("GUEST_CRASHLOADED", "\"action\": \"run\""));
+	expect_heard(EVENT("GUEST_PANICKED", "\"action\": \"poweroff\""));
+	expect_heard(EVENT("SHUTDOWN", CAUSE("true", "guest-panic")));
+	ck_assert(strstr(heard, "SHUTDOWN") > strstr(heard, "GUEST_PANICKED"));
+}
+END_TEST
+
+static int resets_before_a_client(struct kvm_run *run)
+{
+	wait_for_client();
+	return resets(run);
+}
+
+START_TEST(clients_hear_why_a_guest_resets_and_ends)
+{
+	init_with_client();
+	fake_kvm.steps[0] = resets_before_a_client;
+	fake_kvm.steps[1] = powers_off;
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	(void)hear_all();
+	expect_heard(EVENT("RESET", CAUSE("true", "guest-reset")));
+	expect_heard(EVENT("SHUTDOWN", CAUSE("true", "guest-shutdown")));
+	config.on_reset = ON_RESET_EXIT;
+	fake_kvm_init();
+	*heard = '\0';
+	init_with_client();
+	say("system_reset");
+	ck_assert_int_eq(machine_run(&machine), STATUS_RESET);
+	(void)hear_all();
+	expect_heard(EVENT("SHUTDOWN", CAUSE("false", "host-qmp-system-reset")));
+	ck_assert_ptr_null(strstr(heard, "\"RESET\""));
+	fake_kvm_init();
+	*heard = '\0';
+	config.timeout = 1;
+	init_with_client();
+	ck_assert_int_eq(machine_run(&machine), STATUS_TIMEOUT);
+	(void)hear_all();
+	expect_heard(EVENT("SHUTDOWN", CAUSE("false", "host-signal")));
+}
+END_TEST
+
+/* What the other thread saw while the guest was to stand still. */
+static struct {
+	unsigned int stopped;
+	unsigned int asked;
+	unsigned int reset;
+	bool ran_again;
+	bool heard_all;
+} seen;
+
+static unsigned int nr_parked(void)
+{
+	pthread_mutex_lock(&machine.gate.lock);
+	unsigned int n = machine.gate.closed ? machine.gate.parked : 0;
+	pthread_mutex_unlock(&machine.gate.lock);
+	return n;
+}
+
+static void *stop_and_go(void *opaque)
+{
+	(void)opaque;
+	say("stop");
+	bool all = hear("\"id\": \"stop\"");
+	seen.stopped = nr_parked();
+	say("stop"); /* once more: nothing happens */
+	kill(getpid(), SIGUSR1);
+	usleep(50000);
+	seen.asked = nr_parked();
+	say("system_reset");
+	all = all && hear("\"event\": \"RESET\"");
+	usleep(50000);
+	seen.reset = nr_parked();
+	say("query-status");
+	all = all && hear("\"id\": \"query-status\"");
+	say("cont");
+	all = all && hear("\"id\": \"cont\"");
+	for (unsigned int i = 0; i < 1000 && !seen.ran_again; i++) {
+		usleep(1000);
+		seen.ran_again = nr_parked() == 0;
+	}
+	say("system_powerdown");
+	say("quit");
+	seen.heard_all = all && hear("\"id\": \"quit\"");
+	return NULL;
+}
+
+START_TEST(a_stopped_guest_stays_so_whatever_happens_until_it_goes_on)
+{
+	pthread_t thread;
+
+	init_with_client();
+	ck_assert_int_eq(pthread_create(&thread, NULL, stop_and_go, NULL), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_uint_eq(seen.stopped, 2);
+	ck_assert_uint_eq(seen.asked, 2);
+	ck_assert_uint_eq(seen.reset, 2);
+	ck_assert(seen.ran_again && seen.heard_all);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].nr_pauses_told, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[1].nr_pauses_told, 1);
+	(void)hear_all();
+	char *stop = strstr(heard, "{\"event\": \"STOP\", \"timestamp\"");
+	ck_assert_msg(stop && !strstr(stop + 12, "\"STOP\""), "%s", heard);
+	ck_assert(strstr(heard, "\"id\": \"stop\"") > stop);
+	expect_heard("\"status\": \"paused\", \"running\": false");
+	expect_heard(EVENT("RESET", CAUSE("false", "host-qmp-system-reset")));
+	expect_heard("{\"event\": \"RESUME\", \"timestamp\"");
+	expect_heard("{\"event\": \"POWERDOWN\", \"timestamp\"");
+	expect_heard(EVENT("SHUTDOWN", CAUSE("false", "host-qmp-quit")));
+}
+END_TEST
+
 START_TEST(kvms_own_system_events_are_heard)
 {
 	fake_kvm.steps[0] = asks_kvm_to_reset;
@@ -1265,6 +1502,24 @@ START_TEST(events_tell_a_run_from_start_to_exit)
 }
 END_TEST
 
+START_TEST(events_tell_of_a_panic_before_the_exit)
+{
+	const char *path = use_events();
+
+	fake_kvm.steps[0] = panics;
+	ck_assert_int_eq(run(), STATUS_PANICKED);
+	machine_finish(&machine);
+	json_t *events = parse_events(take_file(path));
+	size_t nr = json_array_size(events);
+	json_t *panic = json_array_get(events, nr - 2);
+	ck_assert_str_eq(json_string_value(json_object_get(panic, "event")), "panic");
+	json_t *last = json_array_get(events, nr - 1);
+	ck_assert_str_eq(json_string_value(json_object_get(last, "event")), "exit");
+	ck_assert_int_eq(json_integer_value(json_object_get(last, "status")), STATUS_PANICKED);
+	json_decref(events);
+}
+END_TEST
+
 START_TEST(events_name_who_inhibits_and_what_is_asked_for)
 {
 	static const char owner[] = "kvm without synchronous mmu";
@@ -1496,6 +1751,11 @@ int main(void)
 		the_exit_port_ends_with_the_guests_own_status,
 		without_an_exit_port_a_write_there_is_nothing,
 		a_reset_may_end_it,
+		a_panic_has_a_status_of_its_own,
+		a_guest_with_a_crash_kernel_goes_on_and_is_reported_once_a_boot,
+		clients_hear_of_a_panic,
+		clients_hear_why_a_guest_resets_and_ends,
+		a_stopped_guest_stays_so_whatever_happens_until_it_goes_on,
 		kvms_own_system_events_are_heard,
 		a_crash_is_told_with_registers_and_has_a_status_of_its_own,
 		registers_that_kvm_has_reset_are_not_passed_off_as_the_guests,
@@ -1514,6 +1774,7 @@ int main(void)
 		a_port_read_reaches_its_device_and_its_answer_the_guest,
 		a_string_of_port_writes_is_done_byte_by_byte,
 		events_tell_a_run_from_start_to_exit,
+		events_tell_of_a_panic_before_the_exit,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
 		events_are_appended_and_a_pipe_may_be_slow,

@@ -72,7 +72,7 @@ START_TEST(a_kernel_is_enough)
 	ck_assert_uint_eq(config.nr_disks, 0);
 	ck_assert_int_eq(config.serial.kind, CONSOLE_STDIO);
 	ck_assert(!config.has_console);
-	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
+	ck_assert_int_eq(config.on_reset, ON_RESET_RESET);
 	ck_assert_uint_eq(config.timeout, 0);
 	ck_assert(!config.exit_port);
 	ck_assert(!config.has_balloon);
@@ -549,10 +549,10 @@ START_TEST(standard_input_and_output_are_for_one_of_them)
 }
 END_TEST
 
-START_TEST(a_reset_reboots_or_ends)
+START_TEST(a_reset_resets_or_ends)
 {
-	parse_well("ballast run --kernel k --on-reset reboot");
-	ck_assert_int_eq(config.on_reset, ON_RESET_REBOOT);
+	parse_well("ballast run --kernel k --on-reset reset");
+	ck_assert_int_eq(config.on_reset, ON_RESET_RESET);
 	expect_refusal("ballast run --kernel k --on-reset halt", "--on-reset 'halt'");
 }
 END_TEST
@@ -769,7 +769,7 @@ int main(void)
 		a_console_goes_to_one_of_the_same_places,
 		the_kernel_is_told_of_a_console_unless_it_is_told_otherwise,
 		standard_input_and_output_are_for_one_of_them,
-		a_reset_reboots_or_ends,
+		a_reset_resets_or_ends,
 		verbose_and_trace,
 		what_is_missing_is_named,
 		what_is_unknown_is_named,

@@ -47,6 +47,9 @@ static struct {
 	bool automatic;
 	int link_error;
 	bool link_up;
+	unsigned int nr_pauses;
+	unsigned int nr_resumes;
+	unsigned int nr_resets;
 } world;
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
@@ -111,6 +114,34 @@ void machine_quit(struct machine *m)
 {
 	ck_assert_ptr_eq(m, &machine);
 	world.nr_quits++;
+}
+
+/* As the machine does: the event comes while the command runs. */
+void machine_pause(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.nr_pauses++;
+	m->paused = true;
+	qmp_event(&qmp, "STOP");
+}
+
+void machine_resume(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.nr_resumes++;
+	m->paused = false;
+}
+
+void machine_reset(struct machine *m)
+{
+	ck_assert_ptr_eq(m, &machine);
+	world.nr_resets++;
+}
+
+unsigned int virtio_balloon_get_stats_period(struct virtio_balloon *balloon)
+{
+	ck_assert_ptr_eq(balloon, &machine.balloon);
+	return world.period;
 }
 
 int virtio_balloon_request_stats(struct virtio_balloon *balloon)
@@ -465,10 +496,17 @@ START_TEST(the_version_the_status_and_the_commands_can_be_asked_for)
 	ck_assert_str_eq(ask(fd, "{\"execute\": \"query-commands\"}"),
 			 "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
 			 "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
-			 "{\"name\": \"query-status\"}, {\"name\": \"balloon\"}, "
-			 "{\"name\": \"query-balloon\"}, {\"name\": \"system_powerdown\"}, "
-			 "{\"name\": \"quit\"}, {\"name\": \"set_link\"}, "
-			 "{\"name\": \"x-ballast-query-memory\"}, "
+			 "{\"name\": \"query-status\"}, "
+			 "{\"name\": \"query-memory-size-summary\"}, "
+			 "{\"name\": \"query-cpus-fast\"}, {\"name\": \"query-pci\"}, "
+			 "{\"name\": \"balloon\"}, {\"name\": \"query-balloon\"}, "
+			 "{\"name\": \"stop\"}, {\"name\": \"cont\"}, "
+			 "{\"name\": \"system_reset\"}, {\"name\": \"system_powerdown\"}, "
+			 "{\"name\": \"quit\"}, {\"name\": \"qom-list\"}, "
+			 "{\"name\": \"qom-get\"}, {\"name\": \"qom-set\"}, "
+			 "{\"name\": \"device_add\"}, {\"name\": \"device_del\"}, "
+			 "{\"name\": \"set_link\"}, {\"name\": \"x-ballast-query-memory\"}, "
+			 "{\"name\": \"x-ballast-query-dma-map\"}, "
 			 "{\"name\": \"x-ballast-query-guest-stats\"}, "
 			 "{\"name\": \"x-ballast-request-guest-stats\"}, "
 			 "{\"name\": \"x-ballast-set-stats-period\"}, "
@@ -857,6 +895,280 @@ START_TEST(events_reach_who_has_negotiated)
 	close(one);
 	close(two);
 	close(silent);
+}
+END_TEST
+
+/* What a QEMU has as well. */
+
+#define ASK(command) ask(fd, "{\"execute\": \"" command "\"}")
+#define ASK_WITH(command, arguments) \
+	ask(fd, "{\"execute\": \"" command "\", \"arguments\": {" arguments "}}")
+
+START_TEST(a_guest_can_be_stopped_and_go_on)
+{
+	int fd = start();
+	int other = start();
+
+	send_text(fd, "{\"execute\": \"stop\"}{\"execute\": \"query-status\"}\n");
+	const char *text = read_all(fd);
+	const char *answer = strstr(text, "\r\n" DONE "\r\n");
+	ck_assert_msg(strstr(text, "{\"event\": \"STOP\", ") == text && answer, "%s", text);
+	ck_assert_ptr_nonnull(strstr(answer,
+				     "{\"return\": {\"status\": \"paused\", \"running\": "
+				     "false, \"singlestep\": false}}"));
+	ck_assert_ptr_nonnull(strstr(read_one(other), "{\"event\": \"STOP\", "));
+	ck_assert_str_eq(ASK("cont"), DONE);
+	ck_assert_str_eq(ASK("system_reset"), DONE);
+	ck_assert(world.nr_pauses == 1 && world.nr_resumes == 1 && world.nr_resets == 1);
+	ck_assert_ptr_nonnull(strstr(ASK("query-status"), "\"running\": true"));
+	close(fd);
+	close(other);
+}
+END_TEST
+
+/* The event of its own command is what is too much for it: it goes when the command is done. */
+START_TEST(who_does_not_read_may_be_dropped_in_its_own_command)
+{
+	static const char request[] = "{\"execute\": \"stop\"}";
+	int fd = start();
+
+	for (unsigned int i = 0; i < 50000 && qmp.nr_clients == 1; i++) {
+		if (send(fd, request, strlen(request), MSG_NOSIGNAL) < 0)
+			break;
+		settle();
+	}
+	ck_assert_uint_eq(qmp.nr_clients, 0);
+	process_expect_log("does not read");
+	close(fd);
+}
+END_TEST
+
+START_TEST(events_have_their_data)
+{
+	qmp_event_reason(&qmp, "SHUTDOWN", "guest-reset"); /* not initialised */
+	qmp_event_action(&qmp, "GUEST_PANICKED", "run");
+	int fd = start();
+
+	qmp_event_reason(&qmp, "SHUTDOWN", "host-signal");
+	ck_assert_ptr_nonnull(strstr(read_one(fd), "{\"event\": \"SHUTDOWN\", \"data\": "
+						   "{\"guest\": false, \"reason\": "
+						   "\"host-signal\"}, \"timestamp\""));
+	qmp_event_reason(&qmp, "RESET", "guest-reset");
+	ck_assert_ptr_nonnull(strstr(read_one(fd), "{\"event\": \"RESET\", \"data\": "
+						   "{\"guest\": true, \"reason\": "
+						   "\"guest-reset\"}, \"timestamp\""));
+	qmp_event_action(&qmp, "GUEST_PANICKED", "poweroff");
+	ck_assert_ptr_nonnull(strstr(read_one(fd), "{\"event\": \"GUEST_PANICKED\", \"data\": "
+						   "{\"action\": \"poweroff\"}, "));
+	close(fd);
+}
+END_TEST
+
+static const char *balloon_event(char *text, size_t size, uint64_t actual)
+{
+	(void)snprintf(text, size,
+		       "{\"event\": \"BALLOON_CHANGE\", \"data\": {\"actual\": %llu}, ",
+		       (unsigned long long)actual);
+	return text;
+}
+
+START_TEST(a_balloon_is_told_of_once_a_second_and_its_last_size_always)
+{
+	struct pollfd p;
+	char text[128];
+
+	qmp_balloon_changed(&qmp); /* not initialised */
+	have_balloon();
+	int fd = start();
+	world.memory.balloon.actual = 24 * MIB;
+	qmp_balloon_changed(&qmp);
+	ck_assert_ptr_nonnull(
+		strstr(read_one(fd), balloon_event(text, sizeof(text), 1000 * MIB)));
+	for (unsigned int i = 0; i < 100; i++) {
+		world.memory.balloon.actual += MIB;
+		qmp_balloon_changed(&qmp);
+		settle();
+	}
+	ck_assert_str_eq(read_all(fd), "");
+	p = (struct pollfd){ .fd = qmp.balloon_timer.fd, .events = POLLIN };
+	ck_assert_int_eq(poll(&p, 1, 5000), 1);
+	settle();
+	ck_assert_ptr_nonnull(
+		strstr(read_one(fd), balloon_event(text, sizeof(text), 900 * MIB)));
+	/* Nothing new in its second, and then it is told at once again. */
+	ck_assert_int_eq(poll(&p, 1, 5000), 1);
+	settle();
+	ck_assert_str_eq(read_all(fd), "");
+	qmp_balloon_changed(&qmp);
+	ck_assert_ptr_nonnull(strstr(read_one(fd), "BALLOON_CHANGE"));
+	close(fd);
+}
+END_TEST
+
+START_TEST(memory_and_processors_are_told_as_qemu_does)
+{
+	int fd = start();
+
+	ck_assert_str_eq(ASK("query-memory-size-summary"),
+			 "{\"return\": {\"base-memory\": 1073741824, \"plugged-memory\": 0}}");
+	ck_assert_str_eq(ASK("query-cpus-fast"), "{\"return\": []}");
+	vcpu_gate_init(&machine.gate);
+	machine.nr_vcpus = 2;
+	for (int i = 0; i < 2; i++) {
+		machine.vcpus[i].gate = &machine.gate;
+		machine.vcpus[i].thread_id = 41 + i;
+	}
+	ck_assert_str_eq(
+		ASK("query-cpus-fast"),
+		"{\"return\": [{\"cpu-index\": 0, \"thread-id\": 41, \"target\": \"x86_64\", "
+		"\"qom-path\": \"/machine/cpu[0]\", \"props\": {\"socket-id\": 0, "
+		"\"core-id\": 0, \"thread-id\": 0}}, {\"cpu-index\": 1, \"thread-id\": 42, "
+		"\"target\": \"x86_64\", \"qom-path\": \"/machine/cpu[1]\", \"props\": "
+		"{\"socket-id\": 0, \"core-id\": 1, \"thread-id\": 0}}]}");
+	vcpu_gate_finish(&machine.gate);
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_bus_is_told_as_qemu_does)
+{
+	static const struct pci_device_ops no_ops;
+	static const struct io_ops no_io;
+	const struct pci_windows windows = { { 0x1000, 0xf000 },
+					     { 0xc0000000, 0x100000 },
+					     { 0 } };
+	struct pci_device bridge, card;
+	struct io_bus pio, mmio;
+
+	io_bus_init(&pio);
+	io_bus_init(&mmio);
+	ck_assert_int_eq(pci_bus_init(&machine.pci, &pio, &mmio, &windows, 0xb0000000), 0);
+	pci_device_init(&bridge, &no_ops, "host bridge", 0x1b36, 8, 0x060000);
+	pci_device_init(&card, &no_ops, "net0", 0x1af4, 0x1041, 0x020000);
+	pci_set_bar(&card, 0, PCI_BAR_IO, PCI_NON_PREFETCHABLE, 64, &no_io, NULL);
+	pci_set_bar(&card, 2, PCI_BAR_MEM64, PCI_PREFETCHABLE, 16384, &no_io, NULL);
+	pci_set_bar(&card, PCI_ROM, PCI_BAR_MEM32, PCI_NON_PREFETCHABLE, 2048, &no_io, NULL);
+	card.config[0x3d] = 1;
+	ck_assert_int_eq(pci_bus_add(&machine.pci, &bridge, PCI_DEVFN(0, 0)), 0);
+	ck_assert_int_eq(pci_bus_add(&machine.pci, &card, PCI_DEVFN(3, 1)), 0);
+	int fd = start();
+	ck_assert_str_eq(
+		ASK("query-pci"),
+		"{\"return\": [{\"bus\": 0, \"devices\": [{\"bus\": 0, \"slot\": 0, "
+		"\"function\": 0, \"qdev_id\": \"host bridge\", \"irq_pin\": 0, "
+		"\"class_info\": {\"class\": 1536}, \"id\": {\"vendor\": 6966, \"device\": 8, "
+		"\"subsystem-vendor\": 0, \"subsystem\": 0}, \"regions\": []}, {\"bus\": 0, "
+		"\"slot\": 3, \"function\": 1, \"qdev_id\": \"net0\", \"irq_pin\": 1, \"irq\": "
+		"19, \"class_info\": {\"class\": 512}, \"id\": {\"vendor\": 6900, \"device\": "
+		"4161, \"subsystem-vendor\": 0, \"subsystem\": 0}, \"regions\": [{\"bar\": 0, "
+		"\"type\": \"io\", \"address\": -1, \"size\": 64}, {\"bar\": 2, \"type\": "
+		"\"memory\", \"address\": -1, \"size\": 16384, \"prefetch\": true, "
+		"\"mem_type_64\": true}, {\"bar\": 6, \"type\": \"memory\", \"address\": -1, "
+		"\"size\": 2048, \"prefetch\": false, \"mem_type_64\": false}]}]}]}");
+	pci_bus_remove(&card);
+	pci_bus_remove(&bridge);
+	pci_bus_finish(&machine.pci);
+	io_bus_finish(&mmio);
+	io_bus_finish(&pio);
+	close(fd);
+}
+END_TEST
+
+#define BALLOON "\"path\": \"/machine/peripheral/balloon0\""
+
+START_TEST(the_balloon_has_qemus_properties)
+{
+	have_balloon();
+	int fd = start();
+	world.stats.values[4] = 5;
+	world.stats.updated = 7;
+	const char *answer = ASK_WITH("qom-get", BALLOON ", \"property\": \"guest-stats\"");
+	ck_assert_ptr_eq(strstr(answer, "{\"return\": {\"stats\": {\"stat-swap-in\": -1, "),
+			 answer);
+	ck_assert_ptr_nonnull(strstr(answer, "\"stat-free-memory\": 5"));
+	ck_assert_ptr_nonnull(strstr(answer, "}, \"last-update\": 7}}"));
+	ck_assert_str_eq(ASK_WITH("qom-set", BALLOON ", \"property\": "
+						     "\"guest-stats-polling-interval\", "
+						     "\"value\": 9"),
+			 DONE);
+	ck_assert_uint_eq(world.period, 9);
+	ck_assert_str_eq(ASK_WITH("qom-get", "\"path\": \"balloon0\", \"property\": "
+					     "\"guest-stats-polling-interval\""),
+			 "{\"return\": 9}");
+	ck_assert_str_eq(ASK_WITH("qom-get", BALLOON ", \"property\": \"type\""),
+			 "{\"return\": \"virtio-balloon-pci\"}");
+	expect_error(ASK_WITH("qom-set", BALLOON ", \"property\": "
+						 "\"guest-stats-polling-interval\", "
+						 "\"value\": -1"),
+		     "GenericError", "'value' is -1: it goes from 0 to 31536000");
+	expect_error(
+		ASK_WITH("qom-set", BALLOON ", \"property\": \"guest-stats\", \"value\": 1"),
+		"GenericError", "'guest-stats' is not writable");
+	expect_error(ASK_WITH("qom-get", BALLOON ", \"property\": \"colour\""), "GenericError",
+		     "property 'colour': it is none of type, guest-stats");
+	expect_error(ASK_WITH("qom-set", BALLOON ", \"property\": \"colour\", \"value\": 1"),
+		     "GenericError", "property 'colour'");
+	ck_assert_uint_eq(world.period, 9);
+	close(fd);
+}
+END_TEST
+
+START_TEST(the_balloon_can_be_looked_for)
+{
+	int fd = start();
+
+	ck_assert_str_eq(ASK_WITH("qom-list", "\"path\": \"/machine/peripheral\""),
+			 "{\"return\": []}");
+	expect_error(ASK_WITH("qom-list", BALLOON), "DeviceNotFound",
+		     "with --balloon there is");
+	expect_error(ASK_WITH("qom-get", BALLOON ", \"property\": \"guest-stats\""),
+		     "DeviceNotFound", "with --balloon there is");
+	expect_error(ASK_WITH("qom-set", "\"path\": \"/x\", \"property\": \"a\", \"value\": 1"),
+		     "DeviceNotFound", "path '/x'");
+	have_balloon();
+	ck_assert_str_eq(
+		ASK_WITH("qom-list", "\"path\": \"/\""),
+		"{\"return\": [{\"name\": \"machine\", \"type\": \"child<machine>\"}]}");
+	ck_assert_str_eq(ASK_WITH("qom-list", "\"path\": \"/machine\""),
+			 "{\"return\": [{\"name\": \"peripheral\", \"type\": "
+			 "\"child<container>\"}]}");
+	ck_assert_str_eq(ASK_WITH("qom-list", "\"path\": \"/machine/peripheral\""),
+			 "{\"return\": [{\"name\": \"balloon0\", \"type\": "
+			 "\"child<virtio-balloon-pci>\"}]}");
+	ck_assert_ptr_nonnull(strstr(ASK_WITH("qom-list", BALLOON),
+				     "{\"name\": \"guest-stats-polling-interval\", \"type\": "
+				     "\"int\"}"));
+	close(fd);
+}
+END_TEST
+
+START_TEST(hot_plug_is_refused_with_the_reason)
+{
+	int fd = start();
+
+	expect_error(ASK_WITH("device_add", "\"driver\": \"vfio-pci\", \"host\": \"01:00.0\", "
+					    "\"id\": \"a\", \"x-more\": [1]"),
+		     "GenericError", "running guest yet: start it with --device");
+	expect_error(ASK_WITH("device_add", "\"driver\": \"e1000e\""), "GenericError",
+		     "driver 'e1000e': it is vfio-pci");
+	expect_error(ASK_WITH("device_add", "\"host\": \"01:00.0\""), "GenericError",
+		     "argument 'driver' is missing");
+	expect_error(ASK_WITH("device_del", "\"id\": \"01:00.0\""), "DeviceNotFound",
+		     "there is no device '01:00.0'");
+	machine.config.devices[0].name = "01:00.0";
+	machine.config.nr_devices = 1;
+	expect_error(ASK_WITH("device_del", "\"id\": \"01:00.0\""), "GenericError",
+		     "'01:00.0' cannot be taken from a running guest yet");
+	close(fd);
+}
+END_TEST
+
+START_TEST(no_device_means_no_dma_map)
+{
+	list_init(&machine.vfio.containers);
+	int fd = start();
+	ck_assert_str_eq(ASK("x-ballast-query-dma-map"), "{\"return\": []}");
+	close(fd);
 }
 END_TEST
 
@@ -1521,6 +1833,16 @@ int main(void)
 		the_automatic_can_be_switched,
 		a_cable_can_be_pulled,
 		events_reach_who_has_negotiated,
+		a_guest_can_be_stopped_and_go_on,
+		who_does_not_read_may_be_dropped_in_its_own_command,
+		events_have_their_data,
+		a_balloon_is_told_of_once_a_second_and_its_last_size_always,
+		memory_and_processors_are_told_as_qemu_does,
+		the_bus_is_told_as_qemu_does,
+		the_balloon_has_qemus_properties,
+		the_balloon_can_be_looked_for,
+		hot_plug_is_refused_with_the_reason,
+		no_device_means_no_dma_map,
 		a_command_needs_no_newline_and_may_have_company,
 		a_command_may_come_in_two_pieces_cut_anywhere,
 		garbage_is_told_once_and_ends_with_its_line,
