@@ -25,7 +25,7 @@ EXPECTED = {
 }
 
 CRASHED = 33  # Ballast's exit status after a triple fault
-GUEST_SECONDS = 240  # more than any boot takes here, so that a hang ends
+GUEST_SECONDS = 150  # more than any boot takes here, so that a hang ends
 
 
 def say(kind, name, text=""):

@@ -128,7 +128,7 @@ def coordinated_life():
         memory = wait_until(lambda memory: memory["held"] == 0, balloon.memory, 60)
         check(f"{prefix}/reboot-inhibited", memory["held"] == 0 and memory["pinned"] == memory["ram"] and
               memory["held-back"]["inhibited-by"] == owners, memory)
-        guest.hear("listening", 240)
+        guest.hear("listening", GUEST_SECONDS)
         memory = balloon.wait(256 * MIB, BALLOON_SECONDS)
         balloon.ctl(balloon.path, "policy", "coordinated")
 
@@ -159,7 +159,7 @@ def reboot(prefix, guest, balloon):
     memory = wait_until(lambda memory: memory["held"] == 0, balloon.memory, 60)
     check(f"{prefix}/reboot-gives-back", memory["held"] == memory["reclaimed"] == 0 and memory["pinned"] == memory["ram"],
           memory)
-    guest.hear("listening", 240)
+    guest.hear("listening", GUEST_SECONDS)
     balloon.wait(256 * MIB, BALLOON_SECONDS)
     memory = wait_until(lambda memory: memory["held-back"]["resting"] == 0, balloon.memory, 10)
     check_coordinated(f"{prefix}/filled-again", memory)

@@ -286,7 +286,7 @@ class Guest:
 # -- the balloon --------------------------------------------------------------------------------------------------
 
 
-BALLOON_SECONDS = 240  # more than any change of a balloon takes here, so that a hang ends
+BALLOON_SECONDS = 60  # more than a balloon rests here while it changes, so that a hang ends
 
 
 class Balloon:
@@ -311,14 +311,16 @@ class Balloon:
         return json.loads(self.ctl("--json", self.path, command))["return"]
 
     def wait(self, bytes_held, seconds):
-        """Waits until the guest says that so much is in its balloon; returns the figures."""
-        deadline = time.monotonic() + seconds
+        """Waits until the guest says that so much is in its balloon, or nothing has moved for that long; returns the figures."""
+        actual = None
         while True:
             memory = self.memory()
             if memory["actual"] == bytes_held:
                 return memory
-            if time.monotonic() > deadline:
-                raise GuestFailed(f"{bytes_held >> 20} MiB wanted in the balloon, after {seconds} s {memory}")
+            if memory["actual"] != actual:
+                actual, deadline = memory["actual"], time.monotonic() + seconds
+            elif time.monotonic() > deadline:
+                raise GuestFailed(f"{bytes_held >> 20} MiB wanted in the balloon, {actual >> 20} for {seconds} s: {memory}")
             time.sleep(0.5)
 
     def keep(self, size, seconds=BALLOON_SECONDS):
