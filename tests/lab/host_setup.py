@@ -207,6 +207,9 @@ def link_is_guarded():
     for words in (["link", "set", interface, "up"], ["addr", "add", "10.0.2.15/24", "dev", interface],
                   ["route", "add", "default", "via", "10.0.2.2"]):
         subprocess.run(["ip", *words], check=True)
+    deadline = time.monotonic() + 30
+    while read(f"/sys/class/net/{interface}/operstate").strip() != "up" and time.monotonic() < deadline:  # it negotiates
+        time.sleep(0.2)
     expect("bind/link", 1, f"only network link, {interface}, depends on it", "bind", NET)
     check_state("bind/link/state", NET, "e1000e", "")
     expect("bind/link/forced", 0, "was e1000e", "bind", "--force", NET)

@@ -188,7 +188,7 @@ def refusals():
 
 
 CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, *balloon.CHAPTERS, *mdev.CHAPTERS,
-            *coordinated.CHAPTERS, *devices.CHAPTERS, *debian.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
+            *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
 
 
 AGAIN = 2  # how often a chapter may come again
