@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 #include "base/fd.h"
@@ -59,6 +60,21 @@ static uint64_t find_start(void)
 
 /* Events */
 
+/* One write, so that the lines of several threads do not mix. Whether all of it was. */
+static bool write_line(struct figures *f, const char *text)
+{
+	char line[2048];
+
+	bool half = __atomic_exchange_n(&f->half_line, false, __ATOMIC_RELAXED);
+	int size = snprintf(line, sizeof(line), "%s%s\n", half ? "\n" : "", text);
+	ssize_t n = size < (int)sizeof(line) ? write(f->events_fd, line, (size_t)size) : -1;
+	if (n == size)
+		return true;
+	if (half || n > 0)
+		__atomic_store_n(&f->half_line, true, __ATOMIC_RELAXED);
+	return false;
+}
+
 void figures_event(struct figures *f, const char *name, json_t *more)
 {
 	if (!f->machine || f->events_fd < 0) {
@@ -74,10 +90,7 @@ void figures_event(struct figures *f, const char *name, json_t *more)
 	if (nr_lost > 0)
 		(void)json_object_set_new(event, "lost", json_integer(nr_lost));
 	autofree char *text = json_dumps(event, JSON_COMPACT);
-	char line[2048];
-	int n = text ? snprintf(line, sizeof(line), "%s\n", text) : -1;
-	/* One write, so that the lines of several threads do not mix. */
-	if (n < 0 || n >= (int)sizeof(line) || write(f->events_fd, line, (size_t)n) != n)
+	if (!text || !write_line(f, text))
 		(void)__atomic_fetch_add(&f->nr_lost, nr_lost + 1, __ATOMIC_RELAXED);
 	json_decref(event);
 	json_decref(more);
@@ -345,17 +358,43 @@ static void write_all(FILE *out, const struct figures *f)
 	write_phases(out, f);
 }
 
+static bool is_irregular(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+/* A new file; one that was left there is gone. Nothing else is touched, or waited for. */
+static int create_anew(const char *path, FILE **ret)
+{
+	if (!is_irregular(path))
+		(void)unlink(path);
+	autoclose int fd = open(
+		path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return -errno;
+	*ret = fdopen(fd, "w");
+	if (!*ret) {
+		(void)unlink(path);
+		return -ENOMEM;
+	}
+	fd = -1;
+	return 0;
+}
+
 static int write_metrics(const struct figures *f, void (*write)(FILE *, const struct figures *))
 {
 	char beside[4096];
+	FILE *out;
 
 	if (snprintf(beside, sizeof(beside), "%s.new", f->metrics) >= (int)sizeof(beside))
 		return -ENAMETOOLONG;
-	FILE *out = fopen(beside, "we");
-	if (!out)
-		return -errno;
+	int r = create_anew(beside, &out);
+	if (r < 0)
+		return r;
 	write(out, f);
-	int r = ferror(out) ? -EIO : 0;
+	r = ferror(out) ? -EIO : 0;
 	if (fclose(out) != 0 && r >= 0)
 		r = -errno;
 	if (r >= 0 && rename(beside, f->metrics) < 0)
@@ -479,8 +518,13 @@ static int open_events(struct figures *f, const char *path)
 /* There is not much to write yet, but one learns whether it can be. */
 static int try_metrics(struct figures *f)
 {
+	if (f->metrics && is_irregular(f->metrics))
+		return log_err(0,
+			       "--metrics '%s': is there and no regular file; a file of figures "
+			       "would replace it",
+			       f->metrics),
+		       -EINVAL;
 	int r = f->metrics ? write_metrics(f, write_phases) : 0;
-
 	return r < 0 ? log_err(r, "--metrics '%s'", f->metrics) : 0;
 }
 

@@ -6,9 +6,11 @@
  *  - event log: --events FILE, appended to: one JSON object a line, with "event" (its name),
  *    "monotonic-us" (CLOCK_MONOTONIC) and "time-us" (since 1970). The file may be a pipe: what a
  *    slow reader leaves no room for is lost, and the next line that fits says how many were
- *    ("lost").
+ *    ("lost"). Of a full disk half a line may be left; the next event begins a line all the same.
+ *    Of resets the first LOG_GUEST_BURST are told; the last of these says so ("last-told").
  *  - metrics: --metrics FILE, Prometheus text, written anew every FIGURES_SECONDS and at the end.
- *    It is written beside and renamed, so that who reads it has all of one moment.
+ *    It is written beside, FILE.new, and renamed, so that who reads it has all of one moment. What
+ *    is there already, of either name, is replaced if it is a regular file.
  *  - phases: where the time from the program's start to the guest's init goes. The program's start
  *    is known to 1/100 s (/proc/self/stat). Of the guest only what it prints is seen: its first
  *    output, and the kernel's "Run /init as init process" on either console. With `quiet`, or no
@@ -61,6 +63,7 @@ struct figures {
 	struct machine *machine; /* borrowed; NULL: nobody wants to know, or not initialised */
 	int events_fd;           /* owned; -1 */
 	unsigned int nr_lost;    /* atomic: events there was no room for */
+	bool half_line;          /* atomic: the last line has no end */
 	const char *metrics;     /* borrowed; NULL: none */
 	struct event_source timer; /* fd owned; -1 */
 	unsigned int ticks;
@@ -76,8 +79,8 @@ struct figures {
 
 /*
  * Opens what the machine's configuration names; its event loop and reclaim are there. The errno
- * of open, timerfd and so on; -ENXIO: a pipe that nobody reads. Logged. On failure nothing is left
- * behind.
+ * of open, timerfd and so on; -ENXIO: a pipe that nobody reads; -EINVAL: metrics would replace
+ * what is no regular file. Logged. On failure nothing is left behind.
  */
 must_check int figures_init(struct figures *figures, struct machine *machine);
 /* The last event, "exit", with the status. Accepts a zeroed object, like all below. */

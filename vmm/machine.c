@@ -273,14 +273,20 @@ static void restart_if_ready(struct machine *m)
 	restart(m);
 }
 
+/* A guest may do so for ever: no log shall grow with it. */
+static void tell_reset(struct machine *m)
+{
+	if (m->nr_resets++ >= LOG_GUEST_BURST)
+		return;
+	bool last = m->nr_resets == LOG_GUEST_BURST;
+	log_info("guest resets%s", last ? "; further resets are not reported" : "");
+	figures_event(&m->figures, "reset", last ? json_pack("{s:b}", "last-told", 1) : NULL);
+}
+
 static void reset(struct machine *m, const char *cause)
 {
 	m->reset_cause = cause;
-	if (m->nr_resets++ < LOG_GUEST_BURST)
-		log_info("guest resets%s", m->nr_resets == LOG_GUEST_BURST
-						   ? "; further resets are not reported"
-						   : "");
-	figures_event(&m->figures, "reset", NULL);
+	tell_reset(m);
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	if (reset_devices(m) < 0) {
 		end(m, STATUS_FAILED, "host-error");
@@ -327,7 +333,7 @@ static void tell_news(struct machine *m)
 	/* That of this boot is told; the next boot may have one again. */
 	if (!m->crash_told && __atomic_load_n(&m->crash_loaded, __ATOMIC_SEQ_CST)) {
 		m->crash_told = true;
-		log_info("guest panicked: its crash kernel takes over");
+		log_guest(&m->crash_budget, "guest panicked: its crash kernel takes over");
 		qmp_event_action(&m->qmp, "GUEST_CRASHLOADED", "run");
 	}
 }
@@ -513,6 +519,9 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.map_late = config->balloon_keep,
 	};
 
+	/* A reader of console or events who goes away is no reason to die, nor a limit on files. */
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGXFSZ, SIG_IGN);
 	pthread_mutex_init(&m->lock, NULL);
 	vcpu_gate_init(&m->gate);
 	memory_map_init(&m->map);
@@ -555,9 +564,6 @@ static int catch_signals(struct machine *m)
 	sigaddset(&handled, SIGHUP);
 	sigaddset(&handled, SIGUSR1);
 	sigaddset(&handled, SIGWINCH);
-	/* A reader of the console who goes away is no reason to die, nor a limit on a disk's file. */
-	(void)signal(SIGPIPE, SIG_IGN);
-	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)pthread_sigmask(SIG_BLOCK, &handled, NULL);
 	m->signals.fd = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (m->signals.fd < 0)

@@ -185,7 +185,8 @@ struct machine {
 	bool balloon_changed;     /* atomic: a vCPU, or the event loop, tells the event loop */
 	bool crash_loaded;        /* atomic: likewise, and once a boot */
 	bool crash_told;          /* it has been; event loop */
-	const char *reset_cause;  /* of the last one; event loop */
+	struct log_budget crash_budget;
+	const char *reset_cause; /* of the last one; event loop */
 	unsigned int nr_resets;
 	int status;       /* what machine_run() returns */
 	bool initialised; /* there is something for machine_finish() to undo */

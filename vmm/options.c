@@ -813,7 +813,7 @@ static const struct option_row *find_row(int found)
 	return NULL;
 }
 
-/* Finds all options; there is room for argc of them. How many there are. */
+/* Finds all options; there is room for as many as there are characters. How many there are. */
 static int pick_options(int argc, char **argv, struct pick *picks)
 {
 	struct option words[nitems(option_rows) + 1] = { 0 };
@@ -874,10 +874,20 @@ static int print_version(void)
 	return OPTIONS_DONE;
 }
 
+/* One word may have as many options as letters. */
+static size_t most_picks(int argc, char **argv)
+{
+	size_t n = 1;
+
+	for (int i = 1; i < argc; i++)
+		n += strlen(argv[i]);
+	return n;
+}
+
 static int parse_run(int argc, char **argv, struct options *options)
 {
 	struct machine_config *config = &options->config;
-	autofree struct pick *picks = calloc((size_t)argc, sizeof(*picks));
+	autofree struct pick *picks = calloc(most_picks(argc, argv), sizeof(*picks));
 
 	if (!picks)
 		return log_err(-ENOMEM, "options");
@@ -929,6 +939,9 @@ int options_parse(int argc, char **argv, struct options *options)
 	*options = (struct options){ .config.policy = RECLAIM_INHIBIT };
 	list_init(&options->texts);
 	int r = parse_command(argc, argv, options);
+	/* Whoever asked for a text has it, or is told. */
+	if (r == OPTIONS_DONE && (fflush(stdout) != 0 || ferror(stdout)))
+		r = log_err(-EIO, "standard output");
 	if (r != OPTIONS_RUN)
 		options_finish(options);
 	return r;

@@ -311,7 +311,8 @@ class Options(CliTest):
         nowhere = self.path("no/such/folder")
         for option in ("--metrics", "--events"):
             self.refused(FAILED, run + [option, nowhere], option, f"'{nowhere}'", "No such file")
-            self.refused(FAILED, run + [option, self.folder], option, f"'{self.folder}'", "directory")
+        self.refused(USAGE, run + ["--metrics", self.folder], f"'{self.folder}'", "no regular file")
+        self.refused(FAILED, run + ["--events", self.folder], f"'{self.folder}'", "directory")
         fifo = self.path("fifo")
         os.mkfifo(fifo)
         self.refused(FAILED, run + ["--events", fifo], f"'{fifo}'", "nobody reads")

@@ -176,7 +176,7 @@ const struct test_case cases[] = {
 	  .guest = "power",
 	  .options = "end=6 status=7",
 	  .status = 7,
-	  .logs = { "I guest panicked: its crash kernel takes over" } },
+	  .logs = { "W guest panicked: its crash kernel takes over" } },
 	{ .name = "multiboot-32",
 	  .guest = "multiboot",
 	  .options = "status=42",

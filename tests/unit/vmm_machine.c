@@ -787,9 +787,32 @@ START_TEST(a_guest_with_a_crash_kernel_goes_on_and_is_reported_once_a_boot)
 	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 5);
 	const char *log = process_log();
 	unsigned int nr_told = 0;
-	for (const char *p = log; (p = strstr(p, "I guest panicked: its crash kernel")); p++)
+	for (const char *p = log; (p = strstr(p, "W guest panicked: its crash kernel")); p++)
 		nr_told++;
 	ck_assert_msg(nr_told == 2, "%s", log);
+}
+END_TEST
+
+static unsigned int nr_crashes;
+
+static int crashes_and_resets_and_so_on(struct kvm_run *run)
+{
+	if (nr_crashes++ == 100)
+		return powers_off(run);
+	fake_kvm.vcpus[0].next_step = 0;
+	return nr_crashes % 2 ? has_a_crash_kernel(run) : resets(run);
+}
+
+START_TEST(a_guest_that_crashes_for_ever_is_not_reported_for_ever)
+{
+	nr_crashes = 0;
+	fake_kvm.steps[0] = crashes_and_resets_and_so_on;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	const char *log = process_log();
+	unsigned int nr_told = 0;
+	for (const char *p = log; (p = strstr(p, "its crash kernel")); p++)
+		nr_told++;
+	ck_assert_msg(nr_told == LOG_GUEST_BURST, "%s", log);
 }
 END_TEST
 
@@ -1596,6 +1619,78 @@ START_TEST(events_are_appended_and_a_pipe_may_be_slow)
 }
 END_TEST
 
+static volatile sig_atomic_t hasty_reader;
+
+static void stop_reading(int signal)
+{
+	(void)signal;
+	close(hasty_reader);
+	hasty_reader = -1;
+}
+
+/* The kernel signals what has come before the write that brought it returns. */
+START_TEST(a_reader_of_events_may_go_away_at_once)
+{
+	const char *path = use_events();
+	const struct sigaction action = { .sa_handler = stop_reading,
+					  .sa_flags = (int)SA_RESETHAND };
+
+	(void)signal(SIGPIPE, SIG_DFL);
+	ck_assert_int_eq(sigaction(SIGIO, &action, NULL), 0);
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	hasty_reader = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ck_assert_int_eq(fcntl(hasty_reader, F_SETOWN, getpid()), 0);
+	ck_assert_int_eq(fcntl(hasty_reader, F_SETFL, O_NONBLOCK | O_ASYNC), 0);
+	init();
+	ck_assert_int_eq(hasty_reader, -1);
+	ck_assert_uint_gt(machine.figures.nr_lost, 0);
+	machine_finish(&machine);
+	ck_assert_int_eq(unlink(path), 0);
+}
+END_TEST
+
+START_TEST(half_an_event_is_a_line_of_its_own)
+{
+	const char *path = use_events();
+	struct rlimit limit, less;
+	struct stat st;
+
+	init();
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(stat(path, &st), 0);
+	less = (struct rlimit){ (rlim_t)st.st_size + 10, limit.rlim_max };
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &less), 0);
+	figures_event(&machine.figures, "half", NULL);
+	figures_event(&machine.figures, "none", NULL);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	figures_event(&machine.figures, "whole", NULL);
+	figures_event(&machine.figures, "next", NULL);
+	machine_finish(&machine);
+	const char *text = take_file(path) + st.st_size;
+	ck_assert_ptr_eq(strstr(text, "{\"event\":\"\n{\"event\":\"whole\""), text);
+	ck_assert_ptr_nonnull(strstr(text, "\"lost\":2}\n{\"event\":\"next\""));
+}
+END_TEST
+
+START_TEST(of_resets_for_ever_the_first_are_events)
+{
+	const char *path = use_events();
+
+	nr_loops = 0;
+	fake_kvm.steps[0] = resets_and_gets_sigterm_twice;
+	ck_assert_int_eq(run(), STATUS_FAILED);
+	ck_assert_uint_gt(machine.nr_resets, 2 * LOG_GUEST_BURST);
+	machine_finish(&machine);
+	char *text = take_file(path);
+	const char *last = NULL;
+	unsigned int nr_told = 0;
+	for (const char *p = text; (p = strstr(p, "\"reset\"")); p++, nr_told++)
+		last = p;
+	ck_assert_uint_eq(nr_told, LOG_GUEST_BURST);
+	ck_assert_ptr_eq(strchr(last, '\n'), strstr(text, "\"last-told\":true}") + 17);
+}
+END_TEST
+
 /* Every line is a comment or a figure: NAME[{LABEL="..."}] NUMBER. */
 static void expect_metrics(const char *text)
 {
@@ -1667,10 +1762,43 @@ START_TEST(figures_that_cannot_be_written_are_refused)
 	config.metrics = "/tmp/no/such/folder/file";
 	expect_refusal(-ENOENT, "--metrics '/tmp/no/such/folder/file': No such file");
 	config.metrics = "/tmp";
-	expect_refusal(-EISDIR, "--metrics '/tmp': Is a directory");
+	expect_refusal(-EINVAL, "--metrics '/tmp': is there and no regular file");
 	config.metrics = NULL;
 	config.events = "/tmp";
 	expect_refusal(-EISDIR, "--events '/tmp': Is a directory");
+}
+END_TEST
+
+START_TEST(metrics_replace_only_a_regular_file)
+{
+	const char *path = use_metrics();
+	struct stat st;
+	char beside[96];
+
+	(void)snprintf(beside, sizeof(beside), "%s.new", path);
+	ck_assert_int_eq(symlink("/dev/null", path), 0);
+	expect_refusal(-EINVAL, "is there and no regular file");
+	ck_assert(lstat(path, &st) == 0 && S_ISLNK(st.st_mode));
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	expect_refusal(-EINVAL, "is there and no regular file");
+	ck_assert(lstat(path, &st) == 0 && S_ISFIFO(st.st_mode));
+	/* Nor beside it, where nothing is written into, waited for or removed. */
+	ck_assert_int_eq(rename(path, beside), 0);
+	expect_refusal(-EEXIST, "--metrics '");
+	ck_assert(lstat(beside, &st) == 0 && S_ISFIFO(st.st_mode));
+	ck_assert_int_eq(unlink(beside), 0);
+	ck_assert_int_eq(symlink(kernel_path, beside), 0);
+	expect_refusal(-EEXIST, "--metrics '");
+	ck_assert(lstat(beside, &st) == 0 && S_ISLNK(st.st_mode));
+	ck_assert_int_eq(unlink(beside), 0);
+	/* Half a file of a run that was killed, and a whole one, are replaced. */
+	ck_assert_int_eq(close(open(beside, O_WRONLY | O_CREAT | O_CLOEXEC, 0400)), 0);
+	ck_assert_int_eq(close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0400)), 0);
+	init();
+	ck_assert_int_eq(access(beside, F_OK), -1);
+	machine_finish(&machine);
+	expect_metrics(take_file(path));
 }
 END_TEST
 
@@ -1753,6 +1881,7 @@ int main(void)
 		a_reset_may_end_it,
 		a_panic_has_a_status_of_its_own,
 		a_guest_with_a_crash_kernel_goes_on_and_is_reported_once_a_boot,
+		a_guest_that_crashes_for_ever_is_not_reported_for_ever,
 		clients_hear_of_a_panic,
 		clients_hear_why_a_guest_resets_and_ends,
 		a_stopped_guest_stays_so_whatever_happens_until_it_goes_on,
@@ -1778,7 +1907,11 @@ int main(void)
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
 		events_are_appended_and_a_pipe_may_be_slow,
+		a_reader_of_events_may_go_away_at_once,
+		half_an_event_is_a_line_of_its_own,
+		of_resets_for_ever_the_first_are_events,
 		metrics_are_those_of_the_end,
+		metrics_replace_only_a_regular_file,
 		figures_that_cannot_be_written_are_refused,
 		every_file_of_figures_may_be_one_too_many,
 		nothing_is_listened_to_unless_somebody_wants_to_know,

@@ -567,6 +567,16 @@ START_TEST(verbose_and_trace)
 }
 END_TEST
 
+START_TEST(one_word_may_have_many_letters)
+{
+	char line[512] = "ballast run -";
+
+	expect_refusal("ballast run -vvvvvvvv", "--kernel is missing");
+	memset(line + strlen(line), 'v', 400);
+	expect_refusal(line, "--kernel is missing");
+}
+END_TEST
+
 START_TEST(what_is_missing_is_named)
 {
 	expect_refusal("ballast run", "--kernel is missing");
@@ -734,6 +744,24 @@ START_TEST(the_version_is_printed)
 }
 END_TEST
 
+START_TEST(what_cannot_be_printed_is_told)
+{
+	static const char *const lines[] = { "ballast --help", "ballast run --version",
+					     "ballast --completion bash" };
+	FILE *memory = stdout;
+
+	for (unsigned int i = 0; i < nitems(lines); i++) {
+		stdout = fopen("/dev/full", "we");
+		ck_assert_ptr_nonnull(stdout);
+		int r = parse(lines[i]);
+		(void)fclose(stdout);
+		stdout = memory;
+		ck_assert_int_eq(r, -EIO);
+		process_expect_log("standard output");
+	}
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -771,6 +799,7 @@ int main(void)
 		standard_input_and_output_are_for_one_of_them,
 		a_reset_resets_or_ends,
 		verbose_and_trace,
+		one_word_may_have_many_letters,
 		what_is_missing_is_named,
 		what_is_unknown_is_named,
 		an_unknown_letter_is_named,
@@ -781,6 +810,7 @@ int main(void)
 		network_cards_that_are_none_are_refused,
 		help_names_every_option_on_one_screen,
 		the_version_is_printed,
+		what_cannot_be_printed_is_told,
 	};
 	return run_tests("vmm_options", setup, NULL, tests, nitems(tests));
 }
