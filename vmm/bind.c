@@ -21,6 +21,7 @@
 #define RECORDS "run/ballast/bind"
 #define FUNCTION_DIR "sys/bus/pci/devices/%s"
 #define MAX_FUNCTIONS 128u
+#define PCI_STORAGE_CLASS 0x01u
 
 static const char bind_help[] =
 	"Usage: ballast bind [--force] BDF...\n"
@@ -88,6 +89,18 @@ static int plan_add(struct plan *plan, const struct host_function *function)
 	return 0;
 }
 
+/* An errno that says that the user is to blame. */
+static bool is_the_users(int r)
+{
+	return r == -EINVAL || r == -ENODEV;
+}
+
+/* Such a one from the kernel, after the user's names were found good. */
+static int not_the_users(int r)
+{
+	return is_the_users(r) ? -EIO : r;
+}
+
 static int parse_name(const char *given, char name[VFIO_NAME_SIZE])
 {
 	if (vfio_pci_name(given, name, VFIO_NAME_SIZE) >= 0 && strchr(name, ':'))
@@ -147,7 +160,7 @@ static int plan_bind(struct plan *plan, const char *given)
 		return -EOPNOTSUPP;
 	}
 	r = plan_add(plan, &function);
-	return r < 0 ? r : add_group(plan, &function);
+	return r < 0 ? r : not_the_users(add_group(plan, &function));
 }
 
 /* What the host lives on */
@@ -155,8 +168,8 @@ static int plan_bind(struct plan *plan, const char *given)
 struct guard {
 	const struct plan *plan;
 	enum bind_force force;
-	bool link_stays; /* there is a default route that does without what is planned */
-	char lost[HOST_NAME_SIZE]; /* an interface with one that does not; "": none */
+	bool link_stays;           /* there is a link that does without what is planned */
+	char lost[HOST_NAME_SIZE]; /* an interface that does not; "": none */
 	char by[VFIO_NAME_SIZE];   /* the function that this depends on */
 };
 
@@ -182,6 +195,29 @@ static int refuse(const struct guard *guard, const char *name, const char *user)
 	return -EBUSY;
 }
 
+/* Any planned function may be what a disk that cannot be found depends on, if it is for disks. */
+static int guard_unknown(const struct guard *guard, const char *user)
+{
+	const struct host_function *found = NULL;
+
+	for (unsigned int i = 0; i < guard->plan->nr && !found; i++) {
+		if (guard->plan->functions[i].class_code >> 16 == PCI_STORAGE_CLASS)
+			found = &guard->plan->functions[i];
+	}
+	if (!found)
+		return 0;
+	if (guard->force == BIND_FORCED) {
+		log_warn("bind %s: perhaps this host's %s depends on it: going on, by --force",
+			 found->name, user);
+		return 0;
+	}
+	(void)log_err(0,
+		      "bind %s: it is for disks, and which of them this host's %s is on cannot "
+		      "be told; --force takes it all the same",
+		      found->name, user);
+	return -EBUSY;
+}
+
 static int guard_disk(const struct guard *guard, const char *user, const char *folder)
 {
 	autofree struct host_names *needed = calloc(1, sizeof(*needed));
@@ -191,21 +227,71 @@ static int guard_disk(const struct guard *guard, const char *user, const char *f
 	if (r < 0 && r != -ENOENT)
 		return r;
 	const char *name = find_planned(guard->plan, needed);
-	return name ? refuse(guard, name, user) : 0;
+	if (name)
+		return refuse(guard, name, user);
+	return r == -ENOENT ? guard_unknown(guard, user) : 0;
 }
 
-/* By the name of a device node, whatever that links to. */
-static int guard_node(const struct guard *guard, const char *user, const char *node)
+static int guard_block(const struct guard *guard, const char *user, const char *name)
+{
+	char folder[PATH_MAX];
+
+	(void)snprintf(folder, sizeof(folder), "sys/class/block/%s", name);
+	return guard_disk(guard, user, folder);
+}
+
+/* The name in /sys of a device node, whatever that links to. -ENOENT: it is none. */
+static int find_block(const char *root, const char *node, char name[HOST_NAME_SIZE])
 {
 	char path[PATH_MAX];
 	char real[PATH_MAX];
-	char folder[PATH_MAX];
 
-	(void)snprintf(path, sizeof(path), "%s%s", guard->plan->root, node);
+	(void)snprintf(path, sizeof(path), "%s%s", root, node);
 	if (strncmp(node, "/dev/", 5) != 0 || !realpath(path, real))
-		return 0; /* a file system without a disk */
-	(void)snprintf(folder, sizeof(folder), "sys/class/block/%s", strrchr(real, '/') + 1);
-	return guard_disk(guard, user, folder);
+		return -ENOENT;
+	const char *base = strrchr(real, '/') + 1;
+	if (strlen(base) >= HOST_NAME_SIZE)
+		return -ENOENT;
+	(void)strcpy(name, base);
+	return 0;
+}
+
+static int guard_node(const struct guard *guard, const char *user, const char *node)
+{
+	char name[HOST_NAME_SIZE];
+
+	int r = find_block(guard->plan->root, node, name);
+	return r < 0 ? guard_unknown(guard, user) : guard_block(guard, user, name);
+}
+
+/* All disks of the btrfs that has this one. */
+static int guard_btrfs(const struct guard *guard, const char *user, const char *node)
+{
+	const char *root = guard->plan->root;
+	char name[HOST_NAME_SIZE];
+	bool found = false;
+
+	autofree struct host_names *systems = calloc(1, sizeof(*systems));
+	autofree struct host_names *disks = calloc(1, sizeof(*disks));
+	if (!systems || !disks)
+		return -ENOMEM;
+	if (find_block(root, node, name) < 0)
+		return guard_unknown(guard, user);
+	int r = host_list(root, systems, "sys/fs/btrfs");
+	for (unsigned int i = 0; i < systems->nr && r >= 0 && !found; i++) {
+		r = host_list(root, disks, "sys/fs/btrfs/%s/devices", systems->names[i]);
+		found = r >= 0 && host_names_have(disks, name);
+		r = r == -ENOENT ? 0 : r; /* "features" is no file system */
+	}
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (!found) {
+		r = guard_block(guard, user, name);
+		return r < 0 ? r : guard_unknown(guard, user);
+	}
+	for (unsigned int i = 0; i < disks->nr && r >= 0; i++)
+		r = guard_block(guard, user, disks->names[i]);
+	return r;
 }
 
 static int guard_number(const struct guard *guard, const char *user, unsigned int number_major,
@@ -218,6 +304,21 @@ static int guard_number(const struct guard *guard, const char *user, unsigned in
 	return guard_disk(guard, user, folder);
 }
 
+/* One without a device number of its own: it has several disks, or others' disks, or none. */
+static int guard_anonymous(const struct guard *guard, const char *user, const char *type,
+			   const char *source)
+{
+	static const char *const without_disk[] = { "tmpfs", "ramfs", "rootfs",   "autofs",
+						    "nfs",   "nfs4",  "virtiofs", "9p" };
+
+	for (unsigned int i = 0; i < nitems(without_disk); i++) {
+		if (strcmp(type, without_disk[i]) == 0)
+			return 0;
+	}
+	return strcmp(type, "btrfs") == 0 ? guard_btrfs(guard, user, source)
+					  : guard_node(guard, user, source);
+}
+
 /* "36 35 8:2 / /boot rw,noatime master:1 - ext4 /dev/sda2 rw": proc(5), mountinfo. */
 static int guard_mount(void *guard, const char *line)
 {
@@ -225,6 +326,7 @@ static int guard_mount(void *guard, const char *line)
 	unsigned int number_major;
 	unsigned int number_minor;
 	char point[1024];
+	char type[32];
 	char source[1024];
 	char user[32];
 	const char *rest = strstr(line, " - ");
@@ -232,15 +334,14 @@ static int guard_mount(void *guard, const char *line)
 	if (!rest ||
 	    sscanf(line, "%*d %*d %u:%u %*s %1023s", &number_major, &number_minor, point) !=
 		    3 ||
-	    sscanf(rest, " - %*s %1023s", source) != 1)
+	    sscanf(rest, " - %31s %1023s", type, source) != 2)
 		return 0;
 	for (unsigned int i = 0; i < nitems(needed); i++) {
 		if (strcmp(point, needed[i]) != 0)
 			continue;
 		(void)snprintf(user, sizeof(user), "mount %s", needed[i]);
-		/* Major 0: a file system of several disks, which has one of them as its source. */
 		return number_major ? guard_number(guard, user, number_major, number_minor)
-				    : guard_node(guard, user, source);
+				    : guard_anonymous(guard, user, type, source);
 	}
 	return 0;
 }
@@ -279,15 +380,12 @@ static bool read_default_route(const char *line, char interface[HOST_NAME_SIZE])
 }
 
 /* What has no hardware below it (a tunnel) says nothing: it goes where the others go. */
-static int guard_route(void *opaque, const char *line)
+static int guard_link(void *opaque, const char *interface)
 {
 	struct guard *guard = opaque;
 	const char *root = guard->plan->root;
-	char interface[HOST_NAME_SIZE];
 	char state[32];
 
-	if (!read_default_route(line, interface))
-		return 0;
 	autofree struct host_names *needed = calloc(1, sizeof(*needed));
 	if (!needed)
 		return -ENOMEM;
@@ -295,14 +393,42 @@ static int guard_route(void *opaque, const char *line)
 	if (r < 0 || needed->nr == 0)
 		return r == -ENOENT ? 0 : r;
 	r = host_read(root, state, sizeof(state), "sys/class/net/%s/operstate", interface);
-	if (r >= 0 && strcmp(state, "down") == 0)
+	if (r >= 0 && strcmp(state, "up") != 0 && strcmp(state, "unknown") != 0)
 		return 0;
 	const char *name = find_planned(guard->plan, needed);
 	if (name) {
-		(void)snprintf(guard->lost, sizeof(guard->lost), "%s", interface);
+		(void)snprintf(guard->lost, sizeof(guard->lost), "%.63s", interface);
 		(void)snprintf(guard->by, sizeof(guard->by), "%s", name);
 	}
 	guard->link_stays |= !name;
+	return 0;
+}
+
+static int guard_route(void *guard, const char *line)
+{
+	char interface[HOST_NAME_SIZE];
+
+	return read_default_route(line, interface) ? guard_link(guard, interface) : 0;
+}
+
+/* Where no default route leads to hardware any link that is up may be how this host is reached. */
+static int guard_links(struct guard *guard)
+{
+	char path[PATH_MAX];
+
+	if (guard->lost[0] || guard->link_stays)
+		return 0;
+	(void)snprintf(path, sizeof(path), "%s/sys/class/net", guard->plan->root);
+	int r = host_each_name(path, guard_link, guard);
+	return r == -ENOENT ? 0 : r;
+}
+
+static int cannot_look(const struct guard *guard, int r, const char *path)
+{
+	if (guard->force != BIND_FORCED)
+		return log_err(r, "bind: learn from /%s what the host needs", path);
+	log_warn("bind: learn from /%s what the host needs: %s: going on, by --force", path,
+		 strerror(-r));
 	return 0;
 }
 
@@ -326,9 +452,15 @@ static int check_host(const struct plan *plan, enum bind_force force)
 		if (r == -EBUSY)
 			return r;
 		if (r < 0)
-			return log_err(r, "bind: learn from /%s what the host needs",
-				       files[i].file);
+			r = cannot_look(&guard, r, files[i].file);
+		if (r < 0)
+			return r;
 	}
+	int r = guard_links(&guard);
+	if (r < 0)
+		r = cannot_look(&guard, r, "sys/class/net");
+	if (r < 0)
+		return r;
 	if (!guard.lost[0] || guard.link_stays)
 		return 0;
 	(void)snprintf(user, sizeof(user), "only network link, %s,", guard.lost);
@@ -573,20 +705,21 @@ static int take_all(struct plan *plan)
 static int bind_planned(struct plan *plan, const char *const *names, unsigned int nr,
 			enum bind_force force)
 {
-	int r = 0;
-
 	if (!host_has(plan->root, "sys/bus/pci/drivers/vfio-pci"))
 		return log_err(-ENOENT, "bind: the driver vfio-pci is not loaded: modprobe "
 					"vfio-pci");
+	/* First the lock: what is looked at from here on no other command changes. */
+	int r = not_the_users(open_records(plan, "bind"));
 	for (unsigned int i = 0; i < nr && r >= 0; i++)
 		r = plan_bind(plan, names[i]);
-	if (r >= 0)
-		r = check_host(plan, force);
-	if (r >= 0)
-		r = open_records(plan, "bind");
+	if (r < 0)
+		return r;
+	r = check_host(plan, force);
 	if (r >= 0)
 		r = write_records(plan);
-	return r < 0 ? r : take_all(plan);
+	if (r >= 0)
+		r = take_all(plan);
+	return not_the_users(r);
 }
 
 int bind_devices(const char *root, const char *const *names, unsigned int nr,
@@ -690,7 +823,7 @@ static int plan_unbind(struct plan *plan, const char *given)
 		r = refuse_in_use(&function);
 	if (r >= 0)
 		r = plan_add(plan, &function);
-	return r < 0 ? r : plan_group(plan, &function);
+	return r < 0 ? r : not_the_users(plan_group(plan, &function));
 }
 
 static int give_back_all(const struct plan *plan)
@@ -725,7 +858,7 @@ int unbind_devices(const char *root, const char *const *names, unsigned int nr)
 	for (unsigned int i = 0; i < nr && r >= 0; i++)
 		r = plan_unbind(plan, names[i]);
 	if (r >= 0)
-		r = give_back_all(plan);
+		r = not_the_users(give_back_all(plan));
 	plan_destroy(plan);
 	return r;
 }
@@ -771,7 +904,7 @@ static int status_of(int r, const char *command)
 {
 	if (fflush(stdout) != 0 || ferror(stdout))
 		r = log_err(-EIO, "%s: standard output", command);
-	if (r == -EINVAL || r == -ENODEV)
+	if (is_the_users(r))
 		return STATUS_USAGE;
 	return r < 0 ? STATUS_FAILED : 0;
 }

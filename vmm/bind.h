@@ -27,8 +27,8 @@ enum bind_force { BIND_CAREFULLY, BIND_FORCED };
  * standard output what it did. What is bound already stays as it is. `root`: see host_pci.h.
  * Logged, with what to do: -EINVAL: no name, or a bridge. -ENODEV: no such function. -ENOENT:
  * vfio-pci is not loaded. -EOPNOTSUPP: no IOMMU. -EBUSY: the host's root disk or only network
- * link depends on it. -EACCES, -EPERM: not root. -EIO: vfio-pci does not take it. Others from the
- * kernel. On failure all is as before, as far as the kernel lets it be; what is not has its record.
+ * link depends on it, or may. -EACCES, -EPERM: not root. -EIO: vfio-pci does not take it, or what
+ * would be -EINVAL or -ENODEV from the kernel. Others from there. On failure all is as before, as far as the kernel lets it be; what is not has its record.
  */
 must_check int bind_devices(const char *root, const char *const *names, unsigned int nr,
 			    enum bind_force force);

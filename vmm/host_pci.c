@@ -110,6 +110,24 @@ static int compare(const void *a, const void *b)
 	return strcmp(a, b);
 }
 
+int host_each_name(const char *path, host_look *look, void *opaque)
+{
+	int r = 0;
+
+	DIR *dir = opendir(path);
+	if (!dir)
+		return -errno;
+	for (struct dirent *entry = readdir(dir); entry && r == 0; entry = readdir(dir))
+		r = entry->d_name[0] == '.' ? 0 : look(opaque, entry->d_name);
+	(void)closedir(dir); /* it was only read */
+	return r;
+}
+
+static int list_name(void *names, const char *name)
+{
+	return add_name(names, name);
+}
+
 int host_list(const char *root, struct host_names *ret, const char *fmt, ...)
 {
 	char path[PATH_MAX];
@@ -117,14 +135,8 @@ int host_list(const char *root, struct host_names *ret, const char *fmt, ...)
 
 	ret->nr = 0;
 	MAKE_PATH(path, r, root, fmt);
-	if (r < 0)
-		return r;
-	DIR *dir = opendir(path);
-	if (!dir)
-		return -errno;
-	for (struct dirent *entry = readdir(dir); entry && r >= 0; entry = readdir(dir))
-		r = entry->d_name[0] == '.' ? 0 : add_name(ret, entry->d_name);
-	(void)closedir(dir); /* it was only read */
+	if (r >= 0)
+		r = host_each_name(path, list_name, ret);
 	qsort(ret->names, ret->nr, sizeof(ret->names[0]), compare);
 	return r;
 }
@@ -232,8 +244,19 @@ bool host_is_bridge(const struct host_function *function)
 	return function->class_code >> 8 == PCI_BRIDGE_CLASS;
 }
 
+/* With the physical function of a virtual one, which goes when that does. */
+static int add_function(const char *root, struct host_names *ret, const char *name)
+{
+	char physical[HOST_NAME_SIZE];
+
+	int r = add_name(ret, name);
+	if (r >= 0)
+		r = read_optional_link(root, physical, name, "physfn");
+	return r < 0 || !physical[0] ? r : add_name(ret, physical);
+}
+
 /* Each component of a path that is a function's name. */
-static int add_functions(struct host_names *ret, char *path)
+static int add_functions(const char *root, struct host_names *ret, char *path)
 {
 	char name[VFIO_NAME_SIZE];
 	int r = 0;
@@ -241,7 +264,7 @@ static int add_functions(struct host_names *ret, char *path)
 	for (char *piece = strsep(&path, "/"); piece && r >= 0; piece = strsep(&path, "/")) {
 		if (strchr(piece, ':') && vfio_pci_name(piece, name, sizeof(name)) >= 0 &&
 		    strcmp(piece, name) == 0)
-			r = add_name(ret, name);
+			r = add_function(root, ret, name);
 	}
 	return r;
 }
@@ -250,7 +273,7 @@ static int add_functions(struct host_names *ret, char *path)
  * Where the namespace of an NVMe subsystem with several paths lies there is no controller: those
  * are linked to beside it. `path` is the namespace's.
  */
-static int add_nvme_paths(const char *path, struct host_names *ret)
+static int add_nvme_paths(const char *root, const char *path, struct host_names *ret)
 {
 	static const char class[] = "/nvme-subsystem/";
 	char folder[PATH_MAX];
@@ -270,7 +293,7 @@ static int add_nvme_paths(const char *path, struct host_names *ret)
 	for (unsigned int i = 0; i < entries->nr && r >= 0; i++) {
 		(void)snprintf(link, sizeof(link), "%s/%s", folder, entries->names[i]);
 		if (strncmp(entries->names[i], "nvme", 4) == 0 && realpath(link, real))
-			r = add_functions(ret, real);
+			r = add_functions(root, ret, real);
 	}
 	return r;
 }
@@ -301,8 +324,8 @@ static int add_disk(const char *root, const char *folder, struct host_names *ret
 		if (r < 0)
 			return r;
 	}
-	r = add_nvme_paths(disk, ret);
-	return r < 0 ? r : add_functions(ret, disk);
+	r = add_nvme_paths(root, disk, ret);
+	return r < 0 ? r : add_functions(root, ret, disk);
 }
 
 int host_add_disk(const char *root, const char *folder, struct host_names *ret)
@@ -310,31 +333,43 @@ int host_add_disk(const char *root, const char *folder, struct host_names *ret)
 	return add_disk(root, folder, ret, 0);
 }
 
-static int add_link(const char *root, const char *interface, struct host_names *ret,
-		    unsigned int depth)
+struct link_walk {
+	const char *root;
+	struct host_names *ret;
+	unsigned int depth;
+};
+
+static int add_link(const struct link_walk *walk, const char *interface);
+
+/* Whatever else there is in an interface's folder, and it can be hundreds of names. */
+static int look_for_lower(void *opaque, const char *name)
 {
 	static const char lower[] = "lower_";
+	const struct link_walk *walk = opaque;
+	const struct link_walk below = { walk->root, walk->ret, walk->depth + 1 };
+
+	return strncmp(name, lower, strlen(lower)) == 0 ? add_link(&below, name + strlen(lower))
+							: 0;
+}
+
+static int add_link(const struct link_walk *walk, const char *interface)
+{
+	struct link_walk here = *walk;
 	char path[PATH_MAX];
 	char real[PATH_MAX];
 
-	if (depth == MAX_DEPTH)
+	if (walk->depth == MAX_DEPTH)
 		return -ELOOP;
-	(void)snprintf(path, sizeof(path), "%s/sys/class/net/%s", root, interface);
+	(void)snprintf(path, sizeof(path), "%s/sys/class/net/%s", walk->root, interface);
 	if (!realpath(path, real))
 		return -errno;
-	autofree struct host_names *entries = calloc(1, sizeof(*entries));
-	if (!entries)
-		return -ENOMEM;
-	int r = host_list(real, entries, ".");
-	for (unsigned int i = 0; i < entries->nr && r >= 0; i++) {
-		const char *name = entries->names[i];
-		if (strncmp(name, lower, strlen(lower)) == 0)
-			r = add_link(root, name + strlen(lower), ret, depth + 1);
-	}
-	return r < 0 ? r : add_functions(ret, real);
+	int r = host_each_name(real, look_for_lower, &here);
+	return r < 0 ? r : add_functions(walk->root, walk->ret, real);
 }
 
 int host_add_link(const char *root, const char *interface, struct host_names *ret)
 {
-	return add_link(root, interface, ret, 0);
+	const struct link_walk walk = { root, ret, 0 };
+
+	return add_link(&walk, interface);
 }

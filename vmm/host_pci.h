@@ -70,6 +70,9 @@ typedef int host_look(void *opaque, const char *line);
 must_check int host_each_line(const char *root, const char *file, host_look *look,
 			      void *opaque);
 
+/* The same with each name in a folder, by its whole path, without what begins with a dot. -ENOENT. */
+must_check int host_each_name(const char *path, host_look *look, void *opaque);
+
 /* True if the name is among them. */
 bool host_names_have(const struct host_names *names, const char *name);
 
@@ -86,7 +89,8 @@ bool host_is_bridge(const struct host_function *function);
 /*
  * Adds the functions that it depends on: a block device, by its folder in /sys, and what lies
  * below it (partitions, RAID, LVM, encryption, NVMe over several paths); an interface, and those
- * below it (bridges, bonds, VLANs). -ENOENT: it is not there. -ELOOP: deeper than can be.
+ * below it (bridges, bonds, VLANs). With a virtual function its physical one. -ENOENT: it is not
+ * there. -ELOOP: deeper than can be.
  */
 must_check int host_add_disk(const char *root, const char *folder, struct host_names *ret);
 must_check int host_add_link(const char *root, const char *interface, struct host_names *ret);

@@ -47,9 +47,21 @@ STEP(int, fsync, -1, (int fd), (fd))
 STEP(int, renameat, -1, (int from, const char *old, int to, const char *new),
      (from, old, to, new))
 STEP(int, mkdir, -1, (const char *path, mode_t mode), (path, mode))
-STEP(int, flock, -1, (int fd, int how), (fd, how))
 STEP(ssize_t, pwrite64, -1, (int fd, const void *buffer, size_t size, off_t offset),
      (fd, buffer, size, offset))
+
+int __real_flock(int fd, int how);
+int __wrap_flock(int fd, int how);
+
+int __wrap_flock(int fd, int how)
+{
+	if (tree.before_lock)
+		tree.before_lock();
+	if (!fails())
+		return __real_flock(fd, how);
+	errno = EIO;
+	return -1;
+}
 
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
@@ -307,6 +319,8 @@ int __wrap_host_write(const char *root, const char *text, const char *fmt, ...)
 	ck_assert_str_eq(root, tree.root);
 	if (fails())
 		return -EIO;
+	if (tree.write_error)
+		return tree.write_error;
 	NO_STEPS;
 	va_start(args, fmt);
 	(void)vsnprintf(path, sizeof(path), fmt, args);

@@ -21,6 +21,9 @@ struct host_tree {
 	unsigned int nr_steps;
 	bool vfio_refuses; /* vfio-pci takes no device */
 	int open_error;    /* of a group */
+	int write_error;   /* of what the kernel is told; 0: none */
+	/* What somebody else does before a lock is had, or NULL. */
+	void (*before_lock)(void);
 };
 
 extern struct host_tree tree;

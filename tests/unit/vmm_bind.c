@@ -273,15 +273,83 @@ START_TEST(the_disk_of_root_and_others_that_a_host_needs_is_not_taken)
 }
 END_TEST
 
-START_TEST(a_file_system_of_several_disks_is_known_by_its_source)
+static void expect_unknown_guarded(const char *user)
 {
+	char part[256];
+
+	(void)snprintf(part, sizeof(part),
+		       "bind " DISK ": it is for disks, and which of them this host's %s is on "
+		       "cannot be told; --force",
+		       user);
+	expect_refusal(DISK, -EBUSY, part);
+}
+
+START_TEST(all_disks_of_a_btrfs_are_guarded)
+{
+	static const char mount[] = "30 1 0:25 / / rw - btrfs /dev/disk/root rw\n";
+
 	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
+	tree_folder("sys/devices/virtual/block/vda");
+	tree_link("sys/class/block/vda", "sys/devices/virtual/block/vda");
+	tree_write("dev/vda", "");
+	tree_write("proc/self/mountinfo", mount);
 	tree_link("dev/disk/root", "dev/nvme0n1p2");
-	tree_write("proc/self/mountinfo", "30 1 0:25 / / rw - btrfs /dev/disk/root rw\n");
-	expect_disk_guarded("mount /");
-	tree_write("proc/self/mountinfo", "30 1 0:25 / / rw - overlay overlay rw\n"
-					  "30 1 7:0 / /usr rw - ext4 /dev/gone rw\n");
+	expect_disk_guarded("mount /"); /* by its source */
+	tree_link("dev/disk/root", "dev/vda");
+	expect_unknown_guarded("mount /");
+	tree_folder("sys/fs/btrfs/features");
+	tree_link("sys/fs/btrfs/other/devices/nvme0n1p2", "sys/class/block/nvme0n1p2");
+	tree_link("sys/fs/btrfs/this/devices/vda", "sys/class/block/vda");
 	ck_assert_int_eq(bind_one(DISK), 0);
+	ck_assert_int_eq(unbind_one(DISK), 0);
+	tree_link("sys/fs/btrfs/this/devices/nvme0n1p2", "sys/class/block/nvme0n1p2");
+	expect_disk_guarded("mount /");
+}
+END_TEST
+
+START_TEST(where_the_disks_cannot_be_told_nothing_for_disks_is_taken)
+{
+	static const char *const unknown[] = {
+		"0:25 / / rw - overlay overlay rw\n",
+		"0:25 / / rw - zfs rpool/ROOT/pve-1 rw\n",
+		"0:25 / / rw - bcachefs /dev/vda:/dev/vdb rw\n",
+		"7:0 / / rw - ext4 /dev/gone rw\n",
+	};
+	static const char *const without[] = { "tmpfs", "ramfs", "rootfs",   "autofs",
+					       "nfs",   "nfs4",  "virtiofs", "9p" };
+	char text[128];
+
+	for (unsigned int i = 0; i < nitems(without); i++) {
+		(void)snprintf(text, sizeof(text), "30 1 0:25 / / rw - %s x rw\n", without[i]);
+		tree_write("proc/self/mountinfo", text);
+		ck_assert_int_eq(bind_one(DISK), 0);
+		ck_assert_int_eq(unbind_one(DISK), 0);
+	}
+	for (unsigned int i = 0; i < nitems(unknown); i++) {
+		(void)snprintf(text, sizeof(text), "30 1 %s", unknown[i]);
+		tree_write("proc/self/mountinfo", text);
+		expect_unknown_guarded("mount /");
+	}
+	ck_assert_int_eq(bind_one(CARD), 0);
+	process_expect_no_log();
+	ck_assert_int_eq(force_one(DISK), 0);
+	process_expect_log("bind " DISK
+			   ": perhaps this host's mount / depends on it: going on");
+	ck_assert_str_eq(tree_driver(DISK), "vfio-pci");
+}
+END_TEST
+
+START_TEST(what_cannot_be_looked_at_is_forced_all_the_same)
+{
+	tree_link("sys/devices/virtual/block/dm-0/slaves/dm-0",
+		  "sys/devices/virtual/block/dm-0");
+	tree_link("sys/class/block/dm-0", "sys/devices/virtual/block/dm-0");
+	tree_link("sys/dev/block/253:0", "sys/devices/virtual/block/dm-0");
+	tree_write("proc/self/mountinfo", "30 1 253:0 / / rw - ext4 /dev/mapper/root rw\n");
+	expect_refusal(DISK, -ELOOP, "learn from /proc/self/mountinfo what the host needs");
+	ck_assert_int_eq(force_one(DISK), 0);
+	process_expect_log("learn from /proc/self/mountinfo what the host needs: ");
+	ck_assert_str_eq(tree_driver(DISK), "vfio-pci");
 }
 END_TEST
 
@@ -408,6 +476,91 @@ START_TEST(one_of_two_links_may_be_taken_as_long_as_the_other_is_up)
 	expect_link_guarded("eth0");
 	tree_write("sys/class/net/eth1/operstate", "up\n");
 	ck_assert_int_eq(bind_one(CARD), 0);
+}
+END_TEST
+
+START_TEST(without_a_default_route_the_last_link_that_is_up_is_not_taken)
+{
+	add_interfaces();
+	tree_write("proc/net/route", ROUTE DEFAULT_BY("tun0"));
+	tree_remove("sys/class/net/br0");
+	tree_write("sys/class/net/eth1/operstate", "down\n");
+	expect_link_guarded("eth0");
+	tree_write("sys/class/net/eth0/operstate", "unknown\n");
+	expect_link_guarded("eth0");
+	tree_write("sys/class/net/eth1/operstate", "unknown\n");
+	ck_assert_int_eq(bind_one(CARD), 0);
+	ck_assert_int_eq(unbind_one(CARD), 0);
+	tree_write("sys/class/net/eth0/operstate", "down\n");
+	tree_write("sys/class/net/eth1/operstate", "down\n");
+	ck_assert_int_eq(bind_one(CARD), 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(a_virtual_function_needs_its_physical_one)
+{
+	tree_add_function("pci0000:00/" BRIDGE "/0000:01:10.0", 0x020000, 9, "iavf");
+	tree_link("sys/bus/pci/devices/0000:01:10.0/physfn", "sys/bus/pci/devices/" CARD);
+	add_interface("vf0", "pci0000:00/" BRIDGE "/0000:01:10.0/net/vf0");
+	tree_write("proc/net/route", ROUTE DEFAULT_BY("vf0"));
+	expect_link_guarded("vf0");
+}
+END_TEST
+
+START_TEST(an_interface_may_have_hundreds_of_others_on_it)
+{
+	char path[128];
+
+	add_interfaces();
+	for (unsigned int i = 0; i < 300; i++) {
+		(void)snprintf(path, sizeof(path), TAP "br0/upper_vlan%u", i);
+		tree_folder(path);
+		(void)snprintf(path, sizeof(path), "tap%u", i);
+		add_interface(path, "virtual/net/tun0");
+	}
+	tree_write("proc/net/route", ROUTE DEFAULT_BY("br0"));
+	expect_link_guarded("br0");
+	tree_write("proc/net/route", ROUTE);
+	ck_assert_int_eq(bind_one(CARD), 0);
+}
+END_TEST
+
+/* With others, and the kernel */
+
+static void bind_the_disk_first(void)
+{
+	tree.before_lock = NULL;
+	ck_assert_int_eq(bind_one(DISK), 0);
+}
+
+START_TEST(what_another_command_did_before_the_lock_is_seen)
+{
+	tree.before_lock = bind_the_disk_first;
+	ck_assert_int_eq(bind_one(DISK), 0);
+	process_expect_no_log();
+	expect_printed(DISK ": bound to vfio-pci already\n");
+	ck_assert_int_eq(unbind_one(DISK), 0);
+	expect_as_before();
+}
+END_TEST
+
+START_TEST(what_the_kernel_says_is_not_the_users_fault)
+{
+	static const int errors[] = { -ENODEV, -EINVAL };
+
+	for (unsigned int i = 0; i < nitems(errors); i++) {
+		tree.write_error = errors[i];
+		ck_assert_int_eq(bind_one(DISK), -EIO);
+		ck_assert(is_as_before());
+		tree.write_error = 0;
+		ck_assert_int_eq(bind_one(DISK), 0);
+		tree.write_error = errors[i];
+		ck_assert_int_eq(unbind_one(DISK), -EIO);
+		tree.write_error = 0;
+		ck_assert_int_eq(unbind_one(DISK), 0);
+		expect_as_before();
+	}
 }
 END_TEST
 
@@ -629,13 +782,20 @@ int main(void)
 		what_cannot_be_bound_is_refused,
 		a_second_one_that_fails_takes_the_first_back,
 		the_disk_of_root_and_others_that_a_host_needs_is_not_taken,
-		a_file_system_of_several_disks_is_known_by_its_source,
+		all_disks_of_a_btrfs_are_guarded,
+		where_the_disks_cannot_be_told_nothing_for_disks_is_taken,
+		what_cannot_be_looked_at_is_forced_all_the_same,
 		disks_made_of_disks_are_followed_down,
 		an_nvme_with_several_paths_is_found_by_its_controllers,
 		swap_is_not_taken,
 		the_only_link_is_not_taken_not_even_by_its_group,
 		the_only_link_may_be_one_of_ipv6,
 		one_of_two_links_may_be_taken_as_long_as_the_other_is_up,
+		without_a_default_route_the_last_link_that_is_up_is_not_taken,
+		a_virtual_function_needs_its_physical_one,
+		an_interface_may_have_hundreds_of_others_on_it,
+		what_another_command_did_before_the_lock_is_seen,
+		what_the_kernel_says_is_not_the_users_fault,
 		what_was_not_bound_is_not_unbound,
 		what_a_guest_has_is_not_unbound,
 		a_driver_that_is_gone_is_named_and_the_record_kept,
