@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 
@@ -103,5 +104,21 @@ int file_read_line(const char *path, char *buffer, size_t size)
 	buffer[n] = '\0';
 	if (n > 0 && buffer[n - 1] == '\n')
 		buffer[n - 1] = '\0';
+	return 0;
+}
+
+int file_link_name(const char *path, char *buffer, size_t size)
+{
+	char target[PATH_MAX];
+
+	ssize_t n = readlink(path, target, sizeof(target) - 1);
+	if (n < 0)
+		return -errno;
+	target[n] = '\0';
+	const char *slash = strrchr(target, '/');
+	const char *name = slash ? slash + 1 : target;
+	if (strlen(name) >= size)
+		return -ENAMETOOLONG;
+	(void)strcpy(buffer, name);
 	return 0;
 }

@@ -38,4 +38,10 @@ must_check int fd_write_at(int fd, const void *buffer, size_t size, uint64_t off
  */
 must_check int file_read_line(const char *path, char *buffer, size_t size);
 
+/*
+ * The last component of what a symbolic link points to; sysfs names drivers and groups so.
+ * -EINVAL: it is no link. -ENAMETOOLONG if it does not fit. -errno of readlink.
+ */
+must_check int file_link_name(const char *path, char *buffer, size_t size);
+
 #endif /* BASE_FD_H */

@@ -77,22 +77,12 @@ static int read_device_link(const char *name, const char *link, char *buffer, si
 	/* The name of a PCI function has a colon in it, and a UUID has none. */
 	const char *dir = strchr(name, ':') ? PCI_DIR : MDEV_DIR;
 	char path[PATH_SIZE];
-	char target[PATH_MAX];
 
 	(void)snprintf(path, sizeof(path), "%s/%s", dir, name);
 	if (access(path, F_OK) < 0)
 		return errno == ENOENT ? -ENODEV : -errno;
 	(void)snprintf(path, sizeof(path), "%s/%s/%s", dir, name, link);
-	ssize_t n = readlink(path, target, sizeof(target) - 1);
-	if (n < 0)
-		return -errno;
-	target[n] = '\0';
-	const char *slash = strrchr(target, '/');
-	const char *base = slash ? slash + 1 : target;
-	if (strlen(base) >= size)
-		return -ENAMETOOLONG;
-	(void)strcpy(buffer, base);
-	return 0;
+	return file_link_name(path, buffer, size);
 }
 
 uint64_t vfio_entry_limit(void)

@@ -131,9 +131,7 @@ static int add_group(struct plan *plan, const struct host_function *function)
 			       function->group);
 	for (unsigned int i = 0; i < names->nr && r >= 0; i++) {
 		r = look_up(plan->root, names->names[i], &member);
-		if (r >= 0 && member.driver[0] && !host_is_bridge(&member) &&
-		    !vfio_pci_is_driver(member.driver) &&
-		    strcmp(member.driver, "pci-stub") != 0)
+		if (r >= 0 && !host_is_viable(&member))
 			r = plan_add(plan, &member);
 	}
 	return r;

@@ -423,13 +423,6 @@ static bool check_driver(struct doctor *d, const struct host_function *function)
 	return ours;
 }
 
-/* The kernel asks the same of a group: whose driver might have DMA of the host's going on? */
-static bool member_is_viable(const struct host_function *member)
-{
-	return !member->driver[0] || vfio_pci_is_driver(member->driver) ||
-	       strcmp(member->driver, "pci-stub") == 0 || host_is_bridge(member);
-}
-
 static bool check_group(struct doctor *d, const struct host_function *function)
 {
 	struct host_function member;
@@ -443,7 +436,7 @@ static bool check_group(struct doctor *d, const struct host_function *function)
 	for (unsigned int i = 0; r >= 0 && i < names->nr; i++) {
 		if (host_get_function(d->config->root, names->names[i], &member) < 0)
 			continue; /* it is just going */
-		viable &= member_is_viable(&member);
+		viable &= host_is_viable(&member);
 		const char *driver = member.driver[0] ? member.driver : "no driver";
 		int n = snprintf(text + used, sizeof(text) - used, "%s%s (%s)",
 				 used ? ", " : "", member.name, driver);

@@ -77,22 +77,12 @@ int host_write(const char *root, const char *text, const char *fmt, ...)
 int host_link(const char *root, char *buffer, size_t size, const char *fmt, ...)
 {
 	char path[PATH_MAX];
-	char target[PATH_MAX];
 	int r;
 
 	MAKE_PATH(path, r, root, fmt);
 	if (r < 0)
 		return r;
-	ssize_t n = readlink(path, target, sizeof(target) - 1);
-	if (n < 0)
-		return -errno;
-	target[n] = '\0';
-	const char *slash = strrchr(target, '/');
-	const char *base = slash ? slash + 1 : target;
-	if (strlen(base) >= size)
-		return -ENAMETOOLONG;
-	(void)strcpy(buffer, base);
-	return 0;
+	return file_link_name(path, buffer, size);
 }
 
 static int add_name(struct host_names *names, const char *name)
@@ -242,6 +232,12 @@ int host_get_group(const char *root, unsigned int group, struct host_names *ret)
 bool host_is_bridge(const struct host_function *function)
 {
 	return function->class_code >> 8 == PCI_BRIDGE_CLASS;
+}
+
+bool host_is_viable(const struct host_function *function)
+{
+	return !function->driver[0] || vfio_pci_is_driver(function->driver) ||
+	       strcmp(function->driver, "pci-stub") == 0 || host_is_bridge(function);
 }
 
 /* With the physical function of a virtual one, which goes when that does. */

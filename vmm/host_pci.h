@@ -85,6 +85,11 @@ must_check int host_get_function(const char *root, const char *name, struct host
 must_check int host_get_group(const char *root, unsigned int group, struct host_names *ret);
 /* A bridge to another bus: no driver of VFIO takes it, and a group may have it all the same. */
 bool host_is_bridge(const struct host_function *function);
+/*
+ * Whether a group with this function may be a guest's, as the kernel asks of each before it calls the
+ * group viable: no driver has it that might have it do DMA for the host.
+ */
+bool host_is_viable(const struct host_function *function);
 
 /*
  * Adds the functions that it depends on: a block device, by its folder in /sys, and what lies

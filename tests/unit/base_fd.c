@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -230,6 +232,29 @@ START_TEST(a_file_that_cannot_be_read_says_why)
 }
 END_TEST
 
+START_TEST(a_link_is_named_by_where_it_ends)
+{
+	char folder[] = "/tmp/ballast-fd-XXXXXX";
+	char path[64];
+	char name[8];
+
+	ck_assert_ptr_nonnull(mkdtemp(folder));
+	(void)snprintf(path, sizeof(path), "%s/link", folder);
+	ck_assert_int_eq(file_link_name(path, name, sizeof(name)), -ENOENT);
+	ck_assert_int_eq(file_link_name(folder, name, sizeof(name)), -EINVAL);
+	ck_assert_int_eq(symlink("../drivers/7letter", path), 0);
+	ck_assert_int_eq(file_link_name(path, name, sizeof(name)), 0);
+	ck_assert_str_eq(name, "7letter");
+	ck_assert_int_eq(file_link_name(path, name, sizeof(name) - 1), -ENAMETOOLONG);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(symlink("plain", path), 0);
+	ck_assert_int_eq(file_link_name(path, name, sizeof(name)), 0);
+	ck_assert_str_eq(name, "plain");
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(rmdir(folder), 0);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -249,6 +274,7 @@ int main(void)
 		an_empty_file_is_an_empty_line,
 		a_line_that_does_not_fit_is_refused,
 		a_file_that_cannot_be_read_says_why,
+		a_link_is_named_by_where_it_ends,
 	};
 	return run_tests("base_fd", NULL, NULL, tests, nitems(tests));
 }

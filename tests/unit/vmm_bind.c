@@ -131,6 +131,16 @@ START_TEST(the_whole_group_goes_to_vfio_pci_but_for_bridges_and_what_is_free)
 }
 END_TEST
 
+START_TEST(what_pci_stub_has_stays_with_it)
+{
+	tree_add_function("pci0000:00/" BRIDGE "/0000:01:00.3", 0x0c8000, 7, "pci-stub");
+	ck_assert_int_eq(bind_one(CARD), 0);
+	process_expect_no_log();
+	ck_assert_str_eq(tree_driver(SOUND), "vfio-pci");
+	ck_assert_str_eq(tree_driver("0000:01:00.3"), "pci-stub");
+}
+END_TEST
+
 START_TEST(a_device_is_called_as_users_call_it)
 {
 	ck_assert_int_eq(bind_one("2:0.0"), 0);
@@ -773,6 +783,7 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		the_whole_group_goes_to_vfio_pci_but_for_bridges_and_what_is_free,
+		what_pci_stub_has_stays_with_it,
 		a_device_is_called_as_users_call_it,
 		several_at_once_and_the_same_twice,
 		without_a_driver_before_it_has_none_after,
