@@ -649,34 +649,66 @@ static uint64_t accept_chain(struct virtio_blk *blk, unsigned int index)
 	return rq->bytes;
 }
 
+/* What was at hand is done. The eventfd is taken first, so that what comes then is told. */
+static void take_those_at_hand(struct virtio_blk *blk)
+{
+	if (io_uring_cq_ready(&blk->ring) == 0)
+		return;
+	(void)eventfd_take(blk->done.fd);
+	take_completions(blk);
+	start_operations(blk);
+}
+
+/* What one kick may cost: others wait for the event loop too. */
+struct slice {
+	unsigned int nr_requests;
+	uint64_t bytes;
+};
+
+/*
+ * All that waits is submitted at once, and ended as far as it is at hand. How many those were; -EPROTO:
+ * the queue is broken. -EAGAIN: the slice is used up.
+ */
+static int serve(struct virtio_blk *blk, unsigned int index, struct slice *left)
+{
+	struct virtq *ring = &blk->virtio.queues[index].ring;
+	int r = 0, n = 0;
+
+	while (virtio_running(&blk->virtio)) {
+		r = left->nr_requests > 0 && left->bytes > 0 ? virtq_take(ring, &blk->chain)
+							     : -EAGAIN;
+		if (r <= 0)
+			break;
+		left->bytes -= min(accept_chain(blk, index), left->bytes);
+		left->nr_requests--;
+		n++;
+	}
+	start_operations(blk);
+	take_those_at_hand(blk);
+	return r < 0 ? r : n;
+}
+
+/* A driver with much to do is interrupted, and kicks, once for all that it adds in the meantime. */
 static void blk_kick(struct virtio *virtio, unsigned int index)
 {
 	struct virtio_blk *blk = blk_of(virtio);
 	struct virtio_queue *queue = &virtio->queues[index];
-	uint64_t bytes = 0;
-	unsigned int n = 0;
-	int r = 0;
+	struct slice left = { QUEUE_SIZE, KICK_MAX_BYTES };
+	int r;
 
 	TRACE(blk_kick, index, 0);
-	for (; n < QUEUE_SIZE && bytes < KICK_MAX_BYTES && virtio_running(virtio); n++) {
-		r = virtq_pop(&queue->ring, &blk->chain);
-		if (r <= 0)
-			break;
-		bytes += accept_chain(blk, index);
-	}
-	if (r < 0)
-		virtio_break(virtio, "a malformed queue");
-	/* There may be more, but others wait for the event loop too. */
-	if (r > 0)
+	do {
+		do
+			r = serve(blk, index, &left);
+		while (r > 0);
+		interrupt(blk);
+		if (r == 0 && virtio_running(virtio))
+			r = virtq_await_kick(&queue->ring);
+	} while (r > 0);
+	if (r == -EAGAIN)
 		eventfd_signal(queue->kicked.fd);
-	start_operations(blk);
-	/* What was at hand is done. Taken first, so that what comes then is told. */
-	if (io_uring_cq_ready(&blk->ring) > 0) {
-		(void)eventfd_take(blk->done.fd);
-		take_completions(blk);
-		start_operations(blk);
-	}
-	interrupt(blk);
+	else if (r < 0)
+		virtio_break(virtio, "a malformed queue");
 }
 
 /* What the kernel still has is waited for: it reads and writes the guest's memory. */

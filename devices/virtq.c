@@ -155,23 +155,17 @@ static gpa_t avail_event_at(const struct virtq *vq)
 	return vq->device + RING_ENTRIES + (uint64_t)vq->size * USED_ENTRY;
 }
 
-/* How many chains wait; if none, the driver is asked to kick when there is one. -EFAULT. */
-static int count_waiting(struct virtq *vq)
+/* -EFAULT. */
+static int count_waiting(const struct virtq *vq)
 {
 	uint16_t index;
 
 	if (load_16(vq, vq->driver + RING_INDEX, &index) < 0)
 		return -EFAULT;
-	if (index != vq->next_avail || !vq->event_idx)
-		return (uint16_t)(index - vq->next_avail);
-	/* Asked first, looked at then: one that came in between was not told of. */
-	if (store_16(vq, avail_event_at(vq), vq->next_avail) < 0 ||
-	    load_16(vq, vq->driver + RING_INDEX, &index) < 0)
-		return -EFAULT;
 	return (uint16_t)(index - vq->next_avail);
 }
 
-int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
+int virtq_take(struct virtq *vq, struct virtq_chain *chain)
 {
 	uint16_t head;
 
@@ -189,6 +183,31 @@ int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
 		return broken(vq);
 	vq->next_avail++;
 	return 1;
+}
+
+int virtq_await_kick(struct virtq *vq)
+{
+	int waiting;
+
+	if (vq->broken)
+		return -EPROTO;
+	if (!vq->enabled)
+		return 0;
+	/* Asked first, looked at then: one that came in between was not told of. */
+	if (vq->event_idx && store_16(vq, avail_event_at(vq), vq->next_avail) < 0)
+		return broken(vq);
+	waiting = count_waiting(vq);
+	return waiting < 0 ? broken(vq) : waiting > 0;
+}
+
+int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
+{
+	int r = virtq_take(vq, chain);
+
+	if (r != 0 || !vq->event_idx)
+		return r;
+	r = virtq_await_kick(vq);
+	return r > 0 ? virtq_take(vq, chain) : r;
 }
 
 int virtq_fill(struct virtq *vq, uint16_t head, uint32_t written)

@@ -81,6 +81,13 @@ void virtq_init(struct virtq *vq, struct memory_map *map, uint16_t max_size);
  * enabled. -EPROTO: the queue is broken; nothing was taken.
  */
 must_check int virtq_pop(struct virtq *vq, struct virtq_chain *chain);
+/*
+ * The same in two steps, for who looks more than once: virtq_take() leaves the driver as it is, which
+ * need not kick for what it adds until virtq_await_kick() has asked for it. 1: some are waiting by
+ * then, of which no kick may tell. 0: a kick will tell. -EPROTO.
+ */
+must_check int virtq_take(struct virtq *vq, struct virtq_chain *chain);
+must_check int virtq_await_kick(struct virtq *vq);
 
 /*
  * Hands the chain that starts at `head` back, `written` bytes of its writable part filled.

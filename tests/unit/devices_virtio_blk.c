@@ -589,6 +589,35 @@ START_TEST(all_that_a_kick_brings_is_submitted_at_once)
 }
 END_TEST
 
+static unsigned int nr_added;
+
+/* Ends while it is submitted, whatever the file system: of no bytes, as at the end of the file. */
+static void add_another(struct io_uring_sqe *sqe)
+{
+	sqe->opcode = IORING_OP_NOP;
+	ck_assert_uint_eq(driver_avail_event(&driver, 0), 0);
+	ck_assert_uint_eq(driver.nr_queue_interrupts[0], 0);
+	if (++nr_added < 6)
+		offer(0, nr_added, VIRTIO_BLK_T_IN, 0, DATA, 512);
+}
+
+START_TEST(what_comes_while_a_kick_is_served_needs_no_other)
+{
+	driver_start(&driver, UINT64_MAX);
+	nr_added = 0;
+	tamper = add_another;
+	offer(0, 0, VIRTIO_BLK_T_IN, 0, DATA, 512);
+	driver_kick(&driver, 0);
+	ck_assert_uint_eq(nr_added, 6);
+	for (unsigned int i = 0; i < 6; i++) {
+		ck_assert_uint_eq(wait_used(0), 0);
+		ck_assert_uint_eq(status_of(i), VIRTIO_BLK_S_IOERR);
+	}
+	ck_assert_uint_eq(driver.nr_queue_interrupts[0], 1);
+	ck_assert_uint_eq(driver_avail_event(&driver, 0), 6);
+}
+END_TEST
+
 START_TEST(each_queue_gets_its_own_back)
 {
 	offer(0, 0, VIRTIO_BLK_T_IN, 1, DATA, 512);
@@ -1687,6 +1716,7 @@ int main(void)
 		a_large_request_is_served_in_pieces,
 		what_the_host_does_in_part_is_gone_on_with,
 		all_that_a_kick_brings_is_submitted_at_once,
+		what_comes_while_a_kick_is_served_needs_no_other,
 		each_queue_gets_its_own_back,
 		a_kick_that_brings_a_lot_leaves_some_for_later,
 		the_serial_number_is_told,

@@ -269,6 +269,27 @@ START_TEST(a_kick_is_asked_for_only_where_nothing_is_left)
 }
 END_TEST
 
+START_TEST(who_takes_asks_for_kicks_by_itself)
+{
+	driver_start(&driver, EVENT_IDX);
+	offer(2);
+	ck_assert_int_eq(virtq_take(vq(), &chain), 1);
+	ck_assert_int_eq(virtq_await_kick(vq()), 1);
+	ck_assert_int_eq(virtq_take(vq(), &chain), 1);
+	ck_assert_uint_eq(driver_avail_event(&driver, 0), 1);
+	ck_assert_int_eq(virtq_take(vq(), &chain), 0);
+	ck_assert_uint_eq(driver_avail_event(&driver, 0), 1);
+	ck_assert_int_eq(virtq_await_kick(vq()), 0);
+	ck_assert_uint_eq(driver_avail_event(&driver, 0), 2);
+	vq()->enabled = false;
+	ck_assert_int_eq(virtq_await_kick(vq()), 0);
+	vq()->enabled = true;
+	vq()->driver = DRIVER_RAM;
+	ck_assert_int_eq(virtq_await_kick(vq()), -EPROTO);
+	ck_assert_int_eq(virtq_await_kick(vq()), -EPROTO);
+}
+END_TEST
+
 START_TEST(without_the_feature_none_is_written)
 {
 	driver_start(&driver, 0);
@@ -467,6 +488,7 @@ int main(void)
 		a_table_as_long_as_the_queue_is_the_most,
 		what_is_wrong_with_a_table_breaks_the_queue,
 		a_kick_is_asked_for_only_where_nothing_is_left,
+		who_takes_asks_for_kicks_by_itself,
 		without_the_feature_none_is_written,
 		an_interrupt_comes_where_the_driver_wants_it,
 		indices_wrap,
