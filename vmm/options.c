@@ -445,7 +445,7 @@ static int parse_net_key(char *piece, struct net_config *net)
 static int parse_net(char *text, struct machine_config *config)
 {
 	char *rest = text;
-	char *piece = next_piece(&rest);
+	char *piece = strsep(&rest, ",");
 
 	if (config->nr_nets == MACHINE_MAX_NETS)
 		return log_err(0, "--net '%s': there are at most %u", piece, MACHINE_MAX_NETS),
