@@ -70,9 +70,15 @@ static void init_header(struct vfio_config *config, struct pci_device *pci,
 	emulate_all(config, PCI_INTERRUPT_LINE, 2);
 }
 
-static bool add_pm(struct vfio_config *config, const struct pci_device *pci, unsigned int at)
+/*
+ * Capabilities. `at` is where one begins, `end` where the next does, or where there is no more: one
+ * that is longer than that is hidden, since its registers would be another's header.
+ */
+
+static bool add_pm(struct vfio_config *config, const struct pci_device *pci, unsigned int at,
+		   unsigned int end)
 {
-	if (at + PCI_PM_SIZEOF > STANDARD_SIZE || config->pm)
+	if (at + PCI_PM_SIZEOF > end || config->pm)
 		return false;
 	config->pm = at;
 	config->has_pm_reset = !(pci_get_16(pci, at + PCI_PM_CTRL) & PCI_PM_CTRL_NO_SOFT_RESET);
@@ -96,14 +102,14 @@ static unsigned int log2_of(unsigned int n)
 
 /* Fully ours: the kernel programs the hardware's from the eventfds it is given. */
 static bool add_msi(struct vfio_config *config, struct pci_device *pci, unsigned int at,
-		    const struct vfio_irq *irq)
+		    unsigned int end, const struct vfio_irq *irq)
 {
 	uint16_t flags = pci_get_16(pci, at + PCI_MSI_FLAGS);
 	unsigned int exponent = (flags & PCI_MSI_FLAGS_QMASK) >> 1;
 	unsigned int size = msi_size(flags);
 	bool wide = flags & PCI_MSI_FLAGS_64BIT;
 
-	if (at + size > STANDARD_SIZE || config->msi || irq->nr_msi == 0 || exponent > 5)
+	if (at + size > end || config->msi || irq->nr_msi == 0 || exponent > 5)
 		return false;
 	if (exponent > log2_of(irq->nr_msi))
 		exponent = log2_of(irq->nr_msi);
@@ -125,9 +131,9 @@ static bool add_msi(struct vfio_config *config, struct pci_device *pci, unsigned
 
 /* The rest is msix_init()'s, once the BARs are there. */
 static bool add_msix(struct vfio_config *config, const struct pci_device *pci, unsigned int at,
-		     const struct vfio_irq *irq)
+		     unsigned int end, const struct vfio_irq *irq)
 {
-	if (at + MSIX_CAP_SIZE > STANDARD_SIZE || config->has_msix || irq->nr_msix == 0)
+	if (at + MSIX_CAP_SIZE > end || config->has_msix || irq->nr_msix == 0)
 		return false;
 	uint32_t table = pci_get_32(pci, at + PCI_MSIX_TABLE);
 	uint32_t pba = pci_get_32(pci, at + PCI_MSIX_PBA);
@@ -146,10 +152,11 @@ static bool add_msix(struct vfio_config *config, const struct pci_device *pci, u
 }
 
 /* These say something about a link, which an integrated endpoint does not have. */
-static void hide_link(struct vfio_config *config, struct pci_device *pci, unsigned int at)
+static void hide_link(struct vfio_config *config, struct pci_device *pci, unsigned int at,
+		      unsigned int end)
 {
 	for (unsigned int i = 0; i < 8; i += 4) {
-		if (at + i + 4 > STANDARD_SIZE)
+		if (at + i + 4 > end)
 			return;
 		pci_set_32(pci, at + i, 0);
 		emulate_all(config, at + i, 4);
@@ -157,9 +164,10 @@ static void hide_link(struct vfio_config *config, struct pci_device *pci, unsign
 }
 
 /* 1: shown. 0: hidden. -EOPNOTSUPP, logged: not an endpoint. */
-static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned int at)
+static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned int at,
+		    unsigned int end)
 {
-	if (at + PCI_EXP_DEVCTL > STANDARD_SIZE)
+	if (at + PCI_EXP_DEVCTL > end)
 		return 0;
 	uint16_t flags = pci_get_16(pci, at + PCI_EXP_FLAGS);
 	unsigned int version = flags & PCI_EXP_FLAGS_VERS;
@@ -182,9 +190,9 @@ static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned
 	emulate_16(config, at + PCI_EXP_FLAGS, 0xffff);
 	if (type == PCI_EXP_TYPE_RC_END)
 		return 1; /* it has none */
-	hide_link(config, pci, at + PCI_EXP_LNKCAP);
+	hide_link(config, pci, at + PCI_EXP_LNKCAP, end);
 	if (version >= 2)
-		hide_link(config, pci, at + PCI_EXP_LNKCAP2);
+		hide_link(config, pci, at + PCI_EXP_LNKCAP2, end);
 	return 1;
 }
 
@@ -223,22 +231,35 @@ static unsigned int walk_standard(const struct pci_device *pci, const uint8_t *b
 
 /* 1: to be shown. 0: to be hidden. < 0: the device cannot be assigned. */
 static int add_standard(struct vfio_config *config, struct pci_device *pci, unsigned int at,
-			uint8_t id, const struct vfio_irq *irq, bool *is_express)
+			unsigned int end, uint8_t id, const struct vfio_irq *irq,
+			bool *is_express)
 {
 	int r = 1;
 
 	switch (id) {
-	case PCI_CAP_ID_PM: return add_pm(config, pci, at);
-	case PCI_CAP_ID_MSI: return add_msi(config, pci, at, irq);
-	case PCI_CAP_ID_MSIX: return add_msix(config, pci, at, irq);
+	case PCI_CAP_ID_PM: return add_pm(config, pci, at, end);
+	case PCI_CAP_ID_MSI: return add_msi(config, pci, at, end, irq);
+	case PCI_CAP_ID_MSIX: return add_msix(config, pci, at, end, irq);
 	case PCI_CAP_ID_EXP:
-		r = add_pcie(config, pci, at);
+		r = add_pcie(config, pci, at, end);
 		*is_express = r > 0;
 		return r;
 	case PCI_CAP_ID_AF: look_for_flr(config, pci, at); return 1;
 	case PCI_CAP_ID_EA: return 0; /* fixed addresses, of the host */
 	default: return 1;
 	}
+}
+
+/* Of the links, the one after `at` in the space; its end if there is none. */
+static unsigned int end_of(const uint8_t *offsets, unsigned int nr, unsigned int at)
+{
+	unsigned int end = STANDARD_SIZE;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		if (offsets[i] > at && offsets[i] < end)
+			end = offsets[i];
+	}
+	return end;
 }
 
 static int init_standard(struct vfio_config *config, struct pci_device *pci,
@@ -250,7 +271,8 @@ static int init_standard(struct vfio_config *config, struct pci_device *pci,
 	/* From the tail, since a capability is linked in at the head. */
 	for (unsigned int i = nr; i-- > 0;) {
 		unsigned int at = offsets[i];
-		int r = add_standard(config, pci, at, bytes[at], irq, is_express);
+		unsigned int end = end_of(offsets, nr, at);
+		int r = add_standard(config, pci, at, end, bytes[at], irq, is_express);
 		if (r < 0)
 			return r;
 		emulate_all(config, at, 2);

@@ -321,7 +321,7 @@ static int normalise_uuid(const char *text, char *name)
 
 int vfio_pci_name(const char *given, char *name, size_t size)
 {
-	char base[VFIO_NAME_SIZE];
+	char base[VFIO_NAME_SIZE] = { 0 };
 	const char *start = given;
 	size_t length = strlen(given);
 
@@ -425,7 +425,7 @@ static int find_group(const char *name, enum kind kind, unsigned int *ret_number
 static int open_device(struct vfio_pci *vp, struct vfio *vfio, const char *name,
 		       enum vfio_balloon balloon)
 {
-	enum kind kind;
+	enum kind kind = FUNCTION;
 	unsigned int number;
 
 	int r = check_kind(name, balloon, &kind);

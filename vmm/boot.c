@@ -667,6 +667,7 @@ static int load_segments(const struct boot_files *files, struct memory_map *map,
 			 const struct layout *layout, const struct elf_head *head,
 			 struct boot_entry *pvh, uint64_t *ret_entry, uint64_t *ret_end)
 {
+	uint64_t room = layout->low_size;
 	int r = 0;
 
 	for (unsigned int i = 0; i < head->phnum && r >= 0; i++) {
@@ -674,6 +675,13 @@ static int load_segments(const struct boot_files *files, struct memory_map *map,
 		r = read_program_header(files, head, i, &ph);
 		if (r >= 0 && ph.p_type == PT_LOAD)
 			r = load_segment(files, map, layout, &ph, ret_end);
+		/* Thousands of them, each as large as RAM, would take hours. */
+		if (r >= 0 && ph.p_type == PT_LOAD && ph.p_memsz > room)
+			return log_err(0, "boot: kernel '%s' has segments that overlap",
+				       files->kernel_path),
+			       -EINVAL;
+		if (r >= 0 && ph.p_type == PT_LOAD)
+			room -= ph.p_memsz;
 		if (r >= 0 && ph.p_type == PT_LOAD && head->entry - ph.p_vaddr < ph.p_memsz)
 			*ret_entry = head->entry - ph.p_vaddr + ph.p_paddr;
 		if (r >= 0 && ph.p_type == PT_NOTE)

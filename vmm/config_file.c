@@ -234,8 +234,11 @@ static int add_pair(const struct option_row *row, json_t *object, char *piece)
 	char *value = piece;
 	const char *key = strsep(&value, "=");
 
+	/* Of a key that may stand alone, true says that it does. */
 	if (value)
-		return json_object_set_new(object, key, value_of(value));
+		return json_object_set_new(object, key,
+					   is_listed(row->first, key) ? json_string(value)
+								      : value_of(value));
 	if (is_listed(row->first, key))
 		return json_object_set_new(object, key, json_true());
 	if (!row->bare || json_object_get(object, row->bare))

@@ -386,7 +386,7 @@ static int create_anew(const char *path, FILE **ret)
 static int write_metrics(const struct figures *f, void (*write)(FILE *, const struct figures *))
 {
 	char beside[4096];
-	FILE *out;
+	FILE *out = NULL;
 
 	if (snprintf(beside, sizeof(beside), "%s.new", f->metrics) >= (int)sizeof(beside))
 		return -ENAMETOOLONG;

@@ -243,7 +243,7 @@ bool host_is_viable(const struct host_function *function)
 /* With the physical function of a virtual one, which goes when that does. */
 static int add_function(const char *root, struct host_names *ret, const char *name)
 {
-	char physical[HOST_NAME_SIZE];
+	char physical[HOST_NAME_SIZE] = "";
 
 	int r = add_name(ret, name);
 	if (r >= 0)

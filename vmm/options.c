@@ -445,7 +445,7 @@ static int parse_net_key(char *piece, struct net_config *net)
 static int parse_net(char *text, struct machine_config *config)
 {
 	char *rest = text;
-	char *piece = next_piece(&rest);
+	char *piece = strsep(&rest, ",");
 
 	if (config->nr_nets == MACHINE_MAX_NETS)
 		return log_err(0, "--net '%s': there are at most %u", piece, MACHINE_MAX_NETS),
@@ -826,7 +826,7 @@ static int pick_options(int argc, char **argv, struct pick *picks)
 								    : no_argument,
 					    NULL, FIRST_LONG + (int)i };
 	opterr = 0; /* the words are ours */
-	optind = 1;
+	optind = 0; /* which has it forget a word that was given up half way, too */
 	while ((found = getopt_long(argc, argv, "+:vh", words, NULL)) != -1) {
 		const struct option_row *row = find_row(found);
 		if (!row)

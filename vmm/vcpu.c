@@ -168,8 +168,8 @@ int vcpu_set_registers(struct vcpu *vcpu, struct kvm_regs *regs, struct kvm_sreg
 
 static void print_registers(struct vcpu *vcpu)
 {
-	struct kvm_regs g;
-	struct kvm_sregs s;
+	struct kvm_regs g = { 0 };
+	struct kvm_sregs s = { 0 };
 
 	if (vcpu_get_registers(vcpu, &g, &s) < 0)
 		return;
@@ -189,8 +189,8 @@ static void print_registers(struct vcpu *vcpu)
 /* On AMD KVM has reset the processor by the time it tells of a triple fault. */
 static bool is_reset(struct vcpu *vcpu)
 {
-	struct kvm_regs g;
-	struct kvm_sregs s;
+	struct kvm_regs g = { 0 };
+	struct kvm_sregs s = { 0 };
 
 	return vcpu_get_registers(vcpu, &g, &s) >= 0 && g.rip == 0xfff0 &&
 	       s.cs.base == 0xffff0000;

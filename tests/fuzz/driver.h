@@ -32,6 +32,7 @@ struct fuzz {
 	struct memory_region low, high;
 	struct virtio *virtio; /* borrowed */
 	uint16_t next_avail[VIRTIO_MAX_QUEUES];
+	unsigned int nr_errors; /* that were logged */
 };
 
 extern struct fuzz fuzz;

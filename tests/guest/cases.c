@@ -126,6 +126,11 @@ static const struct net_config vhost_net = { .kind = NET_TAP,
 #define RNG(part) .guest = "rng", .options = "part=" part, .rng = true
 #define CONSOLE(part, where) .guest = "console", .options = "part=" part, .console = where
 
+/* With every device there is. */
+#define STORM(part)                                                               \
+	.guest = "storm", .options = "part=" part, .balloon = &reporting_balloon, \
+	.disk = &plain_disk, .net = &stream_net, .rng = true, .console = CONSOLE_FILE
+
 const struct test_case cases[] = {
 	{ .name = "ports", .guest = "ports" },
 	{ .name = "mmio", .guest = "mmio" },
@@ -339,6 +344,13 @@ const struct test_case cases[] = {
 	  CONSOLE("hostile", CONSOLE_UNIX),
 	  .peer = talkative_peer,
 	  .logs = { "console: a malformed queue", "console: output outside of RAM" } },
+	{ .name = "storm", STORM("one rounds=400"), .timeout = 40 },
+	{ .name = "storm-roles", STORM("roles rounds=100"), .cpus = 4, .timeout = 40 },
+	{ .name = "storm-reboot",
+	  STORM("reboot rounds=80"),
+	  .cpus = 2,
+	  .timeout = 40,
+	  .logs = { "I guest resets" } },
 };
 
 const unsigned int nr_cases = nitems(cases);

@@ -36,6 +36,7 @@
 #define DEFAULT_MEMORY (64 * MIB)
 #define MAX_TRIES 3u
 #define DEFAULT_TIMEOUT 20u
+#define MAX_LOG_LINES 400u
 
 struct run {
 	const struct test_case *test;
@@ -129,6 +130,19 @@ static int capture_log(struct run *run)
 	if (!run->log || run->real_stderr < 0 || dup2(fileno(run->log), STDERR_FILENO) < 0)
 		return failed(run->test->name, "cannot capture the log");
 	return 0;
+}
+
+/* What a guest causes is logged within budgets, one for each of its sources. */
+static int check_length(const struct run *run, const char *log)
+{
+	unsigned int lines = 0;
+
+	for (const char *p = log; (p = strchr(p, '\n')); p++)
+		lines++;
+	if (lines <= MAX_LOG_LINES)
+		return 0;
+	fprintf(stderr, "%s: %u lines in the log\n", run->test->name, lines);
+	return -1;
 }
 
 static char *read_whole(FILE *f)
@@ -325,7 +339,8 @@ static int judge(struct run *run, int status, bool fds_left)
 			test->status);
 		r = -1;
 	}
-	if (check_output(run, output) < 0 || check_log(run, log) < 0 || check_console(run) < 0)
+	if (check_output(run, output) < 0 || check_log(run, log) < 0 ||
+	    check_length(run, log) < 0 || check_console(run) < 0)
 		r = -1;
 	if (test->peer && !run->peer_ok)
 		r = failed(test->name, "the other end got something else");
@@ -371,6 +386,17 @@ static const char *add_net(struct run *run, struct machine_config *config)
 	return net_peer_start(&run->net_peer, net->kind, run->net_path);
 }
 
+/* For what a guest does at random; GUEST_SEED=N has it do the same again. */
+static unsigned int choose_seed(void)
+{
+	const char *given = getenv("GUEST_SEED");
+	unsigned int seed = given ? (unsigned int)strtoul(given, NULL, 10)
+				  : (unsigned int)time(NULL) * 1000 + (unsigned int)getpid();
+
+	printf("GUEST_SEED=%u\n", seed);
+	return seed;
+}
+
 static int run_once(const struct test_case *test, const char *guests, unsigned int try,
 		    bool *ret_again)
 {
@@ -407,8 +433,9 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 		config.nr_disks = 1;
 	}
 	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
-	snprintf(run.cmdline, sizeof(run.cmdline), "cpus=%u memory=%" PRIu64 " now=%lld %s",
-		 config.nr_cpus, config.memory, (long long)time(NULL),
+	snprintf(run.cmdline, sizeof(run.cmdline),
+		 "cpus=%u memory=%" PRIu64 " now=%lld seed=%u %s", config.nr_cpus,
+		 config.memory, (long long)time(NULL), choose_seed(),
 		 test->options ? test->options : "");
 	if (!mkdtemp(run.folder))
 		return failed(test->name, "cannot make a folder for its files");

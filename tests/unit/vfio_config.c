@@ -334,6 +334,36 @@ START_TEST(a_capability_that_does_not_fit_is_hidden)
 }
 END_TEST
 
+/* Its registers would be another's header, for the guest to write. */
+START_TEST(a_capability_over_the_next_is_hidden)
+{
+	static const struct {
+		unsigned int at;
+		uint8_t id;
+	} cases[] = {
+		{ DEV_PM, PCI_CAP_ID_PM },
+		{ DEV_MSI, PCI_CAP_ID_MSI },
+		{ DEV_MSIX, PCI_CAP_ID_MSIX },
+		{ DEV_PCIE, PCI_CAP_ID_EXP },
+	};
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		uint8_t whole[256];
+		memcpy(whole, dev->config, sizeof(whole));
+		ck_assert_uint_eq(find_capability(cases[i].id), cases[i].at);
+		fake_link_capability(dev, cases[i].at, cases[i].at + 4, PCI_CAP_ID_AF);
+		dev->config[cases[i].at + 5] = whole[cases[i].at + 1];
+		attach_again();
+		ck_assert_uint_eq(find_capability(cases[i].id), 0);
+		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + 4);
+		config_write(vp, cases[i].at + 4, 4, ONES);
+		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + 4);
+		memcpy(dev->config, whole, sizeof(whole));
+		attach_again();
+	}
+}
+END_TEST
+
 START_TEST(msi_that_the_kernel_does_not_serve_is_not_shown)
 {
 	dev->irqs[VFIO_PCI_MSI_IRQ_INDEX].count = 0;
@@ -611,6 +641,7 @@ int main(void)
 	tcase_add_test(tests, a_capability_that_points_to_itself_is_cut);
 	tcase_add_test(tests, a_ring_of_extended_capabilities_is_cut);
 	tcase_add_loop_test(tests, a_capability_that_does_not_fit_is_hidden, 0, 4);
+	tcase_add_test(tests, a_capability_over_the_next_is_hidden);
 	tcase_add_test(tests, msi_that_the_kernel_does_not_serve_is_not_shown);
 	tcase_add_test(tests, the_hosts_msi_is_never_written);
 	tcase_add_test(tests, a_device_that_stops_answering_reads_as_ones);

@@ -757,6 +757,25 @@ START_TEST(a_segment_outside_of_low_ram_is_refused)
 }
 END_TEST
 
+/* Each of them is within RAM; one more than there can be side by side is one too many. */
+START_TEST(segments_larger_than_ram_together_are_refused)
+{
+	build_good_elf();
+	elf()->e_phnum = 4;
+	for (unsigned int i = 2; i < 4; i++)
+		*segment(i) = (Elf64_Phdr){
+			.p_type = PT_LOAD,
+			.p_paddr = RAM_SIZE / 2,
+			.p_memsz = RAM_SIZE / 2 - i * TEXT_SIZE,
+		};
+	ck_assert_int_eq(load(), 0);
+	segment(3)->p_memsz = RAM_SIZE / 2;
+	ck_assert_int_eq(load(), 0);
+	segment(2)->p_memsz += TEXT_SIZE;
+	expect_refusal(-EINVAL, "has segments that overlap");
+}
+END_TEST
+
 START_TEST(a_truncated_elf_is_refused)
 {
 	build_good_elf();
@@ -1073,6 +1092,7 @@ int main(void)
 		notes_of_absurd_size_are_not_ours,
 		an_elf_for_another_machine_is_refused,
 		a_segment_outside_of_low_ram_is_refused,
+		segments_larger_than_ram_together_are_refused,
 		a_truncated_elf_is_refused,
 		the_start_info_names_everything,
 		without_an_initrd_there_is_no_module,

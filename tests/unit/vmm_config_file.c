@@ -291,6 +291,8 @@ START_TEST(what_is_printed_gives_the_same_when_read)
 	ck_assert(c->auto_balloon.on);
 	ck_assert_int_eq(c->nets[0].kind, NET_PASST);
 	ck_assert_int_eq(c->nets[1].vhost, VIRTIO_NET_VHOST_ON);
+	ck_assert_int_eq(c->nets[2].kind, NET_PASST_RUNNING);
+	ck_assert_str_eq(c->nets[2].name, "on");
 	ck_assert_int_eq(c->serial.kind, CONSOLE_NONE);
 	ck_assert_uint_eq(c->timeout, 9);
 	ck_assert_str_eq(c->cmdline, "a,b=c");

@@ -103,6 +103,15 @@ START_TEST(every_option_is_taken)
 }
 END_TEST
 
+/* getopt remembers where in a word of letters it was. */
+START_TEST(a_refusal_leaves_nothing_to_the_next_command_line)
+{
+	expect_refusal("ballast run -vvx", "option '-x' is not known");
+	expect_refusal("ballast run ", "'' is no option");
+	parse_well("ballast run --kernel k");
+}
+END_TEST
+
 START_TEST(a_value_may_follow_an_equals_sign)
 {
 	parse_well("ballast run --kernel=k --cpus=2 --cmdline=root=/dev/vda");
@@ -768,6 +777,7 @@ int main(void)
 		a_kernel_is_enough,
 		every_option_is_taken,
 		a_value_may_follow_an_equals_sign,
+		a_refusal_leaves_nothing_to_the_next_command_line,
 		the_last_of_two_values_counts,
 		sizes_are_powers_of_1024,
 		what_is_no_size_is_refused,
