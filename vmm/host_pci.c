@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -295,6 +298,31 @@ static int add_nvme_paths(const char *root, const char *path, struct host_names 
 }
 
 static int add_disk(const char *root, const char *folder, struct host_names *ret,
+		    unsigned int depth);
+
+/* What a loop device is made of: the disk that its file is on, or that its file is. */
+static int add_backing(const char *root, const char *disk, struct host_names *ret,
+		       unsigned int depth)
+{
+	char file[PATH_MAX];
+	char path[2 * PATH_MAX];
+	struct stat status;
+
+	if (!host_has(disk, "loop"))
+		return 0;
+	int r = host_read(disk, file, sizeof(file), "loop/backing_file");
+	if (r < 0)
+		return r;
+	(void)snprintf(path, sizeof(path), "%s/%s", root, file);
+	/* Not found: it is deleted, or another mount namespace's. */
+	if (stat(path, &status) < 0)
+		return -errno;
+	dev_t on = S_ISBLK(status.st_mode) ? status.st_rdev : status.st_dev;
+	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(on), minor(on));
+	return add_disk(root, path, ret, depth + 1);
+}
+
+static int add_disk(const char *root, const char *folder, struct host_names *ret,
 		    unsigned int depth)
 {
 	char path[PATH_MAX];
@@ -320,7 +348,9 @@ static int add_disk(const char *root, const char *folder, struct host_names *ret
 		if (r < 0)
 			return r;
 	}
-	r = add_nvme_paths(root, disk, ret);
+	r = add_backing(root, disk, ret, depth);
+	if (r >= 0)
+		r = add_nvme_paths(root, disk, ret);
 	return r < 0 ? r : add_functions(root, ret, disk);
 }
 

@@ -380,6 +380,48 @@ START_TEST(disks_made_of_disks_are_followed_down)
 }
 END_TEST
 
+/* The device that files of the tree are on is number 259:2's. */
+static void put_files_on_disk(void)
+{
+	struct stat status;
+	char path[64];
+
+	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
+	ck_assert_int_eq(stat(tree.root, &status), 0);
+	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(status.st_dev),
+		       minor(status.st_dev));
+	tree_link(path, "sys/class/block/nvme0n1p2");
+}
+
+START_TEST(a_loop_device_is_on_the_disk_that_its_file_is_on)
+{
+	static const char loop[] = "sys/devices/virtual/block/loop3";
+	static const char backing[] = "sys/devices/virtual/block/loop3/loop/backing_file";
+
+	put_files_on_disk();
+	tree_write("images/root.img", "");
+	tree_write(backing, "/images/root.img\n");
+	tree_write("sys/devices/virtual/block/loop3/loop3p1/partition", "1\n");
+	tree_link("sys/dev/block/7:3", loop);
+	tree_link("sys/dev/block/259:5", "sys/devices/virtual/block/loop3/loop3p1");
+	tree_write("proc/self/mountinfo", "30 1 7:3 / / rw - ext4 /dev/loop3 rw\n");
+	expect_disk_guarded("mount /");
+	tree_write("proc/self/mountinfo", "30 1 259:5 / /boot rw - ext4 /dev/loop3p1 rw\n");
+	expect_disk_guarded("mount /boot");
+	/* With encryption between. */
+	tree_link("sys/devices/virtual/block/dm-1/slaves/loop3", loop);
+	tree_link("sys/class/block/loop3", loop);
+	tree_link("sys/dev/block/253:1", "sys/devices/virtual/block/dm-1");
+	tree_write("proc/self/mountinfo", "30 1 253:1 / / rw - ext4 /dev/mapper/root rw\n");
+	expect_disk_guarded("mount /");
+	/* A file that is gone may have been anywhere. */
+	tree_write(backing, "/images/root.img (deleted)\n");
+	expect_unknown_guarded("mount /");
+	tree_remove(backing);
+	expect_unknown_guarded("mount /");
+}
+END_TEST
+
 START_TEST(an_nvme_with_several_paths_is_found_by_its_controllers)
 {
 	add_disk("virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
@@ -393,19 +435,11 @@ END_TEST
 
 START_TEST(swap_is_not_taken)
 {
-	struct stat status;
-	char path[256];
-
-	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
+	put_files_on_disk();
 	tree_write("proc/swaps", "Filename Type Size Used Priority\n"
 				 "/dev/nvme0n1p2 partition 8388604 0 -2\n");
 	expect_disk_guarded("swap");
 	tree_write("swapfile", "");
-	(void)snprintf(path, sizeof(path), "%s/swapfile", tree.root);
-	ck_assert_int_eq(stat(path, &status), 0);
-	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(status.st_dev),
-		       minor(status.st_dev));
-	tree_link(path, "sys/class/block/nvme0n1p2");
 	tree_write("proc/swaps", "Filename Type Size Used Priority\n/swapfile file 84 0 -2\n");
 	expect_disk_guarded("swap");
 	ck_assert_int_eq(force_one(DISK), 0);
@@ -797,6 +831,7 @@ int main(void)
 		where_the_disks_cannot_be_told_nothing_for_disks_is_taken,
 		what_cannot_be_looked_at_is_forced_all_the_same,
 		disks_made_of_disks_are_followed_down,
+		a_loop_device_is_on_the_disk_that_its_file_is_on,
 		an_nvme_with_several_paths_is_found_by_its_controllers,
 		swap_is_not_taken,
 		the_only_link_is_not_taken_not_even_by_its_group,
