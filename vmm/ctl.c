@@ -245,6 +245,9 @@ static int connect_socket(struct ctl *c)
 			       "ctl: nobody listens at '%s' (does the guest run, with "
 			       "--qmp unix:%s?)",
 			       c->path, c->path);
+	if (errno == EACCES)
+		return log_err(-errno, "ctl: '%s' is another user's: be who runs it, or root",
+			       c->path);
 	return log_err(-errno, "ctl: connecting to '%s'", c->path);
 }
 

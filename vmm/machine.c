@@ -641,7 +641,7 @@ static int create_vm(struct machine *m)
 		return log_err(r, "kvm: creating a VM");
 	const char *missing = machine_missing_in_kvm(m->vm_fd);
 	if (missing)
-		return log_err(-EOPNOTSUPP, "kvm: %s", missing);
+		return log_err(-EOPNOTSUPP, "kvm: %s is missing: boot a newer kernel", missing);
 	r = kvm_set_identity_map(m->vm_fd, LAYOUT_IDENTITY_MAP_BASE);
 	if (r >= 0)
 		r = kvm_set_tss(m->vm_fd, LAYOUT_TSS_BASE);
@@ -796,7 +796,7 @@ static int attach_devices(struct machine *m)
 	if (r < 0)
 		return log_err(0,
 			       "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
-			       "address space",
+			       "address space; give the guest less",
 			       m->config.memory >> 20, bits),
 		       r;
 	m->pci.windows.mem64 =

@@ -263,7 +263,7 @@ class Options(CliTest):
         self.refused(USAGE, run + ["tap=" + "x" * 16], "--net", "x" * 16, "15")
         self.refused(USAGE, run + ["tap=t,queues=17"], "--net", "'17'", "16")
         self.refused(USAGE, run + ["tap=t,vhost=yes"], "--net", "'yes'", "auto")
-        self.refused(USAGE, run + ["passt,queues=2"], "--net", "queues=", "tap=NAME")
+        self.refused(USAGE, run + ["passt,queues=2"], "--net", "queues=2", "tap=NAME")
         self.refused(USAGE, run + ["tap=t,model=e1000"], "--net", "'model'", "mac=")
 
     def test_help_fits_one_screen(self):
@@ -424,6 +424,28 @@ class HostSetup(CliTest):
                 for word in (f"Usage: ballast {command}", *words):
                     self.assertIn(word, r.stdout)
 
+    @unittest.skipIf(os.getuid() != 0, "needs root, to become somebody else")
+    def test_bind_is_for_root(self):
+        devices = "/sys/bus/pci/devices"
+        for bdf in sorted(os.listdir(devices)):
+            with open(f"{devices}/{bdf}/class", encoding="ascii") as f:
+                kind = int(f.read(), 16) >> 16
+            # What a host may depend on is refused for that, and bridges are.
+            if kind not in (1, 2, 6) and os.path.exists(f"{devices}/{bdf}/iommu_group"):
+                self.refused(FAILED, ["bind", bdf], "/run/ballast/bind", "be root (sudo ballast bind)",
+                             wrapper=somebody_else(self))
+                return
+        self.skipTest("no device here has an IOMMU before it")
+
+    def test_output_that_cannot_be_written(self):
+        for args in (["doctor"], ["doctor", "--help"], ["bind", "--help"], ["unbind", "--help"],
+                     ["run", "--kernel", "k", "--print-config"]):
+            with open("/dev/full", "wb") as full, self.subTest(args=args):
+                r = subprocess.run([BALLAST, *args], stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT,
+                                   text=True, check=False)
+                self.assertEqual(r.returncode, FAILED)
+                self.assertRegex(r.stderr, r"^E .*(standard output|--print-config): .*\n$")
+
     def test_nobody_has_bound_it(self):
         for bdf in sorted(os.listdir("/sys/bus/pci/devices"))[:1]:
             self.refused(FAILED, ["unbind", bdf], bdf, "not by ballast bind" if os.path.exists(
@@ -502,6 +524,16 @@ class Control(CliTest):
         self.refused(FAILED, ["ctl", self.folder, "memory"], f"'{self.folder}'")
         self.refused(FAILED, ["ctl", self.path("x" * 200), "memory"], "x" * 200)
         self.refused(FAILED, ["ctl", "", "memory"], "''")
+
+    @unittest.skipIf(os.getuid() != 0, "needs root, to become somebody else")
+    def test_the_socket_is_somebody_elses(self):
+        path = self.path("roots")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+            os.chmod(path, 0o600)
+            self.refused(FAILED, ["ctl", path, "status"], f"'{path}'", "another user's", "or root",
+                         wrapper=somebody_else(self))
 
     def peer(self, answer):
         """Somebody who listens, but is no ballast: sends this, and hangs up."""

@@ -784,6 +784,44 @@ START_TEST(wherever_bind_is_cut_short_unbind_restores)
 }
 END_TEST
 
+#define MOST 128
+
+START_TEST(so_many_at_once_are_too_many)
+{
+	char *argv[MOST + 3] = { NULL };
+	char word[] = "bind";
+	char card[] = CARD;
+	const char *names[] = { CARD, DISK };
+	char path[128];
+
+	argv[0] = word;
+	for (unsigned int i = 1; i <= MOST + 1; i++)
+		argv[i] = card;
+	ck_assert_int_eq(bind_main(MOST + 2, argv), 2);
+	process_expect_log("bind: '" CARD "': at most 128 devices at once");
+	/* Or with their groups: of this there were two before. */
+	for (unsigned int i = 2; i < MOST; i++) {
+		(void)snprintf(path, sizeof(path), "pci0000:00/" BRIDGE "/0000:01:%02x.%u",
+			       i / 8 + 1, i % 8);
+		tree_add_function(path, 0x020000, 7, "e1000e");
+	}
+	ck_assert_int_eq(bind_devices(tree.root, names, 2, BIND_CAREFULLY), -E2BIG);
+	process_expect_log(DISK ": more than 128 devices at once");
+	expect_as_before();
+}
+END_TEST
+
+START_TEST(interfaces_that_cannot_be_listed_are_told)
+{
+	tree_remove("sys/class/net");
+	tree_write("sys/class/net", "");
+	expect_refusal(CARD, -ENOTDIR, "learn from /sys/class/net what the host needs");
+	ck_assert_int_eq(force_one(CARD), 0);
+	process_expect_log("W bind: learn from /sys/class/net what the host needs: Not a "
+			   "directory: going on, by --force");
+}
+END_TEST
+
 START_TEST(the_command_line_is_looked_at)
 {
 	static const struct {
@@ -850,6 +888,8 @@ int main(void)
 		whatever_step_fails_all_is_as_before_or_done,
 		wherever_unbind_fails_it_can_be_done_again,
 		wherever_bind_is_cut_short_unbind_restores,
+		so_many_at_once_are_too_many,
+		interfaces_that_cannot_be_listed_are_told,
 		the_command_line_is_looked_at,
 	};
 

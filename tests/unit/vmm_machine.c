@@ -190,6 +190,13 @@ static int cannot_be_emulated(struct kvm_run *run)
 	return 0;
 }
 
+static int leaves_for_no_known_reason(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_UNKNOWN;
+	run->hw.hardware_exit_reason = 0x77;
+	return 0;
+}
+
 static int exits_in_a_new_way(struct kvm_run *run)
 {
 	run->exit_reason = 63;
@@ -572,7 +579,8 @@ START_TEST(every_capability_that_is_needed_is_named)
 		{ KVM_CAP_IRQ_ROUTING, "kvm: KVM_CAP_IRQ_ROUTING" },
 		{ KVM_CAP_IRQFD, "kvm: KVM_CAP_IRQFD" },
 		{ KVM_CAP_IRQFD_RESAMPLE, "kvm: KVM_CAP_IRQFD_RESAMPLE" },
-		{ KVM_CAP_IMMEDIATE_EXIT, "kvm: KVM_CAP_IMMEDIATE_EXIT" },
+		{ KVM_CAP_IMMEDIATE_EXIT,
+		  "kvm: KVM_CAP_IMMEDIATE_EXIT is missing: boot a newer kernel" },
 	};
 
 	for (unsigned int i = 0; i < nitems(needed); i++) {
@@ -1038,6 +1046,7 @@ START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
 		{ fails_to_enter, "refuses to enter the guest, reason 0x80000021\n" },
 		{ cannot_be_emulated,
 		  "kvm internal error 1 (an instruction it cannot emulate)" },
+		{ leaves_for_no_known_reason, "E cpu 0: unknown exit, hardware reason 0x77\n" },
 		{ exits_in_a_new_way, "exit reason 63, which nobody here knows\n" },
 		{ exits_beyond_all_reasons, "exit reason 4294967295, which nobody" },
 		{ is_an_error, "E kvm: running cpu 0: Bad address\n" },
@@ -1590,6 +1599,23 @@ END_TEST
 
 #define DEVICE "0000:01:00.0"
 
+START_TEST(an_iommu_with_no_room_beside_memory_is_refused)
+{
+	fake_init();
+	(void)fake_add_device(DEVICE, fake_add_group(7));
+	fake.ranges[0] = (struct vfio_iova_range){ .end = 0xffffffff };
+	fake.nr_ranges = 1;
+	config.devices[0].name = DEVICE;
+	config.nr_devices = 1;
+	ck_assert_int_eq(machine_init(&machine, &config), -E2BIG);
+	expect_in_log("E --memory ",
+		      "M: more than half of the IOMMU's 32-bit address space; give the guest "
+		      "less");
+	expect_nothing_left();
+	fake_finish();
+}
+END_TEST
+
 static void *stop_by_signals(void *opaque)
 {
 	(void)opaque;
@@ -2002,6 +2028,7 @@ int main(void)
 		events_tell_of_a_panic_before_the_exit,
 		events_tell_of_crash_kernels_as_often_as_of_resets,
 		events_tell_once_of_a_stop_and_of_its_end,
+		an_iommu_with_no_room_beside_memory_is_refused,
 		a_device_in_trouble_is_told_and_one_wanted_back_as_well,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
