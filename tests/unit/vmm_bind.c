@@ -322,6 +322,7 @@ START_TEST(where_the_disks_cannot_be_told_nothing_for_disks_is_taken)
 	static const char *const unknown[] = {
 		"0:25 / / rw - overlay overlay rw\n",
 		"0:25 / / rw - zfs rpool/ROOT/pve-1 rw\n",
+		"0:25 / / rw - btrfs /dev/gone rw\n",
 		"0:25 / / rw - bcachefs /dev/vda:/dev/vdb rw\n",
 		"7:0 / / rw - ext4 /dev/gone rw\n",
 	};
