@@ -299,8 +299,9 @@ START_TEST(all_disks_of_a_btrfs_are_guarded)
 	static const char mount[] = "30 1 0:25 / / rw - btrfs /dev/disk/root rw\n";
 
 	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
-	tree_folder("sys/devices/virtual/block/vda");
-	tree_link("sys/class/block/vda", "sys/devices/virtual/block/vda");
+	tree_folder("sys/devices/pci0000:00/0000:05:00.0/virtio0/block/vda");
+	tree_link("sys/class/block/vda",
+		  "sys/devices/pci0000:00/0000:05:00.0/virtio0/block/vda");
 	tree_write("dev/vda", "");
 	tree_write("proc/self/mountinfo", mount);
 	tree_link("dev/disk/root", "dev/nvme0n1p2");
@@ -420,6 +421,37 @@ START_TEST(a_loop_device_is_on_the_disk_that_its_file_is_on)
 	expect_unknown_guarded("mount /");
 	tree_remove(backing);
 	expect_unknown_guarded("mount /");
+}
+END_TEST
+
+START_TEST(a_virtual_disk_of_unknown_make_may_be_on_any)
+{
+	static const struct {
+		const char *name;
+		bool is_free;
+	} cases[] = { { "zd16", false },
+		      { "nbd0", true },
+		      { "zram0", true },
+		      { "ram1", true },
+		      { "ramses", false } };
+	char path[64];
+	char text[64];
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		(void)snprintf(path, sizeof(path), "sys/devices/virtual/block/%s",
+			       cases[i].name);
+		tree_folder(path);
+		tree_link("sys/dev/block/230:16", path);
+		(void)snprintf(text, sizeof(text), "30 1 230:16 / / rw - ext4 /dev/%s rw\n",
+			       cases[i].name);
+		tree_write("proc/self/mountinfo", text);
+		if (!cases[i].is_free) {
+			expect_unknown_guarded("mount /");
+			continue;
+		}
+		ck_assert_int_eq(bind_one(DISK), 0);
+		ck_assert_int_eq(unbind_one(DISK), 0);
+	}
 }
 END_TEST
 
@@ -871,6 +903,7 @@ int main(void)
 		what_cannot_be_looked_at_is_forced_all_the_same,
 		disks_made_of_disks_are_followed_down,
 		a_loop_device_is_on_the_disk_that_its_file_is_on,
+		a_virtual_disk_of_unknown_make_may_be_on_any,
 		an_nvme_with_several_paths_is_found_by_its_controllers,
 		swap_is_not_taken,
 		the_only_link_is_not_taken_not_even_by_its_group,
