@@ -424,19 +424,6 @@ class HostSetup(CliTest):
                 for word in (f"Usage: ballast {command}", *words):
                     self.assertIn(word, r.stdout)
 
-    @unittest.skipIf(os.getuid() != 0, "needs root, to become somebody else")
-    def test_bind_is_for_root(self):
-        devices = "/sys/bus/pci/devices"
-        for bdf in sorted(os.listdir(devices)):
-            with open(f"{devices}/{bdf}/class", encoding="ascii") as f:
-                kind = int(f.read(), 16) >> 16
-            # What a host may depend on is refused for that, and bridges are.
-            if kind not in (1, 2, 6) and os.path.exists(f"{devices}/{bdf}/iommu_group"):
-                self.refused(FAILED, ["bind", bdf], "/run/ballast/bind", "be root (sudo ballast bind)",
-                             wrapper=somebody_else(self))
-                return
-        self.skipTest("no device here has an IOMMU before it")
-
     def test_output_that_cannot_be_written(self):
         for args in (["doctor"], ["doctor", "--help"], ["bind", "--help"], ["unbind", "--help"],
                      ["run", "--kernel", "k", "--print-config"]):

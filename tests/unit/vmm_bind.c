@@ -817,6 +817,32 @@ START_TEST(wherever_bind_is_cut_short_unbind_restores)
 }
 END_TEST
 
+#define NOBODY 65534
+
+START_TEST(who_is_not_root_is_told_to_be)
+{
+	char path[128];
+	int status = 0;
+
+	tree_folder("run");
+	(void)snprintf(path, sizeof(path), "%s/run", tree.root);
+	ck_assert_int_eq(chmod(path, 0555), 0);
+	ck_assert_int_eq(chmod(tree.root, 0755), 0);
+	pid_t child = fork();
+	if (child == 0)
+		_exit(geteuid() == 0 && setuid(NOBODY) < 0 ? 2
+		      : bind_one(CARD) == -EACCES          ? 0
+							   : 1);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
+	process_expect_log("bind: /run/ballast/bind: be root (sudo ballast bind): Permission "
+			   "denied");
+	ck_assert_int_eq(chmod(path, 0755), 0);
+	expect_as_before();
+}
+END_TEST
+
 #define MOST 128
 
 START_TEST(so_many_at_once_are_too_many)
@@ -922,6 +948,7 @@ int main(void)
 		whatever_step_fails_all_is_as_before_or_done,
 		wherever_unbind_fails_it_can_be_done_again,
 		wherever_bind_is_cut_short_unbind_restores,
+		who_is_not_root_is_told_to_be,
 		so_many_at_once_are_too_many,
 		interfaces_that_cannot_be_listed_are_told,
 		the_command_line_is_looked_at,
