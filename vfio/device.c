@@ -32,7 +32,7 @@ static int open_device(struct vfio_device *dev)
 	if (r == -EACCES) {
 		(void)log_err(r,
 			      "vfio: open %s: its physical function belongs to vfio-pci and "
-			      "wants a token",
+			      "wants a token: bind that to its own driver",
 			      dev->name);
 		return -EPERM;
 	}

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 
+#include "vmm/ctl.h"
 #include "vmm/option_table.h"
 
 #define COMMANDS "run ctl doctor bind unbind help"
@@ -20,12 +21,14 @@ static const struct {
 	{ "doctor--memory", "" },
 	{ "bind", "--force --help %%" },
 	{ "unbind", "--help %" },
+	{ "ctl", "@ --json --help" }, /* and its commands, below */
 };
 
 /* bash ends its words at = and : as well; `word` is all of it. */
 static const char bash_rest[] =
 	"_ballast() {\n"
 	"    local line=${COMP_LINE:0:COMP_POINT} word option head='' piece try file replies=()\n"
+	"    local before said=()\n"
 	"    local command=${COMP_WORDS[1]} bus=/sys/bus/pci\n"
 	"    word=${line##* } option=${line% *} option=${option##* }\n"
 	"    if [[ $COMP_CWORD -eq 1 ]]; then\n"
@@ -37,6 +40,12 @@ static const char bash_rest[] =
 	"        return\n"
 	"    fi\n"
 	"    local words=${_ballast_words[$command$option]-${_ballast_words[$command]}}\n"
+	"    if [[ $command == ctl ]]; then\n"
+	"        read -ra before <<<\"${line%\"$word\"}\"\n"
+	"        for try in \"${before[@]:2}\"; do [[ $try == -* ]] || said+=(\"$try\"); done\n"
+	"        # After the socket a command, and after that what its last operand may be.\n"
+	"        [[ ${#said[@]} -eq 0 ]] || words=${_ballast_words[ctl:${said[1]-}:${#said[@]}]-}\n"
+	"    fi\n"
 	"    [[ $words != *=* ]] || head=${word%\"${word##*,}\"}\n"
 	"    piece=${word#\"$head\"}\n"
 	"    for try in $words; do\n"
@@ -84,6 +93,14 @@ static const char zsh_head[] =
 	"        esac\n"
 	"    done\n"
 	"}\n"
+	"_ballast_ctl() {\n"
+	"    local -a said\n"
+	"    said=(${words[2,CURRENT-1]:#-*})\n"
+	"    case $said[2]:$#said in\n";
+
+static const char zsh_rest[] =
+	"    esac\n"
+	"}\n"
 	"if (( CURRENT == 2 )); then\n"
 	"    compadd -- " COMMANDS " --help --version\n"
 	"    return\n"
@@ -92,6 +109,10 @@ static const char zsh_head[] =
 	"(( CURRENT-- ))\n"
 	"case $words[1] in\n"
 	"run) ;;\n"
+	"ctl)\n"
+	"    _arguments '--json[the answer as it came]' '(-)--help[help]' '1:SOCKET:_files' \\\n"
+	"        '*:COMMAND:_ballast_ctl'\n"
+	"    return ;;\n"
 	"doctor)\n"
 	"    _arguments '--json[one JSON document]' '--memory[of the guest]:SIZE: ' \\\n"
 	"        '(-)--help[help]' '*:BDF:_ballast_value %%'\n"
@@ -109,8 +130,21 @@ static const char zsh_head[] =
 	"esac\n"
 	"_arguments";
 
+/* The commands of ctl, with a space between them. */
+static void print_commands(void)
+{
+	const char *name, *words;
+	unsigned int nr;
+
+	for (unsigned int i = 0; (name = ctl_command(i, &nr, &words)); i++)
+		printf("%s%s", i == 0 ? "" : " ", name);
+}
+
 static void print_bash(void)
 {
+	const char *name, *words;
+	unsigned int nr;
+
 	printf("# bash completion of ballast, made from its option table\n"
 	       "_ballast_commands='" COMMANDS " --help --version'\n"
 	       "_ballast_options='");
@@ -126,6 +160,13 @@ static void print_bash(void)
 	}
 	for (unsigned int i = 0; i < nitems(others); i++)
 		printf("    [%s]='%s'\n", others[i].name, others[i].words);
+	printf("    [ctl::1]='");
+	print_commands();
+	puts("'");
+	for (unsigned int i = 0; (name = ctl_command(i, &nr, &words)); i++) {
+		if (*words)
+			printf("    [ctl:%s:%u]='%s'\n", name, 1 + nr, words);
+	}
 	printf(")\n%s", bash_rest);
 }
 
@@ -141,7 +182,17 @@ static void print_escaped(const char *text)
 
 static void print_zsh(void)
 {
-	fputs(zsh_head, stdout);
+	const char *name, *words;
+	unsigned int nr;
+
+	printf("%s    :1) _ballast_value ", zsh_head);
+	print_commands();
+	puts(" ;;");
+	for (unsigned int i = 0; (name = ctl_command(i, &nr, &words)); i++) {
+		if (*words)
+			printf("    %s:%u) _ballast_value %s ;;\n", name, 1 + nr, words);
+	}
+	fputs(zsh_rest, stdout);
 	for (unsigned int i = 0; i < nr_option_rows; i++) {
 		const struct option_row *row = &option_rows[i];
 		printf(" \\\n    '%s--%s[", row->again == OPTION_REPLACES ? "" : "*",

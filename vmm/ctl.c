@@ -67,6 +67,7 @@ struct command {
 	const char *name;
 	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND, BDF_OPERAND, NAME_AND_WORD } operand;
 	int (*run)(struct ctl *c);
+	const char *words; /* as in struct option_row: what the last operand may be, or NULL */
 };
 
 /* The connection */
@@ -244,6 +245,9 @@ static int connect_socket(struct ctl *c)
 			       "ctl: nobody listens at '%s' (does the guest run, with "
 			       "--qmp unix:%s?)",
 			       c->path, c->path);
+	if (errno == EACCES)
+		return log_err(-errno, "ctl: '%s' is another user's: be who runs it, or root",
+			       c->path);
 	return log_err(-errno, "ctl: connecting to '%s'", c->path);
 }
 
@@ -832,15 +836,38 @@ static int stats_run(struct ctl *c)
 
 /* The command line */
 
+#define ON_OFF "on off"
+
 static const struct command commands[] = {
-	{ "status", NO_OPERAND, status_run },       { "attach", BDF_OPERAND, attach_run },
-	{ "detach", BDF_OPERAND, detach_run },      { "stop", NO_OPERAND, stop_run },
-	{ "cont", NO_OPERAND, cont_run },           { "reset", NO_OPERAND, reset_run },
-	{ "balloon", SIZE_OPERAND, balloon_run },   { "memory", NO_OPERAND, memory_run },
-	{ "stats", NO_OPERAND, stats_run },         { "policy", WORD_OPERAND, policy_run },
-	{ "auto", WORD_OPERAND, auto_run },         { "link", NAME_AND_WORD, link_run },
-	{ "powerdown", NO_OPERAND, powerdown_run }, { "quit", NO_OPERAND, quit_run },
+	{ "status", NO_OPERAND, status_run },
+	{ "balloon", SIZE_OPERAND, balloon_run },
+	{ "memory", NO_OPERAND, memory_run },
+	{ "stats", NO_OPERAND, stats_run },
+	{ "policy", WORD_OPERAND, policy_run, "inhibit coordinated" },
+	{ "auto", WORD_OPERAND, auto_run, ON_OFF },
+	{ "link", NAME_AND_WORD, link_run, ON_OFF },
+	{ "attach", BDF_OPERAND, attach_run, "%%" },
+	{ "detach", BDF_OPERAND, detach_run, "%%" },
+	{ "stop", NO_OPERAND, stop_run },
+	{ "cont", NO_OPERAND, cont_run },
+	{ "reset", NO_OPERAND, reset_run },
+	{ "powerdown", NO_OPERAND, powerdown_run },
+	{ "quit", NO_OPERAND, quit_run },
 };
+
+static unsigned int nr_operands_of(const struct command *command)
+{
+	return command->operand == NO_OPERAND ? 0 : command->operand == NAME_AND_WORD ? 2 : 1;
+}
+
+const char *ctl_command(unsigned int i, unsigned int *ret_nr_operands, const char **ret_words)
+{
+	if (i >= nitems(commands))
+		return NULL;
+	*ret_nr_operands = nr_operands_of(&commands[i]);
+	*ret_words = commands[i].words ? commands[i].words : "";
+	return commands[i].name;
+}
 
 static const struct command *find_command(const char *name)
 {
@@ -849,6 +876,18 @@ static const struct command *find_command(const char *name)
 			return &commands[i];
 	}
 	return NULL;
+}
+
+static int refuse_command(const char *name)
+{
+	char names[256] = "";
+
+	for (unsigned int i = 0; i < nitems(commands); i++) {
+		size_t used = strlen(names);
+		(void)snprintf(names + used, sizeof(names) - used, "%s%s", i == 0 ? "" : ", ",
+			       commands[i].name);
+	}
+	return log_err(0, "ctl: command '%s': it is one of %s", name, names), -EINVAL;
 }
 
 static int parse_word(struct ctl *c, const char *word)
@@ -874,15 +913,8 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	c->path = operands[0];
 	c->command = find_command(operands[1]);
 	if (!c->command)
-		return log_err(0,
-			       "ctl: command '%s': it is one of status, balloon, memory, stats, "
-			       "policy, auto, link, attach, detach, stop, cont, reset, "
-			       "powerdown, quit",
-			       operands[1]),
-		       -EINVAL;
-	unsigned int nr_wanted = c->command->operand == NO_OPERAND      ? 2
-				 : c->command->operand == NAME_AND_WORD ? 4
-									: 3;
+		return refuse_command(operands[1]);
+	unsigned int nr_wanted = 2 + nr_operands_of(c->command);
 	if (nr_operands > nr_wanted)
 		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
 			       c->command->name),

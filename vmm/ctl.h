@@ -27,4 +27,10 @@
  */
 int ctl_main(int argc, char **argv);
 
+/*
+ * For who completes command lines: the name of the i-th command, or NULL; how many operands it
+ * takes, and what the last may be: words as in struct option_row, "" if there is nothing to say.
+ */
+const char *ctl_command(unsigned int i, unsigned int *ret_nr_operands, const char **ret_words);
+
 #endif /* VMM_CTL_H */

@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -295,6 +298,46 @@ static int add_nvme_paths(const char *root, const char *path, struct host_names 
 }
 
 static int add_disk(const char *root, const char *folder, struct host_names *ret,
+		    unsigned int depth);
+
+/* What a loop device is made of: the disk that its file is on, or that its file is. */
+static int add_backing(const char *root, const char *disk, struct host_names *ret,
+		       unsigned int depth)
+{
+	char file[PATH_MAX];
+	char path[2 * PATH_MAX];
+	struct stat status;
+
+	int r = host_read(disk, file, sizeof(file), "loop/backing_file");
+	if (r < 0)
+		return r;
+	(void)snprintf(path, sizeof(path), "%s/%s", root, file);
+	/* Not found: it is deleted, or another mount namespace's. */
+	if (stat(path, &status) < 0)
+		return -errno;
+	dev_t on = S_ISBLK(status.st_mode) ? status.st_rdev : status.st_dev;
+	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(on), minor(on));
+	return add_disk(root, path, ret, depth + 1);
+}
+
+/* One that is not made of others by its own account: of a file, of nothing, or who knows (ZFS). */
+static int add_virtual(const char *root, const char *disk, struct host_names *ret,
+		       unsigned int depth)
+{
+	static const char *const without_disk[] = { "ram", "zram", "nbd" };
+	const char *name = strrchr(disk, '/') + 1;
+
+	if (host_has(disk, "loop"))
+		return add_backing(root, disk, ret, depth);
+	for (unsigned int i = 0; i < nitems(without_disk); i++) {
+		size_t n = strlen(without_disk[i]);
+		if (strncmp(name, without_disk[i], n) == 0 && name[n] >= '0' && name[n] <= '9')
+			return 0;
+	}
+	return -ENOENT;
+}
+
+static int add_disk(const char *root, const char *folder, struct host_names *ret,
 		    unsigned int depth)
 {
 	char path[PATH_MAX];
@@ -320,7 +363,11 @@ static int add_disk(const char *root, const char *folder, struct host_names *ret
 		if (r < 0)
 			return r;
 	}
-	r = add_nvme_paths(root, disk, ret);
+	r = 0;
+	if (slaves->nr == 0 && strstr(disk, "/devices/virtual/block/"))
+		r = add_virtual(root, disk, ret, depth);
+	if (r >= 0)
+		r = add_nvme_paths(root, disk, ret);
 	return r < 0 ? r : add_functions(root, ret, disk);
 }
 

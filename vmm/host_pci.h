@@ -93,9 +93,9 @@ bool host_is_viable(const struct host_function *function);
 
 /*
  * Adds the functions that it depends on: a block device, by its folder in /sys, and what lies
- * below it (partitions, RAID, LVM, encryption, NVMe over several paths); an interface, and those
- * below it (bridges, bonds, VLANs). With a virtual function its physical one. -ENOENT: it is not
- * there. -ELOOP: deeper than can be.
+ * below it (partitions, RAID, LVM, encryption, NVMe over several paths, the file of a loop device);
+ * an interface, and those below it (bridges, bonds, VLANs). With a virtual function its physical
+ * one. -ENOENT: it, or something below, is not there or cannot be told. -ELOOP: deeper than can be.
  */
 must_check int host_add_disk(const char *root, const char *folder, struct host_names *ret);
 must_check int host_add_link(const char *root, const char *interface, struct host_names *ret);

@@ -81,6 +81,12 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 	}
 }
 
+static void tell_of_device(const struct machine_device *d, const char *event)
+{
+	figures_event(&d->machine->figures, event,
+		      json_pack("{s:s}", "device", d->pci->device.name));
+}
+
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
 static void stop_requested(struct machine *m, const char *who, const char *cause)
 {
@@ -178,6 +184,7 @@ static void device_err_ready(struct event_source *source, uint32_t events)
 	(void)log_err(0,
 		      "vfio: %s reports an error it does not recover from: stopping the guest",
 		      d->pci->device.name);
+	tell_of_device(d, "device-error");
 	request(d->machine, POWER_EXIT, STATUS_FAILED, "host-error");
 }
 
@@ -191,6 +198,7 @@ static void device_req_ready(struct event_source *source, uint32_t events)
 		return;
 	log_warn("vfio: the host asks for %s back; it gets it when the guest ends, going on",
 		 d->pci->device.name);
+	tell_of_device(d, "device-wanted-back");
 	event_loop_remove(&d->machine->loop, source);
 }
 
@@ -334,6 +342,8 @@ static void tell_news(struct machine *m)
 	if (!m->crash_told && __atomic_load_n(&m->crash_loaded, __ATOMIC_SEQ_CST)) {
 		m->crash_told = true;
 		log_guest(&m->crash_budget, "guest panicked: its crash kernel takes over");
+		if (m->nr_resets < LOG_GUEST_BURST) /* as of resets: no log shall grow */
+			figures_event(&m->figures, "crash-loaded", NULL);
 		qmp_event_action(&m->qmp, "GUEST_CRASHLOADED", "run");
 	}
 }
@@ -631,7 +641,7 @@ static int create_vm(struct machine *m)
 		return log_err(r, "kvm: creating a VM");
 	const char *missing = machine_missing_in_kvm(m->vm_fd);
 	if (missing)
-		return log_err(-EOPNOTSUPP, "kvm: %s", missing);
+		return log_err(-EOPNOTSUPP, "kvm: %s is missing: boot a newer kernel", missing);
 	r = kvm_set_identity_map(m->vm_fd, LAYOUT_IDENTITY_MAP_BASE);
 	if (r >= 0)
 		r = kvm_set_tss(m->vm_fd, LAYOUT_TSS_BASE);
@@ -786,7 +796,7 @@ static int attach_devices(struct machine *m)
 	if (r < 0)
 		return log_err(0,
 			       "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
-			       "address space",
+			       "address space; give the guest less",
 			       m->config.memory >> 20, bits),
 		       r;
 	m->pci.windows.mem64 =
@@ -1294,6 +1304,7 @@ void machine_pause(struct machine *m)
 	m->paused = true;
 	vcpus_park(m->vcpus, m->nr_vcpus, &m->gate);
 	log_info("the guest is stopped");
+	figures_event(&m->figures, "stop", NULL);
 	qmp_event(&m->qmp, "STOP");
 }
 
@@ -1304,6 +1315,7 @@ void machine_resume(struct machine *m)
 	m->paused = false;
 	vcpus_tell_pause(m->vcpus, m->nr_vcpus);
 	log_info("the guest goes on");
+	figures_event(&m->figures, "resume", NULL);
 	qmp_event(&m->qmp, "RESUME");
 	resume(m);
 }

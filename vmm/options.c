@@ -330,14 +330,21 @@ static int check_balloon(const struct machine_config *config)
 	if ((automatic->min || automatic->max) && !automatic->on)
 		return log_err(0, "--balloon min=, max=: they go with auto=on"), -EINVAL;
 	if (automatic->min && automatic->max && automatic->min > automatic->max)
-		return log_err(0, "--balloon min= is more than max="), -EINVAL;
+		return log_err(0,
+			       "--balloon min=%" PRIu64 "M is more than max=%" PRIu64
+			       "M: at most as much, please",
+			       automatic->min >> 20, automatic->max >> 20),
+		       -EINVAL;
 	if (config->balloon.reporting && config->backing == RAM_HUGETLB)
 		return log_err(0, "--balloon reporting=on: not with backing=hugetlb, where a "
 				  "page given back may be gone when the guest wants it again"),
 		       -EINVAL;
 	if (config->backing == RAM_HUGETLB && config->granule > MACHINE_GRANULE_AUTO &&
 	    config->granule < 2ull << 20)
-		return log_err(0, "--balloon granule=: at least 2M with backing=hugetlb"),
+		return log_err(0,
+			       "--balloon granule=%" PRIu64
+			       "K: at least 2M with backing=hugetlb",
+			       config->granule >> 10),
 		       -EINVAL;
 	if (config->unsafe && config->policy == RECLAIM_COORDINATED)
 		return log_err(0, "--experiment unsafe-reclaim: not with policy=coordinated, "
@@ -457,7 +464,8 @@ static int parse_net(char *text, struct machine_config *config)
 	if (r < 0)
 		return r;
 	if (net->queues > 1 && net->kind != NET_TAP)
-		return log_err(0, "--net queues=: more than one goes with tap=NAME only"),
+		return log_err(0, "--net queues=%u: more than one goes with tap=NAME only",
+			       net->queues),
 		       -EINVAL;
 	if (net->vhost == VIRTIO_NET_VHOST_ON && net->kind != NET_TAP && net->kind != NET_FD)
 		return log_err(0, "--net vhost=on: that goes with a tap only"), -EINVAL;

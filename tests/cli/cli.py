@@ -263,7 +263,7 @@ class Options(CliTest):
         self.refused(USAGE, run + ["tap=" + "x" * 16], "--net", "x" * 16, "15")
         self.refused(USAGE, run + ["tap=t,queues=17"], "--net", "'17'", "16")
         self.refused(USAGE, run + ["tap=t,vhost=yes"], "--net", "'yes'", "auto")
-        self.refused(USAGE, run + ["passt,queues=2"], "--net", "queues=", "tap=NAME")
+        self.refused(USAGE, run + ["passt,queues=2"], "--net", "queues=2", "tap=NAME")
         self.refused(USAGE, run + ["tap=t,model=e1000"], "--net", "'model'", "mac=")
 
     def test_help_fits_one_screen(self):
@@ -356,6 +356,13 @@ class Options(CliTest):
         self.path("vmlinuz", b"")
         self.assertEqual(self.complete("ballast ru"), ["run"])
         self.assertEqual(self.complete("ballast ctl vm"), ["vmlinuz"])
+        self.assertEqual(self.complete("ballast ctl vmlinuz st"), ["status", "stats", "stop"])
+        self.assertEqual(self.complete("ballast ctl --json vmlinuz sto"), ["stop"])
+        self.assertEqual(self.complete("ballast ctl vmlinuz policy "), ["inhibit", "coordinated"])
+        self.assertEqual(self.complete("ballast ctl vmlinuz link "), [])
+        self.assertEqual(self.complete("ballast ctl a=b link net0 o"), ["on", "off"])
+        self.assertEqual(self.complete("ballast ctl vmlinuz stop "), [])
+        self.assertEqual(self.complete("ballast ctl vmlinuz auto on "), [])
         self.assertEqual(self.complete("ballast run --ker"), ["--kernel"])
         self.assertEqual(self.complete("ballast run --kernel vm"), ["vmlinuz"])
         self.assertEqual(self.complete("ballast run --cmdline "), [])
@@ -371,6 +378,7 @@ class Options(CliTest):
         self.assertEqual(self.complete("ballast run --kernel k --experiment "), ["unsafe-reclaim"])
         devices = sorted(os.listdir("/sys/bus/pci/devices"))
         self.assertEqual(self.complete("ballast bind "), ["--force", "--help", *devices])
+        self.assertEqual(self.complete("ballast ctl vmlinuz attach "), devices)
         self.assertEqual(self.complete("ballast unbind --"), ["--help"])
         self.assertEqual(self.complete("ballast doctor --m"), ["--memory"])
         self.assertEqual(self.complete("ballast doctor --memory "), [])
@@ -415,6 +423,15 @@ class HostSetup(CliTest):
                     self.assertLessEqual(len(line), 80, line)
                 for word in (f"Usage: ballast {command}", *words):
                     self.assertIn(word, r.stdout)
+
+    def test_output_that_cannot_be_written(self):
+        for args in (["doctor"], ["doctor", "--help"], ["bind", "--help"], ["unbind", "--help"],
+                     ["run", "--kernel", "k", "--print-config"]):
+            with open("/dev/full", "wb") as full, self.subTest(args=args):
+                r = subprocess.run([BALLAST, *args], stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT,
+                                   text=True, check=False)
+                self.assertEqual(r.returncode, FAILED)
+                self.assertRegex(r.stderr, r"^E .*(standard output|--print-config): .*\n$")
 
     def test_nobody_has_bound_it(self):
         for bdf in sorted(os.listdir("/sys/bus/pci/devices"))[:1]:
@@ -494,6 +511,16 @@ class Control(CliTest):
         self.refused(FAILED, ["ctl", self.folder, "memory"], f"'{self.folder}'")
         self.refused(FAILED, ["ctl", self.path("x" * 200), "memory"], "x" * 200)
         self.refused(FAILED, ["ctl", "", "memory"], "''")
+
+    @unittest.skipIf(os.getuid() != 0, "needs root, to become somebody else")
+    def test_the_socket_is_somebody_elses(self):
+        path = self.path("roots")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+            os.chmod(path, 0o600)
+            self.refused(FAILED, ["ctl", path, "status"], f"'{path}'", "another user's", "or root",
+                         wrapper=somebody_else(self))
 
     def peer(self, answer):
         """Somebody who listens, but is no ballast: sends this, and hangs up."""

@@ -1,10 +1,12 @@
 """Chapter on the control socket: its answers beside a real QEMU's, and a client that nobody here wrote."""
 
+import asyncio
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 
 from checks import GUEST_SECONDS, check, check_power_off, say
@@ -137,8 +139,50 @@ def check_foreign_client(path):
           ['"QMP"', "null", '"running"', '"STOP"', "null", '"RESUME"', "null"], run.stdout + run.stderr)
 
 
+async def converse(path):
+    """What a client of QEMU's own library hears: events, answers and a refusal."""
+    from qemu.qmp import ExecuteError, QMPClient  # pylint: disable=import-outside-toplevel,import-error
+
+    client = QMPClient()
+    heard = []
+    await client.connect(path)
+    try:
+        with client.listener(("STOP", "RESUME")) as events:
+            for command in ("stop", "cont"):
+                await client.execute(command)
+                heard.append((await asyncio.wait_for(events.get(), 30))["event"])
+                heard.append((await client.execute("query-status"))["status"])
+        memory = (await client.execute("query-memory-size-summary"))["base-memory"]
+        heard.append(await client.execute("balloon", {"value": memory}))
+        heard.append((await client.execute("query-balloon"))["actual"] == memory)
+        try:
+            await client.execute("no-such-command")
+        except ExecuteError as refusal:
+            heard.append(refusal.error_class)
+    finally:
+        await client.disconnect()
+    return heard
+
+
+def check_qemus_library(path):
+    """QEMU's own library for Python, asyncio and all, and its shell for people."""
+    library = os.environ.get("BALLAST_QMP")
+    if not library:
+        check("clients/qemu.qmp", False, "BALLAST_QMP names no folder that guest-images/qemu-qmp made")
+        return
+    sys.path.append(library)
+    heard = asyncio.run(asyncio.wait_for(converse(path), 120))
+    check("clients/qemu.qmp", heard == ["STOP", "paused", "RESUME", "running", {}, True, "CommandNotFound"], heard)
+    lines = "query-status\nqom-list path=/machine/peripheral\nballoon value=much\n"
+    shell = subprocess.run([sys.executable, "-m", "qemu.qmp.qmp_shell", path], input=lines, capture_output=True, text=True,
+                           timeout=120, check=False, env={"PYTHONPATH": library, "HOME": FOLDER})
+    answers = [json.loads(line.removeprefix("(QEMU) ")) for line in shell.stdout.splitlines() if line.startswith("(QEMU) {")]
+    check("clients/qmp-shell", shell.returncode == 0 and len(answers) == 3 and answers[0]["return"]["status"] == "running" and
+          answers[1]["return"] and answers[2]["error"]["class"] == "GenericError", shell.stdout + shell.stderr)
+
+
 def qmp_clients():
-    """The same requests to Ballast and to a QEMU: outcome, members, types and events; socat and jq as a client."""
+    """The same requests to Ballast and to a QEMU: outcome, members, types and events; clients of others."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     os.mkdir(FOLDER)
     ours, theirs = f"{FOLDER}/ballast", f"{FOLDER}/qemu"
@@ -149,6 +193,7 @@ def qmp_clients():
         with Guest("--balloon", "on", "--qmp", f"unix:{ours}", run="wait", kernel=VMLINUX, cpus=2) as guest:
             check("clients/boots", guest.wait_for("waiting", GUEST_SECONDS), guest.last_words())
             check_foreign_client(ours)
+            check_qemus_library(ours)
             compare(Client(ours, 10), Client(theirs, 60))
             check_power_off("clients", guest, 60, status=1)
     finally:

@@ -103,7 +103,7 @@ def connect(path):
 
 
 def debian():
-    """Logins on ttyS0 and hvc0, an address by passt, packages that go and come, fsck; killed while it writes: what was flushed is there."""
+    """Logins on ttyS0 and hvc0, an address by passt, the packaged unit and udev rule, packages that go and come, fsck; killed while it writes: what was flushed is there."""
     image = os.environ.get("BALLAST_DEBIAN")
     if not image:
         check("debian", False, "BALLAST_DEBIAN names no folder that guest-images/debian made")
@@ -122,8 +122,44 @@ def debian():
         must("ip", "link", "del", "lab-out")
 
 
+# In the place of ballast, to be started by the unit and told to go.
+STAND_IN = """#!/bin/sh
+trap 'echo pressed >>$RUNTIME_DIRECTORY/../said; exit 0' TERM
+echo "$*" in $PWD, locks $(ulimit -l) >$RUNTIME_DIRECTORY/../said
+sleep 1000 &
+wait
+"""
+
+
+def packaged(serial):
+    """The unit and the udev rule that are installed with ballast, as systemd and udev take them."""
+    serial.do("install -m 755 /mnt/ballast /usr/bin && cp /mnt/ballast@.service /etc/systemd/system && mkdir /etc/ballast && "
+              "touch /etc/ballast/x.json && systemctl daemon-reload")
+    said = serial.do("systemd-analyze verify --man=no ballast@x.service 2>&1 | sed 's/^/verdict: /'")
+    check("debian/unit-verifies", not re.search("(?m)^verdict: .*ballast@", said), said)
+    mode = serial.do("systemctl start ballast@x ballast@nobody && sleep 2 && stat -c 'mode %a' /run/ballast/guests/x")
+    check("debian/unit-has-its-folder", "\nmode 750\n" in mode, mode)
+    serial.do("systemctl stop ballast@x")
+    seen = serial.do("cat /run/ballast/guests/said; systemctl is-failed ballast@x ballast@nobody || true")
+    check("debian/unit-runs", "run --config /etc/ballast/x.json in /etc/ballast, locks unlimited\npressed\ninactive\ninactive\n"
+          in seen, seen)
+    # As a device that is there is called.
+    serial.do("sed 's/\"kvm\", SUB/\"cpu_dma_latency\", SUB/' /mnt/60-ballast.rules >/etc/udev/rules.d/60-ballast.rules && "
+              "udevadm control --reload && udevadm trigger --settle --action=change /dev/cpu_dma_latency")
+    seen = serial.do("stat -c '%G %a' /dev/cpu_dma_latency")
+    check("debian/udev-rule", "\nkvm 660\n" in seen, seen)
+    complaints = serial.do("journalctl -b -o cat _COMM=systemd-udevd | grep ballast.rules || true")
+    check("debian/udev-rule-is-whole", "ballast.rules:" not in complaints, complaints)
+
+
 def put_packages(image, packages):
-    """A file system of packages' files, as a second disk."""
+    """A file system of packages' files, and of what ballast's own installs, as a second disk."""
+    with open("packaging/ballast@.service", encoding="ascii") as unit, \
+            open(f"{FOLDER}/packages/ballast@.service", "w", encoding="ascii") as file:
+        file.write(unit.read().replace("@bindir@", "/usr/bin"))
+    shutil.copy("packaging/60-ballast.rules", f"{FOLDER}/packages")
+    with open(f"{FOLDER}/packages/ballast", "w", encoding="ascii") as file:
+        file.write(STAND_IN)
     kept = f"{os.environ['BALLAST_CACHE']}/debian-packages"
     with open(f"{image}/packages", encoding="ascii") as file:
         versions = dict(line.strip().split("=") for line in file)
@@ -151,13 +187,15 @@ def everyday(image, disk, packages):
         serial = guest.serial
         serial.log_in()
         figure("debian/until-login", f"{time.monotonic() - began:.0f}", "s (in the lab's time)")
-        check("debian/login-on-ttyS0", "running" in serial.do("systemctl is-system-running --wait || systemctl --failed"),
-              serial.text[-400:])
+        state = serial.do("systemctl is-system-running --wait || systemctl --failed")
+        check("debian/login-on-ttyS0", "running" in state.split(), state)
         console = connect(hvc)
         console.send("")
         console.log_in()
         check("debian/login-on-hvc0", "/dev/hvc0" in console.do("tty"), console.text[-200:])
         network(serial)
+        serial.do("mount -o ro /dev/vdb /mnt")
+        packaged(serial)
         churn(serial)
         console.send("systemctl poweroff")
         status = guest.process.wait(GUEST_SECONDS)
@@ -181,7 +219,6 @@ def network(serial):
 
 def churn(serial):
     """Packages go and come, and thousands of small files."""
-    serial.do("mount -o ro /dev/vdb /mnt")
     serial.do(f"dpkg --remove --force-depends {' '.join(PACKAGES)}")
     check("debian/packages-gone", "0" in serial.do("ls /usr/bin/less /usr/sbin/ethtool 2>/dev/null | wc -l").split(), "")
     serial.do("dpkg --install /mnt/*.deb")

@@ -671,6 +671,29 @@ START_TEST(a_group_that_cannot_be_opened_says_why)
 }
 END_TEST
 
+/* The step that the kernel refuses is found by what is said of it. */
+START_TEST(a_virtual_function_of_a_passed_one_wants_a_token)
+{
+	static const char part[] =
+		"vfio: open " A ": its physical function belongs to vfio-pci "
+		"and wants a token: bind that to its own driver";
+	struct vfio_pci *vp;
+	bool told = false;
+
+	add_whole_device(A, fake_add_group(7));
+	fake.fail_errno = -EACCES;
+	for (unsigned int n = 1; !told; n++) {
+		fake.nr_calls = 0;
+		fake.fail_at = n;
+		int r = try_attach(A, &vp);
+		ck_assert_int_lt(r, 0);
+		told = strstr(logged(), part) != NULL;
+		ck_assert(!told || r == -EPERM);
+		check_nothing_left();
+	}
+}
+END_TEST
+
 START_TEST(no_interrupt_remapping_is_explained)
 {
 	add_whole_device(A, fake_add_group(7));
@@ -789,6 +812,7 @@ int main(void)
 	tcase_add_test(tests, a_noiommu_group_is_refused);
 	tcase_add_test(tests, a_group_that_is_not_viable_names_each_device_and_driver);
 	tcase_add_loop_test(tests, a_group_that_cannot_be_opened_says_why, 0, 5);
+	tcase_add_test(tests, a_virtual_function_of_a_passed_one_wants_a_token);
 	tcase_add_test(tests, no_interrupt_remapping_is_explained);
 	tcase_add_test(tests, no_type1v2_is_refused);
 	tcase_add_test(tests, a_full_bus_is_a_failure_like_any_other);

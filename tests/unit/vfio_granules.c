@@ -7,6 +7,7 @@
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 
 #include <linux/capability.h>
 #include <linux/pci_regs.h>
@@ -18,6 +19,22 @@
 #define GRANULE (256ull << 10)
 #define NR_GRANULES (2 * RAM_SIZE / GRANULE)
 #define PAGE 4096ull
+
+/* Bytes; 0: as it is. */
+static unsigned long host_memory;
+
+int __real_sysinfo(struct sysinfo *ret);
+int __wrap_sysinfo(struct sysinfo *ret);
+int __wrap_sysinfo(struct sysinfo *ret)
+{
+	int r = __real_sysinfo(ret);
+
+	if (host_memory) {
+		ret->totalram = host_memory;
+		ret->mem_unit = 1;
+	}
+	return r;
+}
 
 static uint8_t bar_memory[4096] __attribute__((aligned(4096)));
 
@@ -482,6 +499,19 @@ START_TEST(all_of_ram_must_be_allowed_to_be_locked_before_any_is)
 }
 END_TEST
 
+START_TEST(a_guest_of_more_than_all_of_the_host_is_refused_before_any_is_pinned)
+{
+	world_coordinate(GRANULE, true);
+	fake_add_group(7);
+	host_memory = 3 << 20;
+	refuse_group(-ENOMEM);
+	expect_log(
+		"vfio: policy=coordinated: the guest has 4 MiB when the balloon is empty, the "
+		"host no more than 3: give the guest less");
+	host_memory = 0;
+}
+END_TEST
+
 /* The device */
 
 static uint16_t hardware_command(void)
@@ -742,6 +772,7 @@ int main(void)
 		a_change_of_policy_without_memory_changes_nothing,
 		bars_are_mapped_as_ever,
 		all_of_ram_must_be_allowed_to_be_locked_before_any_is,
+		a_guest_of_more_than_all_of_the_host_is_refused_before_any_is_pinned,
 		before_a_device_may_use_dma_nothing_is_mapped,
 		a_device_that_never_uses_dma_is_detached_as_it_came,
 		without_memory_a_device_gets_no_dma,

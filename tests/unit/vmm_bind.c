@@ -299,8 +299,9 @@ START_TEST(all_disks_of_a_btrfs_are_guarded)
 	static const char mount[] = "30 1 0:25 / / rw - btrfs /dev/disk/root rw\n";
 
 	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
-	tree_folder("sys/devices/virtual/block/vda");
-	tree_link("sys/class/block/vda", "sys/devices/virtual/block/vda");
+	tree_folder("sys/devices/pci0000:00/0000:05:00.0/virtio0/block/vda");
+	tree_link("sys/class/block/vda",
+		  "sys/devices/pci0000:00/0000:05:00.0/virtio0/block/vda");
 	tree_write("dev/vda", "");
 	tree_write("proc/self/mountinfo", mount);
 	tree_link("dev/disk/root", "dev/nvme0n1p2");
@@ -322,6 +323,7 @@ START_TEST(where_the_disks_cannot_be_told_nothing_for_disks_is_taken)
 	static const char *const unknown[] = {
 		"0:25 / / rw - overlay overlay rw\n",
 		"0:25 / / rw - zfs rpool/ROOT/pve-1 rw\n",
+		"0:25 / / rw - btrfs /dev/gone rw\n",
 		"0:25 / / rw - bcachefs /dev/vda:/dev/vdb rw\n",
 		"7:0 / / rw - ext4 /dev/gone rw\n",
 	};
@@ -380,6 +382,79 @@ START_TEST(disks_made_of_disks_are_followed_down)
 }
 END_TEST
 
+/* The device that files of the tree are on is number 259:2's. */
+static void put_files_on_disk(void)
+{
+	struct stat status;
+	char path[64];
+
+	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
+	ck_assert_int_eq(stat(tree.root, &status), 0);
+	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(status.st_dev),
+		       minor(status.st_dev));
+	tree_link(path, "sys/class/block/nvme0n1p2");
+}
+
+START_TEST(a_loop_device_is_on_the_disk_that_its_file_is_on)
+{
+	static const char loop[] = "sys/devices/virtual/block/loop3";
+	static const char backing[] = "sys/devices/virtual/block/loop3/loop/backing_file";
+
+	put_files_on_disk();
+	tree_write("images/root.img", "");
+	tree_write(backing, "/images/root.img\n");
+	tree_write("sys/devices/virtual/block/loop3/loop3p1/partition", "1\n");
+	tree_link("sys/dev/block/7:3", loop);
+	tree_link("sys/dev/block/259:5", "sys/devices/virtual/block/loop3/loop3p1");
+	tree_write("proc/self/mountinfo", "30 1 7:3 / / rw - ext4 /dev/loop3 rw\n");
+	expect_disk_guarded("mount /");
+	tree_write("proc/self/mountinfo", "30 1 259:5 / /boot rw - ext4 /dev/loop3p1 rw\n");
+	expect_disk_guarded("mount /boot");
+	/* With encryption between. */
+	tree_link("sys/devices/virtual/block/dm-1/slaves/loop3", loop);
+	tree_link("sys/class/block/loop3", loop);
+	tree_link("sys/dev/block/253:1", "sys/devices/virtual/block/dm-1");
+	tree_write("proc/self/mountinfo", "30 1 253:1 / / rw - ext4 /dev/mapper/root rw\n");
+	expect_disk_guarded("mount /");
+	/* A file that is gone may have been anywhere. */
+	tree_write(backing, "/images/root.img (deleted)\n");
+	expect_unknown_guarded("mount /");
+	tree_remove(backing);
+	expect_unknown_guarded("mount /");
+}
+END_TEST
+
+START_TEST(a_virtual_disk_of_unknown_make_may_be_on_any)
+{
+	static const struct {
+		const char *name;
+		bool is_free;
+	} cases[] = { { "zd16", false },
+		      { "nbd0", true },
+		      { "zram0", true },
+		      { "ram1", true },
+		      { "ramses", false } };
+	char path[64];
+	char text[64];
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		(void)snprintf(path, sizeof(path), "sys/devices/virtual/block/%s",
+			       cases[i].name);
+		tree_folder(path);
+		tree_link("sys/dev/block/230:16", path);
+		(void)snprintf(text, sizeof(text), "30 1 230:16 / / rw - ext4 /dev/%s rw\n",
+			       cases[i].name);
+		tree_write("proc/self/mountinfo", text);
+		if (!cases[i].is_free) {
+			expect_unknown_guarded("mount /");
+			continue;
+		}
+		ck_assert_int_eq(bind_one(DISK), 0);
+		ck_assert_int_eq(unbind_one(DISK), 0);
+	}
+}
+END_TEST
+
 START_TEST(an_nvme_with_several_paths_is_found_by_its_controllers)
 {
 	add_disk("virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
@@ -393,19 +468,11 @@ END_TEST
 
 START_TEST(swap_is_not_taken)
 {
-	struct stat status;
-	char path[256];
-
-	add_disk("pci0000:00/" DISK "/nvme/nvme0/nvme0n1");
+	put_files_on_disk();
 	tree_write("proc/swaps", "Filename Type Size Used Priority\n"
 				 "/dev/nvme0n1p2 partition 8388604 0 -2\n");
 	expect_disk_guarded("swap");
 	tree_write("swapfile", "");
-	(void)snprintf(path, sizeof(path), "%s/swapfile", tree.root);
-	ck_assert_int_eq(stat(path, &status), 0);
-	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(status.st_dev),
-		       minor(status.st_dev));
-	tree_link(path, "sys/class/block/nvme0n1p2");
 	tree_write("proc/swaps", "Filename Type Size Used Priority\n/swapfile file 84 0 -2\n");
 	expect_disk_guarded("swap");
 	ck_assert_int_eq(force_one(DISK), 0);
@@ -750,6 +817,70 @@ START_TEST(wherever_bind_is_cut_short_unbind_restores)
 }
 END_TEST
 
+#define NOBODY 65534
+
+START_TEST(who_is_not_root_is_told_to_be)
+{
+	char path[128];
+	int status = 0;
+
+	tree_folder("run");
+	(void)snprintf(path, sizeof(path), "%s/run", tree.root);
+	ck_assert_int_eq(chmod(path, 0555), 0);
+	ck_assert_int_eq(chmod(tree.root, 0755), 0);
+	pid_t child = fork();
+	if (child == 0)
+		_exit(geteuid() == 0 && setuid(NOBODY) < 0 ? 2
+		      : bind_one(CARD) == -EACCES          ? 0
+							   : 1);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
+	process_expect_log("bind: /run/ballast/bind: be root (sudo ballast bind): Permission "
+			   "denied");
+	ck_assert_int_eq(chmod(path, 0755), 0);
+	expect_as_before();
+}
+END_TEST
+
+#define MOST 128
+
+START_TEST(so_many_at_once_are_too_many)
+{
+	char *argv[MOST + 3] = { NULL };
+	char word[] = "bind";
+	char card[] = CARD;
+	const char *names[] = { CARD, DISK };
+	char path[128];
+
+	argv[0] = word;
+	for (unsigned int i = 1; i <= MOST + 1; i++)
+		argv[i] = card;
+	ck_assert_int_eq(bind_main(MOST + 2, argv), 2);
+	process_expect_log("bind: '" CARD "': at most 128 devices at once");
+	/* Or with their groups: of this there were two before. */
+	for (unsigned int i = 2; i < MOST; i++) {
+		(void)snprintf(path, sizeof(path), "pci0000:00/" BRIDGE "/0000:01:%02x.%u",
+			       i / 8 + 1, i % 8);
+		tree_add_function(path, 0x020000, 7, "e1000e");
+	}
+	ck_assert_int_eq(bind_devices(tree.root, names, 2, BIND_CAREFULLY), -E2BIG);
+	process_expect_log(DISK ": more than 128 devices at once");
+	expect_as_before();
+}
+END_TEST
+
+START_TEST(interfaces_that_cannot_be_listed_are_told)
+{
+	tree_remove("sys/class/net");
+	tree_write("sys/class/net", "");
+	expect_refusal(CARD, -ENOTDIR, "learn from /sys/class/net what the host needs");
+	ck_assert_int_eq(force_one(CARD), 0);
+	process_expect_log("W bind: learn from /sys/class/net what the host needs: Not a "
+			   "directory: going on, by --force");
+}
+END_TEST
+
 START_TEST(the_command_line_is_looked_at)
 {
 	static const struct {
@@ -797,6 +928,8 @@ int main(void)
 		where_the_disks_cannot_be_told_nothing_for_disks_is_taken,
 		what_cannot_be_looked_at_is_forced_all_the_same,
 		disks_made_of_disks_are_followed_down,
+		a_loop_device_is_on_the_disk_that_its_file_is_on,
+		a_virtual_disk_of_unknown_make_may_be_on_any,
 		an_nvme_with_several_paths_is_found_by_its_controllers,
 		swap_is_not_taken,
 		the_only_link_is_not_taken_not_even_by_its_group,
@@ -815,6 +948,9 @@ int main(void)
 		whatever_step_fails_all_is_as_before_or_done,
 		wherever_unbind_fails_it_can_be_done_again,
 		wherever_bind_is_cut_short_unbind_restores,
+		who_is_not_root_is_told_to_be,
+		so_many_at_once_are_too_many,
+		interfaces_that_cannot_be_listed_are_told,
 		the_command_line_is_looked_at,
 	};
 

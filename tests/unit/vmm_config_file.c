@@ -372,6 +372,8 @@ START_TEST(shells_are_told_of_every_option)
 			(void)snprintf(word, sizeof(word), "--%s", option_rows[i].name);
 			ck_assert_msg(strstr(text, word), "%s: %s", shells[s], word);
 		}
+		ck_assert_ptr_nonnull(strstr(text, "status balloon memory"));
+		ck_assert_ptr_nonnull(strstr(text, "inhibit coordinated"));
 	}
 	ck_assert_int_eq(completion_print("fish"), -EINVAL);
 	process_expect_log("--completion 'fish': it is bash or zsh");

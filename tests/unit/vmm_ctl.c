@@ -770,6 +770,19 @@ START_TEST(a_line_without_end_is_not_read_to_its_end)
 }
 END_TEST
 
+START_TEST(a_socket_that_is_no_stream_is_told)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	autoclose int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	strcpy(address.sun_path, path);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(run("SOCKET status"), 1);
+	process_expect_log("E ctl: connecting to '");
+	ck_assert_int_eq(unlink(path), 0);
+}
+END_TEST
+
 START_TEST(output_that_cannot_be_written_is_a_failure)
 {
 	autoclose int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
@@ -874,6 +887,7 @@ int main(void)
 		a_server_that_hangs_up_is_told,
 		a_server_that_does_not_answer_is_not_waited_for_for_ever,
 		a_line_without_end_is_not_read_to_its_end,
+		a_socket_that_is_no_stream_is_told,
 		output_that_cannot_be_written_is_a_failure,
 		wrong_usage_is_told_with_what_would_be_right,
 		the_help_fits_a_screen,

@@ -526,6 +526,12 @@ START_TEST(for_a_group_that_cannot_be_opened_the_reserved_regions_are_read)
 		   "0x00000000fee00000 0x00000000feefffff msi\n");
 	ck_assert_int_eq(run(1), 2);
 	expect(CARD, "iova", "problem", "in the hole 0x1000-0xffffff", "--memory");
+	/* What cannot be read. */
+	tree_remove("sys/kernel/iommu_groups/7/reserved_regions");
+	tree_folder("sys/kernel/iommu_groups/7/reserved_regions");
+	ck_assert_int_eq(run(1), 1);
+	expect(CARD, "iova", "warning", "is not known: Input/output error",
+	       "sudo ballast doctor " CARD);
 }
 END_TEST
 

@@ -20,6 +20,7 @@
 #include "memory/access.h"
 #include "tests/fakes/kvm.h"
 #include "tests/fakes/process.h"
+#include "tests/fakes/vfio_kernel.h"
 #include "vmm/machine.h"
 
 #define MIB (1ull << 20)
@@ -186,6 +187,13 @@ static int cannot_be_emulated(struct kvm_run *run)
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
 	run->internal.ndata = 0;
+	return 0;
+}
+
+static int leaves_for_no_known_reason(struct kvm_run *run)
+{
+	run->exit_reason = KVM_EXIT_UNKNOWN;
+	run->hw.hardware_exit_reason = 0x77;
 	return 0;
 }
 
@@ -571,7 +579,8 @@ START_TEST(every_capability_that_is_needed_is_named)
 		{ KVM_CAP_IRQ_ROUTING, "kvm: KVM_CAP_IRQ_ROUTING" },
 		{ KVM_CAP_IRQFD, "kvm: KVM_CAP_IRQFD" },
 		{ KVM_CAP_IRQFD_RESAMPLE, "kvm: KVM_CAP_IRQFD_RESAMPLE" },
-		{ KVM_CAP_IMMEDIATE_EXIT, "kvm: KVM_CAP_IMMEDIATE_EXIT" },
+		{ KVM_CAP_IMMEDIATE_EXIT,
+		  "kvm: KVM_CAP_IMMEDIATE_EXIT is missing: boot a newer kernel" },
 	};
 
 	for (unsigned int i = 0; i < nitems(needed); i++) {
@@ -1037,6 +1046,7 @@ START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
 		{ fails_to_enter, "refuses to enter the guest, reason 0x80000021\n" },
 		{ cannot_be_emulated,
 		  "kvm internal error 1 (an instruction it cannot emulate)" },
+		{ leaves_for_no_known_reason, "E cpu 0: unknown exit, hardware reason 0x77\n" },
 		{ exits_in_a_new_way, "exit reason 63, which nobody here knows\n" },
 		{ exits_beyond_all_reasons, "exit reason 4294967295, which nobody" },
 		{ is_an_error, "E kvm: running cpu 0: Bad address\n" },
@@ -1543,6 +1553,118 @@ START_TEST(events_tell_of_a_panic_before_the_exit)
 }
 END_TEST
 
+static unsigned int count_named(json_t *events, const char *name)
+{
+	return count_events(events, name, "event", name);
+}
+
+START_TEST(events_tell_of_crash_kernels_as_often_as_of_resets)
+{
+	const char *path = use_events();
+
+	nr_crashes = 0;
+	fake_kvm.steps[0] = crashes_and_resets_and_so_on;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	machine_finish(&machine);
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_named(events, "reset"), LOG_GUEST_BURST);
+	ck_assert_uint_eq(count_named(events, "crash-loaded"), LOG_GUEST_BURST);
+	ck_assert_uint_eq(count_named(events, "panic"), 0);
+	json_decref(events);
+}
+END_TEST
+
+START_TEST(events_tell_once_of_a_stop_and_of_its_end)
+{
+	static const char *const names[] = { "stop", "reset", "resume", "powerdown", "exit" };
+	const char *path = use_events();
+	pthread_t thread;
+
+	init_with_client();
+	ck_assert_int_eq(pthread_create(&thread, NULL, stop_and_go, NULL), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	(void)hear_all();
+	json_t *events = parse_events(take_file(path));
+	size_t nr = json_array_size(events);
+	ck_assert_uint_ge(nr, nitems(names));
+	for (size_t i = 0; i < nitems(names); i++) {
+		json_t *event = json_array_get(events, nr - nitems(names) + i);
+		ck_assert_str_eq(json_string_value(json_object_get(event, "event")), names[i]);
+		ck_assert_uint_eq(count_named(events, names[i]), 1);
+	}
+	json_decref(events);
+}
+END_TEST
+
+#define DEVICE "0000:01:00.0"
+
+START_TEST(an_iommu_with_no_room_beside_memory_is_refused)
+{
+	fake_init();
+	(void)fake_add_device(DEVICE, fake_add_group(7));
+	fake.ranges[0] = (struct vfio_iova_range){ .end = 0xffffffff };
+	fake.nr_ranges = 1;
+	config.devices[0].name = DEVICE;
+	config.nr_devices = 1;
+	ck_assert_int_eq(machine_init(&machine, &config), -E2BIG);
+	expect_in_log("E --memory ",
+		      "M: more than half of the IOMMU's 32-bit address space; give the guest "
+		      "less");
+	expect_nothing_left();
+	fake_finish();
+}
+END_TEST
+
+static void *stop_by_signals(void *opaque)
+{
+	(void)opaque;
+	usleep(100000);
+	kill(getpid(), SIGTERM);
+	usleep(100000);
+	kill(getpid(), SIGTERM);
+	return NULL;
+}
+
+START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
+{
+	const char *path = use_events();
+	pthread_t thread;
+
+	fake_init();
+	struct fake_device *dev = fake_add_device(DEVICE, fake_add_group(7));
+	dev->irqs[VFIO_PCI_ERR_IRQ_INDEX].count = 1;
+	dev->irqs[VFIO_PCI_REQ_IRQ_INDEX].count = 1;
+	config.devices[0].name = DEVICE;
+	config.nr_devices = 1;
+	init();
+	eventfd_signal(machine.devices[0].req.fd);
+	ck_assert_int_eq(pthread_create(&thread, NULL, stop_by_signals, NULL), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	machine_finish(&machine);
+	expect_in_log("W vfio: the host asks for " DEVICE
+		      " back; it gets it when the guest ends",
+		      "I SIGTERM: stopping");
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "attached", "device", DEVICE), 1);
+	ck_assert_uint_eq(count_events(events, "device-wanted-back", "device", DEVICE), 1);
+	ck_assert_uint_eq(count_named(events, "device-error"), 0);
+	json_decref(events);
+
+	init();
+	eventfd_signal(machine.devices[0].err.fd);
+	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
+	machine_finish(&machine);
+	expect_in_log("E vfio: " DEVICE " reports an error it does not recover from",
+		      "stopping the guest");
+	events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "device-error", "device", DEVICE), 1);
+	json_decref(events);
+	fake_finish();
+}
+END_TEST
+
 START_TEST(events_name_who_inhibits_and_what_is_asked_for)
 {
 	static const char owner[] = "kvm without synchronous mmu";
@@ -1904,6 +2026,10 @@ int main(void)
 		a_string_of_port_writes_is_done_byte_by_byte,
 		events_tell_a_run_from_start_to_exit,
 		events_tell_of_a_panic_before_the_exit,
+		events_tell_of_crash_kernels_as_often_as_of_resets,
+		events_tell_once_of_a_stop_and_of_its_end,
+		an_iommu_with_no_room_beside_memory_is_refused,
+		a_device_in_trouble_is_told_and_one_wanted_back_as_well,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
 		events_are_appended_and_a_pipe_may_be_slow,

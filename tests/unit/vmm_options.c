@@ -365,7 +365,7 @@ START_TEST(a_balloon_has_a_policy_and_a_granule)
 		       "a power of two from 4K to 1G, or auto");
 	expect_refusal("ballast run --kernel k --balloon granule=4K --memory "
 		       "1G,backing=hugetlb",
-		       "granule=: at least 2M with backing=hugetlb");
+		       "granule=4K: at least 2M with backing=hugetlb");
 	parse_well("ballast run --kernel k --balloon granule=2M --memory 1G,backing=hugetlb");
 	expect_refusal("ballast run --kernel k --balloon policy=coordinated --experiment "
 		       "unsafe-reclaim",
@@ -386,7 +386,7 @@ START_TEST(the_automatic_has_a_range)
 		       "auto 'yes': it is on or off");
 	expect_refusal("ballast run --kernel k --balloon min=128M", "go with auto=on");
 	expect_refusal("ballast run --kernel k --balloon auto=on,min=256M,max=128M",
-		       "min= is more than max=");
+		       "min=256M is more than max=128M: at most as much");
 	expect_refusal("ballast run --kernel k --balloon auto=on,min=32M", "min=: the guest");
 	expect_refusal("ballast run --kernel k --balloon auto=on,max=1G", "max=: the guest");
 	expect_refusal("ballast run --kernel k --balloon initial=0", "initial='0'");
@@ -710,7 +710,8 @@ START_TEST(network_cards_that_are_none_are_refused)
 	expect_refusal("ballast run --kernel k --net tap=t,model=e1000", "key 'model'");
 	expect_refusal("ballast run --kernel k --net tap=t,", "key ''");
 	expect_refusal("ballast run --kernel k --net tap=t,mac", "key 'mac'");
-	expect_refusal("ballast run --kernel k --net passt,queues=2", "tap=NAME only");
+	expect_refusal("ballast run --kernel k --net passt,queues=2",
+		       "queues=2: more than one goes with tap=NAME only");
 	expect_refusal("ballast run --kernel k --net fd=5,queues=2", "tap=NAME only");
 	expect_refusal("ballast run --kernel k --net passt,vhost=on", "with a tap only");
 	expect_refusal("ballast run --kernel k --net passt --net passt --net passt --net passt "
