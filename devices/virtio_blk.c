@@ -729,6 +729,10 @@ static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsi
 		.capacity = htole64(blk->capacity),
 		.seg_max = htole32(QUEUE_SIZE - 2), /* header and status */
 		.blk_size = htole32(blk->block_size),
+		.physical_block_exp = blk->topology.physical_exponent,
+		.alignment_offset = blk->topology.alignment_offset,
+		.min_io_size = htole16(blk->topology.min_io),
+		.opt_io_size = htole32(blk->topology.opt_io),
 		.num_queues = htole16((uint16_t)virtio->nr_queues),
 		.max_discard_sectors = htole32(MAX_RANGE_SECTORS),
 		.max_discard_seg = htole32(VIRTIO_BLK_MAX_RANGES),
@@ -893,6 +897,33 @@ static void look_at_alignment(struct virtio_blk *blk)
 		blk->block_size = SECTOR;
 }
 
+static uint32_t in_blocks(const struct virtio_blk *blk, uint32_t bytes, uint32_t max)
+{
+	uint32_t n = bytes / blk->block_size;
+
+	return bytes % blk->block_size == 0 && n <= max ? n : 0;
+}
+
+/* 1.2, 5.2.4. A file answers none of it. */
+static void look_at_topology(struct virtio_blk *blk)
+{
+	uint32_t physical = 0, min_io = 0, opt_io = 0;
+	int offset = -1; /* as it is told of what is aligned to nothing */
+
+	if (ioctl(blk->fd, BLKPBSZGET, &physical) < 0 ||
+	    ioctl(blk->fd, BLKALIGNOFF, &offset) < 0 || ioctl(blk->fd, BLKIOMIN, &min_io) < 0 ||
+	    ioctl(blk->fd, BLKIOOPT, &opt_io) < 0)
+		return;
+	uint32_t nr = offset < 0 ? 0 : in_blocks(blk, physical, UINT16_MAX);
+	blk->topology = (struct virtio_blk_topology){
+		.known = true,
+		.physical_exponent = is_power_of_2(nr) ? (uint8_t)__builtin_ctz(nr) : 0,
+		.alignment_offset = (uint8_t)in_blocks(blk, (uint32_t)offset, UINT8_MAX),
+		.min_io = (uint16_t)in_blocks(blk, min_io, UINT16_MAX),
+		.opt_io = in_blocks(blk, opt_io, UINT32_MAX),
+	};
+}
+
 static int look_at_image(struct virtio_blk *blk)
 {
 	uint32_t device = device_block_size(blk->fd);
@@ -909,6 +940,7 @@ static int look_at_image(struct virtio_blk *blk)
 		return log_err(0, "%s: blocks of %u bytes, aligned to %u: no guest can use it",
 			       blk->name, blk->block_size, blk->memory_align),
 		       -EINVAL;
+	look_at_topology(blk);
 	int64_t size = look_at_size(blk);
 	if (size < 0)
 		return log_err((int)size, "%s: its size", blk->name), -EINVAL;
@@ -996,6 +1028,8 @@ static int init_virtio(struct virtio_blk *blk, struct memory_map *map, unsigned 
 	else
 		config.features |= VIRTIO_FEATURE(VIRTIO_BLK_F_DISCARD) |
 				   VIRTIO_FEATURE(VIRTIO_BLK_F_WRITE_ZEROES);
+	if (blk->topology.known)
+		config.features |= VIRTIO_FEATURE(VIRTIO_BLK_F_TOPOLOGY);
 	for (unsigned int i = 0; i < nr_queues; i++)
 		config.queue_sizes[i] = QUEUE_SIZE;
 	int r = virtio_init(&blk->virtio, map, blk->loop, &config);

@@ -3,7 +3,7 @@
  * virtio_blk.h - a disk: a raw file or a block device of the host. Virtual I/O Device 1.2, 5.2.
  *
  * Offered: SEG_MAX, BLK_SIZE, MQ, FLUSH always; RO for what is readonly, DISCARD and
- * WRITE_ZEROES for what is not.
+ * WRITE_ZEROES for what is not; TOPOLOGY for a block device.
  *
  * Concepts
  *  - request: an element of a queue, read once, checked, copied. It becomes one operation after
@@ -66,6 +66,15 @@ struct virtio_blk_range {
 	bool may_unmap;
 };
 
+/* What a block device says of itself, in the disk's blocks; 0: nothing, or what cannot be told. */
+struct virtio_blk_topology {
+	bool known;
+	uint8_t physical_exponent; /* blocks in a physical one: a power of two */
+	uint8_t alignment_offset;  /* the first block that begins a physical one */
+	uint16_t min_io;
+	uint32_t opt_io;
+};
+
 /* A request under way. All under virtio->lock. */
 struct virtio_blk_request {
 	struct list_node link; /* free, or waiting, or covered by the flush that runs */
@@ -100,6 +109,7 @@ struct virtio_blk {
 	struct event_source timer; /* fd owned: time to look at the size */
 	struct event_source done;  /* fd owned: operations are through */
 	bool has_ring;
+	struct virtio_blk_topology topology;
 	/* All below: virtio->lock. */
 	struct io_uring ring;    /* owned */
 	unsigned int nr_running; /* operations in the ring that have not come back */

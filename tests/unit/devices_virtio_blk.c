@@ -8,11 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
@@ -59,6 +61,12 @@ static unsigned int nr_submits, nr_operations[IORING_OP_LAST];
 static int fail_init, fail_register, fail_open, fail_lock, fail_statx, fail_mmap, fail_lseek;
 static uint32_t direct_align; /* that statx tells of; 0: none, as it is asked to say so */
 static bool tells_align;
+/* What a block device says, to as many questions; 0: there is none. */
+static struct {
+	unsigned int nr_answers;
+	uint32_t logical, physical, min_io, opt_io;
+	int alignment;
+} device;
 
 int __real_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring);
@@ -78,6 +86,8 @@ off_t __real_lseek64(int fd, off_t offset, int whence);
 off_t __wrap_lseek64(int fd, off_t offset, int whence);
 int __real_statx(int fd, const char *name, int flags, unsigned int mask, struct statx *st);
 int __wrap_statx(int fd, const char *name, int flags, unsigned int mask, struct statx *st);
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
 void *__real_mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset);
 void *__wrap_mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset);
 
@@ -147,6 +157,28 @@ int __wrap_statx(int fd, const char *name, int flags, unsigned int mask, struct 
 	*st = (struct statx){ .stx_mask = STATX_DIOALIGN,
 			      .stx_dio_mem_align = direct_align,
 			      .stx_dio_offset_align = direct_align };
+	return 0;
+}
+
+int __wrap_ioctl(int fd, unsigned long request, ...)
+{
+	va_list args;
+
+	va_start(args, request);
+	void *p = va_arg(args, void *);
+	va_end(args);
+	const void *answer = request == BLKSSZGET     ? &device.logical
+			     : request == BLKPBSZGET  ? &device.physical
+			     : request == BLKALIGNOFF ? (void *)&device.alignment
+			     : request == BLKIOMIN    ? &device.min_io
+			     : request == BLKIOOPT    ? &device.opt_io
+						      : NULL;
+	if (!answer)
+		return __real_ioctl(fd, request, p);
+	if (device.nr_answers == 0)
+		return fails(ENOTTY);
+	device.nr_answers--;
+	memcpy(p, answer, 4);
 	return 0;
 }
 
@@ -394,6 +426,73 @@ START_TEST(it_is_a_disk)
 	virtio_config_write(&blk.virtio, 0, 8, 1); /* is not to be written */
 	ck_assert_uint_eq(config64(OFFSET(capacity)), NR_SECTORS);
 	process_expect_no_log();
+}
+END_TEST
+
+static bool tells_topology(void)
+{
+	return blk.virtio.features & VIRTIO_FEATURE(VIRTIO_BLK_F_TOPOLOGY);
+}
+
+/* A disk of 512-byte blocks in 4096-byte ones that begin with its block 7, striped by 64 KiB. */
+START_TEST(a_block_devices_topology_is_told)
+{
+	make_world("/dev/shm");
+	device.nr_answers = 5;
+	device.logical = 512;
+	device.physical = 4096;
+	device.alignment = 7 * 512;
+	device.min_io = 65536;
+	device.opt_io = 4 * MIB;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+	ck_assert(tells_topology());
+	ck_assert_uint_eq(config32(OFFSET(blk_size)), 512);
+	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 3 | 7 << 8 | 128 << 16);
+	ck_assert_uint_eq(config32(OFFSET(opt_io_size)), 8192);
+	virtio_blk_finish(&blk);
+	/* It is counted in blocks of 4096 bytes. */
+	device.nr_answers = 5;
+	device.logical = 4096;
+	device.alignment = 0;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+	ck_assert_uint_eq(config32(OFFSET(blk_size)), 4096);
+	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 16 << 16);
+	ck_assert_uint_eq(config32(OFFSET(opt_io_size)), 1024);
+	process_expect_no_log();
+	teardown();
+}
+END_TEST
+
+/* Nothing rather than something wrong: aligned to nothing, in halves of blocks, too much for a field. */
+START_TEST(a_topology_that_cannot_be_told_is_not)
+{
+	make_world("/dev/shm");
+	device.nr_answers = 5;
+	device.logical = 512;
+	device.physical = 4096;
+	device.alignment = -1;
+	device.min_io = 65537 * 512;
+	device.opt_io = 768;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+	ck_assert(tells_topology());
+	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 0);
+	ck_assert_uint_eq(config32(OFFSET(opt_io_size)), 0);
+	virtio_blk_finish(&blk);
+	device.physical = 6 * 512;
+	device.alignment = 257 * 512;
+	device.nr_answers = 5;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 0);
+	virtio_blk_finish(&blk);
+	/* Who does not answer one question is not believed the others; a file answers none. */
+	for (unsigned int nr = 0; nr < 5; nr++) {
+		device.nr_answers = nr;
+		ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+		ck_assert(!tells_topology());
+		virtio_blk_finish(&blk);
+	}
+	process_expect_no_log();
+	teardown();
 }
 END_TEST
 
@@ -1756,6 +1855,8 @@ int main(void)
 		a_disk_has_one_writer,
 	};
 	const TTest *const bare[] = {
+		a_block_devices_topology_is_told,
+		a_topology_that_cannot_be_told_is_not,
 		twenty_letters_need_no_end,
 		ranges_need_their_features,
 		without_flushes_each_write_is_flushed,
