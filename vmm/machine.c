@@ -409,7 +409,7 @@ static void look_around(struct machine *m, struct auto_balloon_view *view)
 			     stats.values[STAT_AVAILABLE] != VIRTIO_BALLOON_NO_STAT,
 		.available = stats.values[STAT_AVAILABLE],
 	};
-	auto_balloon_look_at_host(view, "/proc/pressure/memory", "/proc/meminfo");
+	auto_balloon_look_at_host(view, &m->auto_host);
 }
 
 static void auto_timer_ready(struct event_source *source, uint32_t events)
@@ -509,6 +509,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.signals = { .fd = -1, .ready = signal_ready },
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
+		.auto_host = { -1, -1 },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
 		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
@@ -840,6 +841,7 @@ static int add_balloon(struct machine *m)
 			  config->memory < VIRTIO_BALLOON_FLOOR ? config->memory
 								: VIRTIO_BALLOON_FLOOR,
 			  config->memory);
+	auto_balloon_open_host(&m->auto_host, "/proc/pressure/memory", "/proc/meminfo");
 	if (r >= 0)
 		r = init_auto_timer(m);
 	if (r >= 0)
@@ -1168,6 +1170,7 @@ void machine_finish(struct machine *m)
 	if (m->auto_timer.fd >= 0)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
+	auto_balloon_close_host(&m->auto_host);
 	if (m->inhibiting.fd >= 0)
 		event_loop_remove(&m->loop, &m->inhibiting);
 	fd_close(&m->inhibiting.fd);

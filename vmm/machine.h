@@ -151,6 +151,7 @@ struct machine {
 	struct power power;
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
+	struct auto_balloon_host auto_host;
 	struct event_source auto_timer; /* fd owned */
 	/* fd owned; signalled while vfio_inhibit() has more to do. */
 	struct event_source inhibiting;
