@@ -315,6 +315,9 @@ static int make_filter(struct sandbox *s, enum sandbox_role role)
 	return r;
 }
 
+/* There is one of these where a sanitizer is at work. */
+extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
+
 int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 {
 	const struct sigaction action = { .sa_sigaction = violated,
@@ -322,7 +325,12 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 	int r = 0;
 
 	*s = (struct sandbox){ .config = *config };
-	if (config->mode == SANDBOX_OFF)
+	if (config->mode != SANDBOX_OFF && __sanitizer_set_report_fd) {
+		/* To look for leaks it starts and traces tasks, opens files and so on. */
+		log_info("sandbox: off: this build has a sanitizer in it");
+		s->config.mode = SANDBOX_OFF;
+	}
+	if (s->config.mode == SANDBOX_OFF)
 		return 0;
 	/* What libraries open when they first need it: the time zone, a seed. */
 	tzset();

@@ -62,6 +62,7 @@ struct sandbox {
 };
 
 /*
+ * In a build with a sanitizer it is as with SANDBOX_OFF, which is logged.
  * Prepares the filters, and the handler of SIGSYS, which stays. -ENOMEM, -EINVAL: libseccomp's.
  * Logged. On failure nothing is left behind.
  */

@@ -34,6 +34,10 @@
 /* The step that fails, counted over all that are caught; 0: none does. */
 static unsigned int fail_at, nr_steps;
 static struct sandbox sandbox;
+
+/* There is one where a sanitizer is at work. */
+extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
+
 static char folder[] = "/tmp/ballast-sandbox-XXXXXX";
 static int status_fd;
 
@@ -554,6 +558,14 @@ START_TEST(figures)
 }
 END_TEST
 
+START_TEST(a_sanitizer_is_told_of)
+{
+	ck_assert_int_eq(init(on), 0);
+	process_expect_log("sandbox: off: this build has a sanitizer in it");
+	expect_exit(play(SANDBOX_EVENT_LOOP, on, does_all_of_them), 0);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -570,5 +582,10 @@ int main(void)
 		figures,
 	};
 
+	const TTest *const without[] = { off_nothing_is_held_back, a_sanitizer_is_told_of,
+					 figures };
+
+	if (__sanitizer_set_report_fd)
+		return run_tests("vmm/sandbox", setup, teardown, without, nitems(without));
 	return run_tests("vmm/sandbox", setup, teardown, tests, nitems(tests));
 }
