@@ -62,7 +62,7 @@ struct sandbox {
 };
 
 /*
- * In a build with a sanitizer it is as with SANDBOX_OFF, which is logged.
+ * In a build with a sanitizer it is as with SANDBOX_OFF, and `-v` says so.
  * Prepares the filters, and the handler of SIGSYS, which stays. -ENOMEM, -EINVAL: libseccomp's.
  * Logged. On failure nothing is left behind.
  */

@@ -560,6 +560,7 @@ END_TEST
 
 START_TEST(a_sanitizer_is_told_of)
 {
+	log_set_level(LOG_DEBUG);
 	ck_assert_int_eq(init(on), 0);
 	process_expect_log("sandbox: off: this build has a sanitizer in it");
 	expect_exit(play(SANDBOX_EVENT_LOOP, on, does_all_of_them), 0);
