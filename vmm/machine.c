@@ -964,7 +964,7 @@ static int init_sandbox(struct machine *m)
 	const struct sandbox_config config = {
 		.mode = m->config.sandbox,
 		.user = m->config.user,
-		.locks = m->config.nr_devices > 0 ? m->config.memory : 0,
+		.locks = m->config.nr_devices * m->config.memory, /* each may have a context */
 		.metrics = m->figures.metrics_folder,
 		.sockets = { m->config.qmp ? m->qmp.folder : -1, m->serial_console.folder,
 			     m->config.has_console ? m->hvc_console.folder : -1 },

@@ -111,6 +111,11 @@ static const struct rule rules[] = {
 	{ BOTH, CALL(mremap), .why = "malloc: realloc of what is large" },
 	{ BOTH, CALL(brk), .why = "malloc" },
 	{ BOTH, CALL(sched_getaffinity), .why = "malloc: how many arenas are too many" },
+	{ BOTH, CALL(sysinfo),
+	  .why = "qsort: how large a buffer may be; the policy: the host's memory" },
+	{ LOOP, CALL(capget), .why = "the policy is changed: whether enough can be locked" },
+	{ BOTH, CALL(prlimit64), IF_BOTH(0, 0, 2, 0),
+	  .why = "likewise; which limit a refused mapping met" },
 
 	/* Events, disks, network, consoles, control socket */
 	{ BOTH, CALL(read), .why = "eventfds, timers, signals, consoles" },

@@ -224,6 +224,13 @@ static void kills_itself(void)
 	(void)syscall(SYS_tgkill, getpid(), gettid(), SIGKILL);
 }
 
+static void raises_a_limit(void)
+{
+	const struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+
+	(void)setrlimit(RLIMIT_CORE, &limit);
+}
+
 static void removes(void)
 {
 	(void)unlinkat(AT_FDCWD, "/nothing", 0);
@@ -260,6 +267,7 @@ static const struct {
 	{ BOTH_ROLES, makes_code, "system call mprotect (10) is" },
 	{ BOTH_ROLES, kills_others, "system call " }, /* getppid() already */
 	{ BOTH_ROLES, kills_itself, "system call tgkill (234) is" },
+	{ BOTH_ROLES, raises_a_limit, "system call prlimit64 (302) is" },
 	{ BOTH_ROLES, removes, "system call unlinkat (263) is" },
 	{ BOTH_ROLES, makes_a_ring, "system call io_uring_setup (425) is" },
 	{ BOTH_ROLES, gets_a_number_nobody_has, "system call ? (500) is" },
@@ -314,8 +322,14 @@ END_TEST
 
 /* Listed */
 
+static int compare_bytes(const void *a, const void *b)
+{
+	return *(const char *)a - *(const char *)b;
+}
+
 static void lives(void)
 {
+	struct rlimit limit;
 	char *volatile large = malloc(1 << 20);
 	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	time_t now = time(NULL);
@@ -323,7 +337,12 @@ static void lives(void)
 
 	if (!large || p == MAP_FAILED || mprotect(p, 4096, PROT_READ) < 0)
 		abort();
-	free(realloc(large, 4 << 20));
+	large = realloc(large, 4 << 20);
+	if (!large || getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+		abort();
+	memset(large, 7, 65536);
+	qsort(large, 65536, 1, compare_bytes);
+	free(large);
 	(void)gmtime_r(&now, &tm);
 	json_decref(json_pack("{s:i}", "a", 1));
 	log_info("alive");
