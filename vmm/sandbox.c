@@ -142,6 +142,7 @@ static const struct rule rules[] = {
 	  .why = "a console's client, to be written to" },
 	{ LOOP, IOCTL(TIOCGWINSZ), .why = "the terminal's window has another size" },
 	{ LOOP, IOCTL(TCSETS), .why = "at the end: the terminal is put back" },
+	{ LOOP, IOCTL(TCGETS), .why = "likewise: libc looks whether it was" },
 	{ BOTH, IOCTL(TUNSETOFFLOAD), .why = "a driver of a tap's card starts or stops" },
 	{ BOTH, IOCTL(TUNSETQUEUE), .why = "likewise, with several queues" },
 	{ BOTH, IOCTL(VHOST_SET_FEATURES), .why = "likewise, with vhost" },

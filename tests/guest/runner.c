@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -220,8 +221,17 @@ static void *live(void *opaque)
 /* The machine from start to end; the status, or < 0. */
 static int run_machine(struct run *run, const struct machine_config *config)
 {
+	sigset_t machines;
 	pthread_t thread;
 
+	/* Signals that the machine waits for must not find a thread that ignores them. */
+	sigemptyset(&machines);
+	sigaddset(&machines, SIGTERM);
+	sigaddset(&machines, SIGINT);
+	sigaddset(&machines, SIGHUP);
+	sigaddset(&machines, SIGUSR1);
+	sigaddset(&machines, SIGWINCH);
+	(void)pthread_sigmask(SIG_BLOCK, &machines, NULL);
 	run->status = -1;
 	run->config = config;
 	int r = run->test->console == CONSOLE_STDIO ? take_terminal(run) : 0;
