@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -471,10 +472,12 @@ START_TEST(a_user_is_all_that_is_left)
 {
 	struct sandbox_config config = on;
 	struct rlimit limit = { 64 << 10, 64 << 10 };
+	const gid_t groups[] = { 4, 5 };
 	char ids[64];
 
 	if (geteuid() != 0)
 		return;
+	ck_assert_int_eq(setgroups(2, groups), 0);
 	config.user = (struct sandbox_user){ "nobody", nobody()->pw_uid, nobody()->pw_gid };
 	config.locks = 1ull << 40;
 	ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
