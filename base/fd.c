@@ -122,3 +122,19 @@ int file_link_name(const char *path, char *buffer, size_t size)
 	(void)strcpy(buffer, name);
 	return 0;
 }
+
+int file_open_folder(const char *path, int *ret_fd, const char **ret_name)
+{
+	const char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+	autofree char *folder = slash ? strndup(path, (size_t)(name - path)) : strdup(".");
+
+	if (!folder)
+		return -ENOMEM;
+	int fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	*ret_fd = fd;
+	*ret_name = name;
+	return 0;
+}

@@ -44,4 +44,10 @@ must_check int file_read_line(const char *path, char *buffer, size_t size);
  */
 must_check int file_link_name(const char *path, char *buffer, size_t size);
 
+/*
+ * Opens the folder that `path` is in or would be in, for the calls that take one (openat and so on);
+ * *ret_name is the rest of path. -ENOENT and so on; -ENOMEM.
+ */
+must_check int file_open_folder(const char *path, int *ret_fd, const char **ret_name);
+
 #endif /* BASE_FD_H */

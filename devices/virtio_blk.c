@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 #include <linux/falloc.h>
@@ -952,11 +953,42 @@ static int look_at_image(struct virtio_blk *blk)
 	return 0;
 }
 
+static int register_with_ring(struct virtio_blk *blk, unsigned int what, void *arg,
+			      unsigned int nr)
+{
+	return syscall(SYS_io_uring_register, blk->ring.ring_fd, what, arg, nr) < 0 ? -errno
+										    : 0;
+}
+
+/*
+ * What is submitted passes by seccomp: the ring itself must refuse to open, connect and the like.
+ * Nothing more can be registered, either.
+ */
+static int restrict_ring(struct virtio_blk *blk)
+{
+	static const uint8_t operations[] = {
+		IORING_OP_READ,  IORING_OP_WRITE,     IORING_OP_READV,        IORING_OP_WRITEV,
+		IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_ASYNC_CANCEL,
+	};
+	struct io_uring_restriction restrictions[nitems(operations) + 1] = {
+		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_ASYNC },
+	};
+
+	for (unsigned int i = 0; i < nitems(operations); i++) {
+		restrictions[i + 1].opcode = IORING_RESTRICTION_SQE_OP;
+		restrictions[i + 1].sqe_op = operations[i];
+	}
+	/* liburing 2.3 declares functions for both, and has neither. */
+	int r = register_with_ring(blk, IORING_REGISTER_RESTRICTIONS, restrictions,
+				   nitems(restrictions));
+	return r < 0 ? r : register_with_ring(blk, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
 static int init_ring(struct virtio_blk *blk)
 {
 	/* Room for all that can be under way, so that none is ever put aside. */
 	struct io_uring_params params = {
-		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED,
 		.cq_entries = blk->virtio.nr_queues * QUEUE_SIZE + RING_SIZE,
 	};
 
@@ -974,7 +1006,10 @@ static int init_ring(struct virtio_blk *blk)
 		r = io_uring_register_eventfd(&blk->ring, blk->done.fd);
 	if (r >= 0 && blk->loop)
 		r = event_loop_add(blk->loop, &blk->done, EPOLLIN);
-	return r < 0 ? log_err(r, "%s: eventfd", blk->name) : 0;
+	if (r < 0)
+		return log_err(r, "%s: eventfd", blk->name);
+	r = restrict_ring(blk);
+	return r < 0 ? log_err(r, "%s: restricting io_uring", blk->name) : 0;
 }
 
 static int init_timer(struct virtio_blk *blk)

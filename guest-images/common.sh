@@ -75,7 +75,8 @@ refresh_package_lists() {
 cache=${BALLAST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ballast}
 
 # What builds Ballast.
-build_packages=(gcc libc6-dev meson ninja-build pkg-config acpica-tools check libjansson-dev liburing-dev)
+build_packages=(gcc libc6-dev meson ninja-build pkg-config acpica-tools check libjansson-dev liburing-dev
+    libseccomp-dev)
 
 # Builds Ballast, unless BALLAST names a finished one, and sets ballast to the binary's path.
 build_ballast() {

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/auto_balloon.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/fd.h"
 
 #define MIN_STEP (16ull << 20)
 #define STEPS 16u
@@ -110,39 +114,49 @@ uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 	return keep;
 }
 
-/* "some avg10=0.12 avg60=..." */
-static unsigned int read_pressure(const char *path)
+void auto_balloon_open_host(struct auto_balloon_host *host, const char *pressure,
+			    const char *meminfo)
+{
+	host->pressure = open(pressure, O_RDONLY | O_CLOEXEC);
+	host->meminfo = open(meminfo, O_RDONLY | O_CLOEXEC);
+}
+
+void auto_balloon_close_host(struct auto_balloon_host *host)
+{
+	fd_close(&host->pressure);
+	fd_close(&host->meminfo);
+}
+
+/* The beginning of a file of /proc, which is made anew for who reads there. */
+static void read_text(int fd, char *text, size_t size)
+{
+	ssize_t n = fd >= 0 ? pread(fd, text, size - 1, 0) : 0;
+
+	text[n > 0 ? n : 0] = '\0';
+}
+
+/* "MemTotal:       16 kB"; 0: it is not there. */
+static uint64_t find_bytes(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? strtoull(at + strlen(name), NULL, 10) << 10 : 0;
+}
+
+void auto_balloon_look_at_host(struct auto_balloon_view *view,
+			       const struct auto_balloon_host *host)
 {
 	unsigned int whole = 0;
 	unsigned int hundredths = 0;
+	char text[1024];
 
-	FILE *f = fopen(path, "re");
-	if (!f)
-		return 0;
-	if (fscanf(f, "some avg10=%u.%2u", &whole, &hundredths) != 2)
+	read_text(host->pressure, text, sizeof(text));
+	if (sscanf(text, "some avg10=%u.%2u", &whole, &hundredths) != 2)
 		whole = hundredths = 0;
-	(void)fclose(f); /* it was only read */
-	return whole * 100 + hundredths;
-}
-
-void auto_balloon_look_at_host(struct auto_balloon_view *view, const char *pressure,
-			       const char *meminfo)
-{
-	unsigned long long kib;
-	char line[128];
-
-	view->host_pressure = read_pressure(pressure);
-	view->host_total = 0;
-	view->host_available = 0;
-	FILE *f = fopen(meminfo, "re");
-	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "MemTotal: %llu kB", &kib) == 1)
-			view->host_total = kib << 10;
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			view->host_available = kib << 10;
-	}
-	if (f)
-		(void)fclose(f); /* likewise */
+	view->host_pressure = whole * 100 + hundredths;
+	read_text(host->meminfo, text, sizeof(text)); /* both are among the first lines */
+	view->host_total = find_bytes(text, "MemTotal:");
+	view->host_available = find_bytes(text, "MemAvailable:");
 }
 
 const char *auto_balloon_reason_name(enum auto_balloon_reason reason)

@@ -75,12 +75,20 @@ void auto_balloon_init(struct auto_balloon *automatic, const struct auto_balloon
 uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 			     const struct auto_balloon_view *view);
 
-/*
- * Fills in what is about the host: from /proc/pressure/memory and /proc/meminfo, or files that
- * look like them. What cannot be read is left 0.
- */
-void auto_balloon_look_at_host(struct auto_balloon_view *view, const char *pressure,
-			       const char *meminfo);
+/* What the host says of itself: /proc/pressure/memory and /proc/meminfo, or files like them. */
+struct auto_balloon_host {
+	int pressure; /* owned; -1: it does not say */
+	int meminfo;  /* likewise */
+};
+
+/* Opens both, for good: in the sandbox nothing can be. What cannot be opened says nothing. */
+void auto_balloon_open_host(struct auto_balloon_host *host, const char *pressure,
+			    const char *meminfo);
+void auto_balloon_close_host(struct auto_balloon_host *host);
+
+/* Fills in what is about the host. What cannot be read is left 0. */
+void auto_balloon_look_at_host(struct auto_balloon_view *view,
+			       const struct auto_balloon_host *host);
 
 /* "guest-short", "host-tight", "host-easy", "stays". */
 const char *auto_balloon_reason_name(enum auto_balloon_reason reason);

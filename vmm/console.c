@@ -299,18 +299,21 @@ static int open_socket(struct console *c)
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return log_err(-errno, "console: socket");
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		int r = log_err(-errno, "console: %s socket '%s'%s", c->option, c->config.path,
-				errno == EADDRINUSE ? " (if no program uses it, remove it)"
-						    : "");
+	int r = file_open_folder(c->config.path, &c->folder, &c->name);
+	/* Before bind(), which takes the mode over: there is no moment when others may connect. */
+	if (r >= 0 && (fchmod(fd, 0600) < 0 ||
+		       bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0))
+		r = -errno;
+	if (r < 0) {
 		(void)close(fd); /* never bound */
-		return r;
+		return log_err(r, "console: %s socket '%s'%s", c->option, c->config.path,
+			       r == -EADDRINUSE ? " (if no program uses it, remove it)" : "");
 	}
 	c->listen_fd = fd;
 	c->clients.fd = fd;
-	if (chmod(c->config.path, 0600) < 0 || listen(fd, 4) < 0)
+	if (listen(fd, 4) < 0)
 		return log_err(-errno, "console: listening at '%s'", c->config.path);
-	int r = event_loop_add(c->loop, &c->clients, EPOLLIN);
+	r = event_loop_add(c->loop, &c->clients, EPOLLIN);
 	return r < 0 ? log_err(r, "console: event loop") : 0;
 }
 
@@ -328,6 +331,7 @@ int console_init(struct console *c, struct event_loop *loop, const char *option,
 		.out_fd = -1,
 		.own_fd = -1,
 		.listen_fd = -1,
+		.folder = -1,
 		.input = { .fd = -1, .ready = input_ready },
 		.output = { .fd = -1, .ready = output_ready },
 		.clients = { .fd = -1, .ready = client_ready },
@@ -368,9 +372,10 @@ void console_finish(struct console *c)
 	fd_close(&c->own_fd);
 	if (c->listen_fd >= 0) {
 		event_loop_remove(c->loop, &c->clients);
-		(void)unlink(c->config.path); /* somebody else may have removed it */
+		(void)unlinkat(c->folder, c->name, 0); /* somebody else may have removed it */
 	}
 	fd_close(&c->listen_fd);
+	fd_close(&c->folder);
 	if (c->room.fd >= 0)
 		event_loop_remove(c->loop, &c->room);
 	fd_close(&c->room.fd);

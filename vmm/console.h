@@ -43,10 +43,12 @@ struct console {
 	const char *option;      /* borrowed; what the user calls it, for logs */
 	struct console_config config;
 	pthread_mutex_t lock;
-	int in_fd;     /* lock; -1: no input */
-	int out_fd;    /* lock; -1: output is dropped */
-	int own_fd;    /* owned: the file, the socket's client, standard output again; -1 */
-	int listen_fd; /* owned; -1 */
+	int in_fd;        /* lock; -1: no input */
+	int out_fd;       /* lock; -1: output is dropped */
+	int own_fd;       /* owned: the file, the socket's client, standard output again; -1 */
+	int listen_fd;    /* owned; -1 */
+	int folder;       /* owned; the socket's, opened before the sandbox; -1 */
+	const char *name; /* borrowed; the socket's, there */
 	struct event_source input;
 	struct event_source output; /* a dup of out_fd, so that epoll can tell them apart */
 	struct event_source clients;

@@ -358,49 +358,51 @@ static void write_all(FILE *out, const struct figures *f)
 	write_phases(out, f);
 }
 
-static bool is_irregular(const char *path)
+static bool is_irregular(int folder, const char *name)
 {
 	struct stat st;
 
-	return lstat(path, &st) == 0 && !S_ISREG(st.st_mode);
+	return fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(st.st_mode);
 }
 
 /* A new file; one that was left there is gone. Nothing else is touched, or waited for. */
-static int create_anew(const char *path, FILE **ret)
+static int write_anew(int folder, const char *name, const char *text, size_t size)
 {
-	if (!is_irregular(path))
-		(void)unlink(path);
-	autoclose int fd = open(
-		path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+	if (!is_irregular(folder, name))
+		(void)unlinkat(folder, name, 0);
+	int fd = openat(folder, name, FIGURES_OPEN_FLAGS, 0644);
 	if (fd < 0)
 		return -errno;
-	*ret = fdopen(fd, "w");
-	if (!*ret) {
-		(void)unlink(path);
-		return -ENOMEM;
-	}
-	fd = -1;
-	return 0;
+	int r = fd_write_at(fd, text, size, 0);
+	if (close(fd) < 0 && r >= 0)
+		r = -errno;
+	if (r < 0)
+		(void)unlinkat(folder, name, 0); /* nobody wants half of it */
+	return r;
 }
 
+/* In the folder that is open: the sandbox lets nothing be opened by a path. */
 static int write_metrics(const struct figures *f, void (*write)(FILE *, const struct figures *))
 {
-	char beside[4096];
-	FILE *out = NULL;
+	char beside[NAME_MAX + 1];
+	autofree char *text = NULL;
+	size_t size = 0;
 
-	if (snprintf(beside, sizeof(beside), "%s.new", f->metrics) >= (int)sizeof(beside))
+	if (snprintf(beside, sizeof(beside), "%s.new", f->metrics_name) >= (int)sizeof(beside))
 		return -ENAMETOOLONG;
-	int r = create_anew(beside, &out);
+	FILE *out = open_memstream(&text, &size);
+	if (!out)
+		return -errno;
+	write(out, f);
+	if (fclose(out) != 0)
+		return -errno;
+	int r = write_anew(f->metrics_folder, beside, text, size);
 	if (r < 0)
 		return r;
-	write(out, f);
-	r = ferror(out) ? -EIO : 0;
-	if (fclose(out) != 0 && r >= 0)
-		r = -errno;
-	if (r >= 0 && rename(beside, f->metrics) < 0)
-		r = -errno;
-	if (r < 0)
-		(void)unlink(beside); /* nobody wants half of it */
+	if (renameat(f->metrics_folder, beside, f->metrics_folder, f->metrics_name) == 0)
+		return 0;
+	r = -errno;
+	(void)unlinkat(f->metrics_folder, beside, 0); /* likewise */
 	return r;
 }
 
@@ -518,13 +520,17 @@ static int open_events(struct figures *f, const char *path)
 /* There is not much to write yet, but one learns whether it can be. */
 static int try_metrics(struct figures *f)
 {
-	if (f->metrics && is_irregular(f->metrics))
+	if (!f->metrics)
+		return 0;
+	if (is_irregular(AT_FDCWD, f->metrics))
 		return log_err(0,
 			       "--metrics '%s': is there and no regular file; a file of figures "
 			       "would replace it",
 			       f->metrics),
 		       -EINVAL;
-	int r = f->metrics ? write_metrics(f, write_phases) : 0;
+	int r = file_open_folder(f->metrics, &f->metrics_folder, &f->metrics_name);
+	if (r >= 0)
+		r = write_metrics(f, write_phases);
 	return r < 0 ? log_err(r, "--metrics '%s'", f->metrics) : 0;
 }
 
@@ -544,6 +550,7 @@ int figures_init(struct figures *f, struct machine *m)
 
 	*f = (struct figures){
 		.events_fd = -1,
+		.metrics_folder = -1,
 		.timer = { .fd = -1, .ready = timer_ready },
 		.watcher = { inhibitor_raised, inhibitor_lowered, f },
 	};
@@ -593,5 +600,6 @@ void figures_finish(struct figures *f, int status)
 		event_loop_remove(&f->machine->loop, &f->timer);
 	fd_close(&f->timer.fd);
 	fd_close(&f->events_fd);
-	*f = (struct figures){ .events_fd = -1, .timer.fd = -1 };
+	fd_close(&f->metrics_folder);
+	*f = (struct figures){ .events_fd = -1, .metrics_folder = -1, .timer.fd = -1 };
 }

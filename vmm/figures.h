@@ -21,6 +21,7 @@
 #ifndef VMM_FIGURES_H
 #define VMM_FIGURES_H
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,6 +33,8 @@
 
 #define FIGURES_SECONDS 5u
 #define FIGURES_MAX_PORTS 2u
+/* How a file of metrics is opened, each time: a new one, or not at all. */
+#define FIGURES_OPEN_FLAGS (O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 #define FIGURES_LINE_SIZE 128u
 
 struct machine;
@@ -60,11 +63,13 @@ struct figures_port {
 };
 
 struct figures {
-	struct machine *machine; /* borrowed; NULL: nobody wants to know, or not initialised */
-	int events_fd;           /* owned; -1 */
-	unsigned int nr_lost;    /* atomic: events there was no room for */
-	bool half_line;          /* atomic: the last line has no end */
-	const char *metrics;     /* borrowed; NULL: none */
+	struct machine *machine;  /* borrowed; NULL: nobody wants to know, or not initialised */
+	int events_fd;            /* owned; -1 */
+	unsigned int nr_lost;     /* atomic: events there was no room for */
+	bool half_line;           /* atomic: the last line has no end */
+	const char *metrics;      /* borrowed; NULL: none */
+	int metrics_folder;       /* owned; where it is, opened before the sandbox; -1 */
+	const char *metrics_name; /* borrowed; its name there */
 	struct event_source timer; /* fd owned; -1 */
 	unsigned int ticks;
 	bool write_failed;                /* and that was told */

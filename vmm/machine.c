@@ -70,6 +70,13 @@ static void power_requested(void *opaque, enum power_event event, uint8_t code)
 	}
 }
 
+static int vcpu_begin(void *opaque, const char *thread)
+{
+	struct machine *m = opaque;
+
+	return sandbox_enter(&m->sandbox, SANDBOX_VCPU, thread);
+}
+
 static void vcpu_event(void *opaque, enum vcpu_event event)
 {
 	switch (event) {
@@ -419,7 +426,7 @@ static void look_around(struct machine *m, struct auto_balloon_view *view)
 			     stats.values[STAT_AVAILABLE] != VIRTIO_BALLOON_NO_STAT,
 		.available = stats.values[STAT_AVAILABLE],
 	};
-	auto_balloon_look_at_host(view, "/proc/pressure/memory", "/proc/meminfo");
+	auto_balloon_look_at_host(view, &m->auto_host);
 }
 
 static void auto_timer_ready(struct event_source *source, uint32_t events)
@@ -519,6 +526,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.signals = { .fd = -1, .ready = signal_ready },
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
+		.auto_host = { -1, -1 },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
 		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
@@ -850,6 +858,7 @@ static int add_balloon(struct machine *m)
 			  config->memory < VIRTIO_BALLOON_FLOOR ? config->memory
 								: VIRTIO_BALLOON_FLOOR,
 			  config->memory);
+	auto_balloon_open_host(&m->auto_host, "/proc/pressure/memory", "/proc/meminfo");
 	if (r >= 0)
 		r = init_auto_timer(m);
 	if (r >= 0)
@@ -943,6 +952,7 @@ static int add_vcpus(struct machine *m)
 	m->vcpu_host = (struct vcpu_host){
 		.pio = &m->pio,
 		.mmio = &m->mmio,
+		.begin = vcpu_begin,
 		.event = vcpu_event,
 		.opaque = m,
 	};
@@ -956,6 +966,21 @@ static int add_vcpus(struct machine *m)
 		m->nr_vcpus++;
 	}
 	return 0;
+}
+
+/* All of it is open. */
+static int init_sandbox(struct machine *m)
+{
+	const struct sandbox_config config = {
+		.mode = m->config.sandbox,
+		.user = m->config.user,
+		.locks = m->config.nr_devices * m->config.memory, /* each may have a context */
+		.metrics = m->figures.metrics_folder,
+		.sockets = { m->config.qmp ? m->qmp.folder : -1, m->serial_console.folder,
+			     m->config.has_console ? m->hvc_console.folder : -1 },
+	};
+
+	return sandbox_init(&m->sandbox, &config);
 }
 
 int machine_init(struct machine *m, const struct machine_config *config)
@@ -1030,6 +1055,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 				 console_commanded, m);
 	if (r < 0)
 		goto fail;
+	r = not_the_users(init_sandbox(m));
+	if (r < 0)
+		goto fail;
 	figures_mark(&m->figures, PHASE_DEVICES);
 	return 0;
 fail:
@@ -1052,6 +1080,19 @@ static void kicked(int signal)
 	(void)signal;
 }
 
+/* Before there are threads, which have the privileges of who started them. */
+static int open_rest(struct machine *m)
+{
+	int r = start_timer(m);
+
+	if (r >= 0)
+		r = console_connect(&m->serial_console, &m->serial.port);
+	if (r >= 0 && m->config.has_console)
+		r = console_connect(&m->hvc_console, &m->hvc.port);
+	look_at_window(m); /* before now its changes were not told */
+	return r;
+}
+
 static int start(struct machine *m)
 {
 	const struct sigaction kick = { .sa_handler = kicked };
@@ -1070,15 +1111,14 @@ static int start(struct machine *m)
 			"does not carry Linux through its boot; trying all the same. "
 			"guest-images/demo boots it in an emulated host");
 	int r = prepare_boot(m);
+	if (r >= 0)
+		r = open_rest(m);
+	if (r >= 0)
+		r = sandbox_drop(&m->sandbox);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
 		r = vcpu_start(&m->vcpus[i]);
 	if (r >= 0)
-		r = start_timer(m);
-	if (r >= 0)
-		r = console_connect(&m->serial_console, &m->serial.port);
-	if (r >= 0 && m->config.has_console)
-		r = console_connect(&m->hvc_console, &m->hvc.port);
-	look_at_window(m); /* before now its changes were not told */
+		r = sandbox_enter(&m->sandbox, SANDBOX_EVENT_LOOP, "event loop");
 	return r;
 }
 
@@ -1178,6 +1218,7 @@ void machine_finish(struct machine *m)
 	if (m->auto_timer.fd >= 0)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
+	auto_balloon_close_host(&m->auto_host);
 	if (m->inhibiting.fd >= 0)
 		event_loop_remove(&m->loop, &m->inhibiting);
 	fd_close(&m->inhibiting.fd);
@@ -1217,6 +1258,7 @@ void machine_finish(struct machine *m)
 	figures_finish(&m->figures, m->status);
 	event_loop_finish(&m->loop);
 	boot_close(&m->files);
+	sandbox_finish(&m->sandbox);
 	vfio_finish(&m->vfio);
 	io_bus_finish(&m->mmio);
 	io_bus_finish(&m->pio);

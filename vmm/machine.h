@@ -38,6 +38,7 @@
 #include "vmm/layout.h"
 #include "vmm/net.h"
 #include "vmm/qmp.h"
+#include "vmm/sandbox.h"
 #include "vmm/vcpu.h"
 
 #define MACHINE_MAX_CPUS 16u
@@ -99,6 +100,8 @@ struct machine_config {
 	bool exit_port;       /* 0xf4: a guest's own exit status */
 	const char *metrics;  /* file for Prometheus; NULL: none */
 	const char *events;   /* file for events; NULL: none */
+	enum sandbox_mode sandbox;
+	struct sandbox_user user; /* who to be once everything is open */
 };
 
 /* An assigned device and the two fds the event loop watches for it. */
@@ -126,6 +129,7 @@ struct machine {
 	struct layout layout;
 	struct event_loop loop;
 	struct figures figures;
+	struct sandbox sandbox;
 	struct event_source signals; /* fd owned */
 	struct event_source timer;   /* fd owned */
 	struct event_source wake;    /* fd owned: a vCPU has a request */
@@ -151,6 +155,7 @@ struct machine {
 	struct power power;
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
+	struct auto_balloon_host auto_host;
 	struct event_source auto_timer; /* fd owned */
 	/* fd owned; signalled while vfio_inhibit() has more to do. */
 	struct event_source inhibiting;

@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -590,6 +591,34 @@ static int parse_events(char *text, struct machine_config *config)
 	return 0;
 }
 
+static int parse_sandbox(char *text, struct machine_config *config)
+{
+	if (strcmp(text, "on") == 0)
+		config->sandbox = SANDBOX_ON;
+	else if (strcmp(text, "off") == 0)
+		config->sandbox = SANDBOX_OFF;
+	else if (strcmp(text, "log") == 0)
+		config->sandbox = SANDBOX_LOG;
+	else
+		return log_err(0, "--sandbox '%s': it is on, off or log", text), -EINVAL;
+	return 0;
+}
+
+static int parse_user(char *text, struct machine_config *config)
+{
+	errno = 0;
+	const struct passwd *user = getpwnam(text);
+	if (!user)
+		return log_err(errno == 0 ? 0 : -errno, "--user '%s': there is no such user",
+			       text),
+		       -EINVAL;
+	if (geteuid() != 0 && geteuid() != user->pw_uid)
+		return log_err(0, "--user '%s': only root can become another user", text),
+		       -EINVAL;
+	config->user = (struct sandbox_user){ text, user->pw_uid, user->pw_gid };
+	return 0;
+}
+
 static int parse_exit_port(char *text, struct machine_config *config)
 {
 	(void)text;
@@ -661,6 +690,10 @@ const struct option_row option_rows[] = {
 	  OPTION_TEXT, .words = "@" },
 	{ "events", "FILE", "what happens is appended to it, a line of JSON each", parse_events,
 	  OPTION_TEXT, .words = "@" },
+	{ "user", "NAME", "be that user, not root, once everything is open", parse_user,
+	  OPTION_TEXT },
+	{ "sandbox", "MODE", "the guest's way out: on, off, log (on)", parse_sandbox,
+	  OPTION_SWITCH, .fallback = "on", .words = "on off log" },
 	{ "config", "FILE", "more options, as JSON; the command line overrides them",
 	  .form = OPTION_TEXT, .again = OPTION_ADDS, .words = "@", .not_in_file = true },
 	{ "print-config", NULL, "print all options as such JSON, and exit",

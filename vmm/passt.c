@@ -128,13 +128,17 @@ void passt_stop(struct passt *passt)
 {
 	if (!passt->loop)
 		return;
-	if (passt->ended.fd >= 0)
+	if (passt->ended.fd >= 0) {
 		event_loop_remove(passt->loop, &passt->ended);
-	fd_close(&passt->ended.fd);
-	if (passt->pid > 0) {
+		/* By what is ours only, as the sandbox has it. Its user may be another: it has lost
+		 * its socket in any case, and ends. */
+		(void)syscall(SYS_pidfd_send_signal, passt->ended.fd, SIGKILL, NULL, 0);
+	} else if (passt->pid > 0) {
 		(void)kill(passt->pid, SIGKILL); /* ours until it is reaped */
-		(void)waitpid(passt->pid, NULL, 0);
 	}
+	fd_close(&passt->ended.fd);
+	if (passt->pid > 0)
+		(void)waitpid(passt->pid, NULL, 0);
 	*passt = (struct passt){ 0 };
 }
 

@@ -2,6 +2,7 @@
 #include "vmm/qmp.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -1304,11 +1305,15 @@ static int listen_at(struct qmp *qmp, const char *path)
 	if (fd < 0)
 		return -errno;
 	qmp->listener.fd = fd;
+	const char *name = NULL;
+	r = file_open_folder(path, &qmp->folder, &name);
+	if (r < 0)
+		return r;
 	/* Before bind(), which takes the mode over: there is no moment when others may connect. */
 	if (fchmod(fd, 0600) < 0 ||
 	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || lstat(path, &st) < 0)
 		return -errno;
-	qmp->path = path;
+	qmp->name = name;
 	qmp->device = st.st_dev;
 	qmp->inode = st.st_ino;
 	if (listen(fd, QMP_MAX_CLIENTS) < 0)
@@ -1340,6 +1345,7 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 	*qmp = (struct qmp){
 		.loop = loop,
 		.machine = machine,
+		.folder = -1,
 		.listener = { .fd = -1, .ready = listener_ready },
 		.balloon_timer = { .fd = -1, .ready = balloon_timer_ready },
 	};
@@ -1362,9 +1368,9 @@ static void remove_socket(struct qmp *qmp)
 {
 	struct stat st;
 
-	if (qmp->path && lstat(qmp->path, &st) == 0 && st.st_dev == qmp->device &&
-	    st.st_ino == qmp->inode)
-		(void)unlink(qmp->path); /* it stays, then, and the next one replaces it */
+	if (qmp->name && fstatat(qmp->folder, qmp->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    st.st_dev == qmp->device && st.st_ino == qmp->inode)
+		(void)unlinkat(qmp->folder, qmp->name, 0); /* or the next one replaces it */
 }
 
 void qmp_finish(struct qmp *qmp)
@@ -1377,6 +1383,7 @@ void qmp_finish(struct qmp *qmp)
 	if (qmp->listener.fd >= 0)
 		event_loop_remove(qmp->loop, &qmp->listener);
 	fd_close(&qmp->listener.fd);
+	fd_close(&qmp->folder);
 	if (qmp->balloon_timer.fd >= 0)
 		event_loop_remove(qmp->loop, &qmp->balloon_timer);
 	fd_close(&qmp->balloon_timer.fd);

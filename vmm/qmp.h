@@ -69,7 +69,8 @@ struct machine;
 struct qmp {
 	struct event_loop *loop;      /* borrowed; NULL: not initialised */
 	struct machine *machine;      /* borrowed, outlives this */
-	const char *path;             /* borrowed; what finish removes; NULL: nothing */
+	int folder;                   /* owned; the socket's, opened before the sandbox; -1 */
+	const char *name;             /* borrowed; what finish removes there; NULL: nothing */
 	dev_t device;                 /* of the socket, with */
 	ino_t inode;                  /* which finish knows it again */
 	struct event_source listener; /* fd owned */

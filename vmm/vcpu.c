@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -387,14 +388,28 @@ static bool park(struct vcpu *vcpu)
 	return go_on;
 }
 
+static int begin(struct vcpu *vcpu)
+{
+	const struct vcpu_host *host = vcpu->host;
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "vcpu %02u", vcpu->index);
+	(void)pthread_setname_np(pthread_self(), name); /* for people who look at top */
+	int r = host->begin ? host->begin(host->opaque, name) : 0;
+	pthread_mutex_lock(&vcpu->gate->lock);
+	vcpu->begin_error = r;
+	vcpu->thread_id = gettid();
+	pthread_cond_broadcast(&vcpu->gate->changed);
+	pthread_mutex_unlock(&vcpu->gate->lock);
+	return r;
+}
+
 static void *vcpu_loop(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 
-	pthread_mutex_lock(&vcpu->gate->lock);
-	vcpu->thread_id = gettid();
-	pthread_cond_broadcast(&vcpu->gate->changed);
-	pthread_mutex_unlock(&vcpu->gate->lock);
+	if (begin(vcpu) < 0)
+		return NULL;
 	for (;;) {
 		if (__atomic_load_n(&vcpu->gate->closed, __ATOMIC_SEQ_CST) && !park(vcpu))
 			return NULL;
@@ -481,24 +496,20 @@ int vcpu_start(struct vcpu *vcpu)
 	int r = pthread_create(&vcpu->thread, NULL, vcpu_loop, vcpu);
 	if (r != 0)
 		return log_err(-r, "thread of cpu %u", vcpu->index);
-	vcpu->started = true;
-	char name[16] = "vcpu ";
-	name[5] = (char)('0' + vcpu->index / 10);
-	name[6] = (char)('0' + vcpu->index % 10);
-	(void)pthread_setname_np(vcpu->thread, name); /* for people who look at top */
-	return 0;
+	pthread_mutex_lock(&vcpu->gate->lock);
+	while (vcpu->thread_id == 0)
+		pthread_cond_wait(&vcpu->gate->changed, &vcpu->gate->lock);
+	r = vcpu->begin_error;
+	pthread_mutex_unlock(&vcpu->gate->lock);
+	vcpu->started = r >= 0;
+	if (r < 0)
+		pthread_join(vcpu->thread, NULL);
+	return r;
 }
 
 int vcpu_thread_id(struct vcpu *vcpu)
 {
-	struct vcpu_gate *gate = vcpu->gate;
-
-	pthread_mutex_lock(&gate->lock);
-	while (vcpu->started && vcpu->thread_id == 0)
-		pthread_cond_wait(&gate->changed, &gate->lock);
-	int id = vcpu->thread_id;
-	pthread_mutex_unlock(&gate->lock);
-	return id;
+	return vcpu->thread_id; /* written before vcpu_start() returned */
 }
 
 void vcpu_gate_close(struct vcpu_gate *gate)

@@ -49,6 +49,8 @@ enum vcpu_event {
 struct vcpu_host {
 	struct io_bus *pio;
 	struct io_bus *mmio;
+	/* The first thing on the vCPU's thread. < 0, logged: it ends. NULL: nothing is to be done. */
+	int (*begin)(void *opaque, const char *thread);
 	/* On the vCPU's thread. It must close the gate, or the guest runs on. */
 	void (*event)(void *opaque, enum vcpu_event event);
 	void *opaque;
@@ -65,7 +67,8 @@ struct vcpu {
 	const struct vcpu_host *host; /* borrowed */
 	struct vcpu_state *power_on;  /* owned */
 	pthread_t thread;
-	int thread_id; /* gate->lock; as ps and top have it; 0: it has not begun yet */
+	int thread_id;   /* gate->lock; as ps and top have it; 0: it has not begun yet */
+	int begin_error; /* gate->lock; with which the thread ended at once */
 	bool started;
 	uint64_t exits[VCPU_NR_EXIT_REASONS]; /* by reason; atomic, written on its thread */
 };
@@ -83,10 +86,11 @@ must_check int vcpu_init(struct vcpu *vcpu, int kvm_fd, int vm_fd, unsigned int 
 /* Joins the thread, which vcpus_quit() has told to end. Accepts a zeroed object. */
 void vcpu_finish(struct vcpu *vcpu);
 
-/* Starts the thread; it parks at the gate. -EAGAIN; logged. */
+/* Starts the thread, which has begun when this returns; it parks at the gate. -EAGAIN, or what
+ * host->begin() said; logged. */
 must_check int vcpu_start(struct vcpu *vcpu);
 
-/* The thread, for tools that look at threads or pin them. Waits for it to begin. */
+/* The thread, for tools that look at threads or pin them; 0: it was not started. */
 int vcpu_thread_id(struct vcpu *vcpu);
 
 /* Only closes; the caller's own vCPU parks when its handler returns. Any thread. */

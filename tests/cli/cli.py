@@ -163,7 +163,7 @@ class Options(CliTest):
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
                        "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
-                       "--timeout", "--config", "--metrics", "--events"):
+                       "--timeout", "--config", "--metrics", "--events", "--sandbox", "--user"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -178,12 +178,14 @@ class Options(CliTest):
             "--on-reset": ["", "stop", "reboot", "reset,exit"],
             "--qmp": ["", "unix", "unix:", "tcp:4444", "/tmp/x", "unix=/tmp/x"],
             "--experiment": ["", "unsafe", "unsafe-reclaim,more", "on"],
+            "--sandbox": ["", "yes", "on,log"],
+            "--user": ["", "no-such-user", "4294967295"],
         }
         right = {"--memory": ("M",), "--cpus": ("1 to 16",), "--timeout": ("1 to 31536000",),
                  "--serial": ("stdio", "none", "file=PATH", "unix=PATH"),
                  "--console": ("stdio", "none", "file=PATH", "unix=PATH"),
                  "--on-reset": ("reset", "exit"), "--qmp": ("unix:PATH",),
-                 "--experiment": ("unsafe-reclaim",)}
+                 "--experiment": ("unsafe-reclaim",), "--sandbox": ("on", "off", "log"), "--user": ("no such user",)}
         for option, values in wrong.items():
             for value in values:
                 self.refused(USAGE, ["run", "--kernel", "k", option, value], option,

@@ -94,6 +94,38 @@ static uint64_t find(const struct host *h, char *keys)
 	return json_is_true(at) ? 1 : (uint64_t)json_integer_value(at);
 }
 
+/* Jobs: the guest's vCPU is in the sandbox, and so has somebody outside do what opens things. */
+
+static void *serve(void *opaque)
+{
+	struct host *h = opaque;
+
+	pthread_mutex_lock(&h->lock);
+	while (!h->quit) {
+		if (h->job == HOST_RESIZE && truncate(h->disk_path, (off_t)h->job_value) < 0)
+			(void)log_err(-errno, "host port: size of '%s'", h->disk_path);
+		if (h->job == HOST_ASK)
+			ask(h, h->job_text);
+		h->job = 0;
+		pthread_cond_broadcast(&h->changed);
+		pthread_cond_wait(&h->changed, &h->lock);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return NULL;
+}
+
+static void have_done(struct host *h, unsigned int job, uint64_t value, const char *text)
+{
+	pthread_mutex_lock(&h->lock);
+	h->job_value = value;
+	h->job_text = text;
+	h->job = job;
+	pthread_cond_broadcast(&h->changed);
+	while (h->job)
+		pthread_cond_wait(&h->changed, &h->lock);
+	pthread_mutex_unlock(&h->lock);
+}
+
 /* The port */
 
 static uint64_t host_port_read(void *opaque, uint64_t offset, unsigned int size)
@@ -123,13 +155,13 @@ static void host_port_write(void *opaque, uint64_t offset, unsigned int size, ui
 		return;
 	if (HOST_PORT + offset == HOST_PRESS)
 		power_press_button(&h->machine->power);
-	if (HOST_PORT + offset == HOST_RESIZE && truncate(h->disk_path, (off_t)value) < 0)
-		(void)log_err(-errno, "host port: size of '%s'", h->disk_path);
+	if (HOST_PORT + offset == HOST_RESIZE)
+		have_done(h, HOST_RESIZE, value, NULL);
 	if (memory_read(&h->machine->map, value, text, sizeof(text)) < 0)
 		return;
 	text[sizeof(text) - 1] = '\0';
 	if (HOST_PORT + offset == HOST_ASK)
-		ask(h, text);
+		have_done(h, HOST_ASK, 0, text);
 	if (HOST_PORT + offset == HOST_FIND)
 		h->value = find(h, text);
 }
@@ -152,6 +184,12 @@ int host_init(struct host *host, struct machine *machine, const char *qmp_path,
 		},
 		.fd = -1,
 	};
+	pthread_mutex_init(&host->lock, NULL);
+	pthread_cond_init(&host->changed, NULL);
+	if (pthread_create(&host->thread, NULL, serve, host) != 0) {
+		host->machine = NULL;
+		return -EAGAIN;
+	}
 	return io_bus_add(&machine->pio, &host->port);
 }
 
@@ -159,6 +197,11 @@ void host_finish(struct host *host)
 {
 	if (!host->machine)
 		return;
+	pthread_mutex_lock(&host->lock);
+	host->quit = true;
+	pthread_cond_broadcast(&host->changed);
+	pthread_mutex_unlock(&host->lock);
+	(void)pthread_join(host->thread, NULL);
 	io_bus_remove(&host->machine->pio, &host->port);
 	fd_close(&host->fd);
 	json_decref(host->answer);

@@ -24,11 +24,18 @@ struct host {
 	int fd;         /* owned: the control socket, once something was asked */
 	json_t *answer; /* owned: the last one; NULL: none */
 	uint64_t value;
-	size_t nr_input; /* bytes that came and are not taken yet */
+	pthread_t thread; /* does jobs, outside of the sandbox */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool quit;            /* lock */
+	unsigned int job;     /* lock: the register that was written; 0: none */
+	uint64_t job_value;   /* lock */
+	const char *job_text; /* lock; borrowed until it is done */
+	size_t nr_input;      /* bytes that came and are not taken yet */
 	char input[HOST_MAX_ANSWER];
 };
 
-/* -errno of io_bus_add(). */
+/* -errno of io_bus_add(), -EAGAIN: no thread to be had. */
 must_check int host_init(struct host *host, struct machine *machine, const char *qmp_path,
 			 const char *disk_path);
 /* vCPUs parked, or gone with their machine. Accepts a zeroed object. */

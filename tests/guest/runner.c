@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -46,11 +47,16 @@ struct run {
 	char qmp_path[96];
 	char disk_path[96];
 	char net_path[96];
+	char log_path[96];
 	struct net_peer net_peer;
+	const struct machine_config *config;
+	int status; /* of the machine, or < 0 */
 	char cmdline[160];
 	struct machine machine;
 	struct test_device devices[2];
 	struct host host;
+	pthread_t peer;
+	bool has_peer;
 	int peer_fd;
 	bool peer_ok;
 	int real_stdio[2]; /* while a terminal is in their place */
@@ -125,7 +131,9 @@ static void leave_terminal(struct run *run)
 
 static int capture_log(struct run *run)
 {
-	run->log = tmpfile();
+	/* Has a name, so that it is there if the sandbox ends us. */
+	snprintf(run->log_path, sizeof(run->log_path), "%s/log", run->folder);
+	run->log = fopen(run->log_path, "w+e");
 	run->real_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
 	if (!run->log || run->real_stderr < 0 || dup2(fileno(run->log), STDERR_FILENO) < 0)
 		return failed(run->test->name, "cannot capture the log");
@@ -202,35 +210,53 @@ static bool disk_is_right(const struct run *run)
 	return byte == (wrote ? DISK_PROOF_BYTE : (uint8_t)DISK_BYTE(DISK_PROOF_SECTOR));
 }
 
-/* The machine from start to end; the status, or < 0. */
-static int run_machine(struct run *run, const struct machine_config *config)
+/* A thread that is then in the sandbox, as the program's first is, to its end. */
+static void *live(void *opaque)
 {
-	pthread_t peer;
-	bool has_peer = false;
-	int status = -1;
+	struct run *run = opaque;
 
-	int r = run->test->console == CONSOLE_STDIO ? take_terminal(run) : 0;
-	if (r >= 0)
-		r = machine_init(&run->machine, config);
+	int r = machine_init(&run->machine, run->config);
 	if (r >= 0)
 		r = add_devices(run);
 	if (r >= 0 && run->test->peer) {
 		if (run->peer_fd < 0)
 			r = connect_peer(run);
-		has_peer = r >= 0 && pthread_create(&peer, NULL, run_peer, run) == 0;
+		run->has_peer = r >= 0 && pthread_create(&run->peer, NULL, run_peer, run) == 0;
 	}
 	if (r >= 0)
-		status = machine_run(&run->machine);
+		run->status = machine_run(&run->machine);
 	host_finish(&run->host);
 	for (unsigned int i = 0; i < nitems(run->devices); i++)
 		test_device_finish(&run->devices[i]);
 	machine_finish(&run->machine);
+	return NULL;
+}
+
+/* The machine from start to end; the status, or < 0. */
+static int run_machine(struct run *run, const struct machine_config *config)
+{
+	sigset_t machines;
+	pthread_t thread;
+
+	/* Signals that the machine waits for must not find a thread that ignores them. */
+	sigemptyset(&machines);
+	sigaddset(&machines, SIGTERM);
+	sigaddset(&machines, SIGINT);
+	sigaddset(&machines, SIGHUP);
+	sigaddset(&machines, SIGUSR1);
+	sigaddset(&machines, SIGWINCH);
+	(void)pthread_sigmask(SIG_BLOCK, &machines, NULL);
+	run->status = -1;
+	run->config = config;
+	int r = run->test->console == CONSOLE_STDIO ? take_terminal(run) : 0;
+	if (r >= 0 && pthread_create(&thread, NULL, live, run) == 0)
+		(void)pthread_join(thread, NULL);
 	leave_terminal(run);
-	if (has_peer)
-		(void)pthread_join(peer, NULL);
+	if (run->has_peer)
+		(void)pthread_join(run->peer, NULL);
 	if (run->peer_fd >= 0)
 		(void)close(run->peer_fd);
-	return status;
+	return run->status;
 }
 
 static int check_output(const struct run *run, const char *output)
@@ -420,6 +446,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 		.balloon_keep = test->balloon_keep,
 		.qmp = test->balloon || test->net ? run.qmp_path : NULL,
 		.policy = RECLAIM_INHIBIT,
+		.sandbox = SANDBOX_ON,
 	};
 
 	run = (struct run){ .test = test,
@@ -463,6 +490,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	(void)unlink(run.console_path);
 	(void)unlink(run.disk_path); /* if there is one */
 	(void)unlink(run.net_path);
+	(void)unlink(run.log_path);
 	(void)rmdir(run.folder);
 	return r;
 }

@@ -1,5 +1,6 @@
 """What the lab's tests report, and how they judge what a guest said."""
 
+import glob
 import re
 
 from host import GuestFailed
@@ -62,6 +63,16 @@ def check_guest_tests(prefix, guest, boots, expected):
             check(f"{at}/{name}", passed, text + (f"; {guest.last_words()}" if [name] == missing[:1] else ""))
         for name, (passed, text) in seen.items():
             check(f"{at}/{name}", passed, text)
+
+
+def check_confined(prefix, process, uid=0):
+    """Each thread of a Ballast whose guest runs is in the sandbox, and has no privileges."""
+    wanted = {"Uid": str(uid), "CapEff": "0000000000000000", "CapPrm": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}
+    for path in glob.glob(f"/proc/{process.pid}/task/*/status"):
+        with open(path, encoding="ascii") as file:
+            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+        seen = {key: lines.get(key, "").split("\t")[0] for key in wanted}
+        check(f"{prefix}/confined/{lines['Name']}", seen == wanted, seen)
 
 
 def check_complaints(prefix, guest, not_ours=()):

@@ -1,6 +1,7 @@
 """The lab's chapters about the coordinated policy: a device is assigned, and the host gets what the balloon holds."""
 
 import contextlib
+import pwd
 import random
 import resource
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 from balloon import (MIB, WITH_DEVICES, check_equal, check_given_back, check_reclaimed, compare, fill,
                      finish, guest_with_balloon, hold, inflate, let_go, wait_until)
-from checks import GUEST_SECONDS, check, check_guest_tests, expected_results, figure
+from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expected_results, figure
 from host import (BALLAST, BALLOON_SECONDS, EDU, INITRD, NVME, VMLINUX, VMLINUZ, Qmp, available_memory, bind, dma_faults,
                   host_memory, put_on_disk, read, write)
 
@@ -109,7 +110,9 @@ def coordinated_life():
     """Driver unbound, guest rebooted, with a full balloon; the policy changed while the guest runs."""
     bind_all()
     prefix = "coordinated-life"
-    with guest_with_balloon("--device", f"{EDU},{NVME}") as (guest, balloon):
+    # As somebody who could lock nothing, were it not for the limit that was lifted before.
+    with guest_with_balloon("--device", f"{EDU},{NVME}", "--user", "nobody") as (guest, balloon):
+        check_confined(prefix, guest.process, pwd.getpwnam("nobody").pw_uid)
         memory = inflate(prefix, balloon, 256 * MIB)[1]
         check(f"{prefix}/inhibited", memory["reclaimed"] == 0 and len(memory["held-back"]["inhibited-by"]) == 2, memory)
         owners = memory["held-back"]["inhibited-by"]

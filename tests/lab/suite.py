@@ -22,10 +22,10 @@ import debian
 import devices
 import host_setup
 import mdev
-from checks import (GUEST_SECONDS, check, check_complaints, check_guest_tests, check_power_off, expected_results, figure,
-                    say)
-from host import (BALLAST, EDU, NET, NVME, PAIR, VMLINUX, VMLINUZ, Guest, GuestFailed, bind, count_user_exits, left_behind,
-                  write)
+from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, expected_results,
+                    figure, say)
+from host import (BALLAST, EDU, INITRD, NET, NVME, PAIR, VMLINUX, VMLINUZ, Guest, GuestFailed, bind, count_user_exits, group_of,
+                  left_behind, write)
 
 
 # -- the guests ---------------------------------------------------------------------------------------------------
@@ -187,8 +187,42 @@ def refusals():
     bind(EDU, "vfio-pci")
 
 
-CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, *balloon.CHAPTERS, *mdev.CHAPTERS,
-            *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
+class OrdinaryGuest(Guest):
+    """Of a user who may use /dev/kvm and the group, and lock the guest's memory; from copies, since others may be out of reach."""
+
+    def __init__(self, folder, *args, **more):
+        os.chmod(folder, 0o755)
+        self.folder = folder
+        allowed = (256 << 20) + (64 << 20)
+        super().__init__(*args, wrapper=["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"],
+                         limit=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (allowed, allowed)), **more)
+
+    def _command(self, kernel, cmdline, cpus, memory):
+        return [shutil.copy(word, self.folder) if word in (BALLAST, kernel, INITRD) else word
+                for word in super()._command(kernel, cmdline, cpus, memory)]
+
+
+def ordinary_user():
+    """An assigned device for somebody who is not root: the nodes are his, and the limit suffices. Locked up all the same."""
+    bind(EDU, "vfio-pci")
+    node = f"/dev/vfio/{group_of(EDU)}"
+    os.chown(node, 65534, 65534)
+    os.chmod("/dev/kvm", 0o666)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            guest = OrdinaryGuest(folder, "--device", EDU, cmdline="ballast.tests=edu ballast.interrupts=1000")
+            check("ordinary/boots", guest.wait_for("sample boot-1", GUEST_SECONDS), guest.last_words())
+            check_confined("ordinary", guest.process, 65534)
+            check_power_off("ordinary", guest)
+            check_guest_tests("ordinary", guest, 1, list(expected_results(["edu"], 1, 1, False)))
+    finally:
+        os.chown(node, 0, 0)
+    left = left_behind(EDU)
+    check("ordinary/given-back", left is None, left)
+
+
+CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, ordinary_user, *balloon.CHAPTERS,
+            *mdev.CHAPTERS, *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
 
 
 AGAIN = 2  # how often a chapter may come again

@@ -7,6 +7,7 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 
@@ -255,6 +256,37 @@ START_TEST(a_link_is_named_by_where_it_ends)
 }
 END_TEST
 
+START_TEST(a_path_is_a_folder_and_a_name)
+{
+	static const struct {
+		const char *path;
+		const char *folder;
+		const char *name;
+	} cases[] = {
+		{ "/usr/bin/true", "/usr/bin", "true" },
+		{ "/file", "/", "file" },
+		{ "file", ".", "file" },
+		{ "/usr/", "/usr", "" },
+	};
+	unsigned int fds = process_nr_fds();
+	struct stat seen, wanted;
+	const char *name;
+	int fd;
+
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		ck_assert_int_eq(file_open_folder(cases[i].path, &fd, &name), 0);
+		ck_assert_str_eq(name, cases[i].name);
+		ck_assert_int_eq(fstat(fd, &seen), 0);
+		ck_assert_int_eq(stat(cases[i].folder, &wanted), 0);
+		ck_assert_uint_eq(seen.st_ino, wanted.st_ino);
+		fd_close(&fd);
+	}
+	ck_assert_int_eq(file_open_folder("/no/such/file", &fd, &name), -ENOENT);
+	ck_assert_int_eq(file_open_folder("/etc/passwd/file", &fd, &name), -ENOTDIR);
+	ck_assert_uint_eq(process_nr_fds(), fds);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -275,6 +307,7 @@ int main(void)
 		a_line_that_does_not_fit_is_refused,
 		a_file_that_cannot_be_read_says_why,
 		a_link_is_named_by_where_it_ends,
+		a_path_is_a_folder_and_a_name,
 	};
 	return run_tests("base_fd", NULL, NULL, tests, nitems(tests));
 }

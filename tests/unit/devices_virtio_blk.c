@@ -58,7 +58,8 @@ static unsigned int fds_before;
 static void (*tamper)(struct io_uring_sqe *sqe);
 static bool submit_fails;
 static unsigned int nr_submits, nr_operations[IORING_OP_LAST];
-static int fail_init, fail_register, fail_open, fail_lock, fail_statx, fail_mmap, fail_lseek;
+static int fail_init, fail_restrict, fail_enable, fail_register, fail_open, fail_lock,
+	fail_statx, fail_mmap, fail_lseek;
 static uint32_t direct_align; /* that statx tells of; 0: none, as it is asked to say so */
 static bool tells_align;
 /* What a block device says, to as many questions; 0: there is none. */
@@ -75,6 +76,8 @@ int __real_io_uring_queue_init_params(unsigned int entries, struct io_uring *rin
 int __wrap_io_uring_queue_init_params(unsigned int entries, struct io_uring *ring,
 				      struct io_uring_params *p);
 int __real_io_uring_register_eventfd(struct io_uring *ring, int fd);
+long __real_syscall(long number, int fd, unsigned int what, void *arg, unsigned int nr);
+long __wrap_syscall(long number, int fd, unsigned int what, void *arg, unsigned int nr);
 int __wrap_io_uring_register_eventfd(struct io_uring *ring, int fd);
 int __real_open64(const char *name, int flags, ...);
 int __wrap_open64(const char *name, int flags, ...);
@@ -90,6 +93,12 @@ int __real_ioctl(int fd, unsigned long request, ...);
 int __wrap_ioctl(int fd, unsigned long request, ...);
 void *__real_mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset);
 void *__wrap_mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset);
+
+static int fails(int error)
+{
+	errno = error;
+	return -1;
+}
 
 int __wrap_io_uring_submit(struct io_uring *ring)
 {
@@ -111,15 +120,17 @@ int __wrap_io_uring_queue_init_params(unsigned int entries, struct io_uring *rin
 	return fail_init ? fail_init : __real_io_uring_queue_init_params(entries, ring, p);
 }
 
+/* Of the kernel's calls that have no function of their own here. */
+long __wrap_syscall(long number, int fd, unsigned int what, void *arg, unsigned int nr)
+{
+	int error = what == IORING_REGISTER_RESTRICTIONS ? fail_restrict : fail_enable;
+
+	return error ? fails(error) : __real_syscall(number, fd, what, arg, nr);
+}
+
 int __wrap_io_uring_register_eventfd(struct io_uring *ring, int fd)
 {
 	return fail_register ? fail_register : __real_io_uring_register_eventfd(ring, fd);
-}
-
-static int fails(int error)
-{
-	errno = error;
-	return -1;
 }
 
 int __wrap_open64(const char *name, int flags, ...)
@@ -882,6 +893,23 @@ static void bad_file(struct io_uring_sqe *sqe)
 {
 	sqe->fd = 9999; /* EBADF */
 }
+
+static void opens_instead(struct io_uring_sqe *sqe)
+{
+	io_uring_prep_openat(sqe, AT_FDCWD, "/etc/passwd", O_RDONLY, 0);
+}
+
+/* Whoever gets hold of us would have it do so, where seccomp sees nothing of it. */
+START_TEST(the_ring_takes_nothing_but_what_a_disk_needs)
+{
+	tamper = opens_instead;
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_IOERR);
+	process_expect_log("Permission denied");
+	tamper = NULL;
+	ck_assert_int_eq(io_uring_register_files(&blk.ring, &blk.fd, 1), -EACCES);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
+}
+END_TEST
 
 START_TEST(a_discard_that_fails_is_an_error)
 {
@@ -1757,6 +1785,14 @@ START_TEST(each_step_that_fails_leaves_nothing_behind)
 	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), -EIO);
 	process_expect_log("io_uring: Invalid argument");
 	fail_init = 0;
+	fail_restrict = EINVAL;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), -EIO);
+	process_expect_log("restricting io_uring: Invalid argument");
+	fail_restrict = 0;
+	fail_enable = ENOMEM;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), -ENOMEM);
+	process_expect_log("restricting io_uring: Cannot allocate memory");
+	fail_enable = 0;
 	fail_register = -ENOMEM;
 	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), -ENOMEM);
 	process_expect_log("eventfd: Cannot allocate memory");
@@ -1824,6 +1860,7 @@ int main(void)
 		zeros_may_be_a_hole_if_the_driver_says_so,
 		a_host_that_cannot_zero_or_discard_does_without,
 		a_discard_that_fails_is_an_error,
+		the_ring_takes_nothing_but_what_a_disk_needs,
 		ranges_that_cannot_be_are_refused,
 		sectors_that_are_not_there_are_errors,
 		an_error_says_nothing_of_bytes_that_were_not_written,

@@ -275,8 +275,8 @@ START_TEST(what_is_printed_gives_the_same_when_read)
 			     "policy=coordinated,stats=5", "--net", "passt", "--net",
 			     "tap=t,vhost=on", "--net", "passt=on", "--rng", "on", "--console",
 			     "stdio", "--cmdline", "a,b=c", "--exit-port", "-v", "trace",
-			     "--memory", "1G,backing=memfd", "--timeout", "9",
-			     "--print-config"),
+			     "--memory", "1G,backing=memfd", "--timeout", "9", "--sandbox",
+			     "log", "--print-config"),
 			 OPTIONS_DONE);
 	(void)snprintf(first, sizeof(first), "%s", take_printed());
 	write_file(first);
@@ -295,16 +295,19 @@ START_TEST(what_is_printed_gives_the_same_when_read)
 	ck_assert_str_eq(c->nets[2].name, "on");
 	ck_assert_int_eq(c->serial.kind, CONSOLE_NONE);
 	ck_assert_uint_eq(c->timeout, 9);
+	ck_assert_int_eq(c->sandbox, SANDBOX_LOG);
 	ck_assert_str_eq(c->cmdline, "a,b=c");
 }
 END_TEST
 
 START_TEST(what_was_not_given_is_printed_as_well)
 {
-	static const char *const lines[] = { "\"cpus\": 1,", "\"memory\": \"512M\"",
+	static const char *const lines[] = { "\"cpus\": 1,",
+					     "\"memory\": \"512M\"",
 					     "\"serial\": \"stdio\"",
 					     "\"cmdline\": \"console=ttyS0\"",
-					     "\"on-reset\": \"reset\"" };
+					     "\"on-reset\": \"reset\"",
+					     "\"sandbox\": true" };
 
 	ck_assert_int_eq(RUN("--print-config", "--kernel", "k"), OPTIONS_DONE);
 	const char *text = take_printed();
@@ -355,8 +358,8 @@ START_TEST(no_memory_is_told_and_nothing_left)
 		process_expect_log("Cannot allocate memory");
 		ck_assert_ptr_null(options.texts.next);
 	} while (n < 100);
-	/* The list of what was picked; four fallbacks, two of the file, the command line's own. */
-	ck_assert_uint_eq(n, 1 + 4 + 2 + 1 + 1);
+	/* The list of what was picked; five fallbacks, two of the file, the command line's own. */
+	ck_assert_uint_eq(n, 1 + 5 + 2 + 1 + 1);
 }
 END_TEST
 

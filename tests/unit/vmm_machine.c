@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include <linux/pci_regs.h>
 
@@ -1973,6 +1974,111 @@ START_TEST(nothing_is_listened_to_unless_somebody_wants_to_know)
 }
 END_TEST
 
+/* The sandbox: in a process of its own, which cannot look at itself any more. */
+
+/* There is one where a sanitizer is at work. */
+extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
+
+static int status_in_sandbox(void)
+{
+	const struct rlimit no_core = { 0, 0 };
+	int status = -1;
+
+	pid_t pid = fork();
+	if (pid == 0) {
+		(void)setrlimit(RLIMIT_CORE, &no_core);
+		status = machine_init(&machine, &config) < 0 ? 99 : machine_run(&machine);
+		machine_finish(&machine);
+		_exit(status);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+START_TEST(in_the_sandbox_it_lives_and_leaves_nothing)
+{
+	char console[96];
+	char qmp[96];
+
+	(void)snprintf(qmp, sizeof(qmp), "%s.qmp", kernel_path);
+	(void)snprintf(console, sizeof(console), "%s.console", kernel_path);
+	config.sandbox = SANDBOX_ON;
+	config.has_balloon = true;
+	config.has_console = true;
+	config.console = (struct console_config){ CONSOLE_UNIX, console };
+	config.serial = (struct console_config){ CONSOLE_UNIX, serial_path };
+	config.qmp = qmp;
+	config.disks[config.nr_disks++] =
+		(struct virtio_blk_options){ .path = kernel_path, .readonly = true };
+	const char *path = use_metrics();
+	fake_kvm.steps[0] = prints;
+	fake_kvm.steps[1] = resets;
+	fake_kvm.steps[2] = powers_off;
+	int status = status_in_sandbox();
+	const char *log = process_log();
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == STATUS_POWER_OFF, "%d: %s",
+		      status, log);
+	ck_assert_ptr_null(strstr(log, "E sandbox"));
+	ck_assert_ptr_null(strstr(log, "--metrics"));
+	ck_assert_int_lt(access(qmp, F_OK), 0);
+	ck_assert_int_lt(access(console, F_OK), 0);
+	ck_assert_int_lt(access(serial_path, F_OK), 0);
+	ck_assert_ptr_nonnull(strstr(take_file(path), "ballast_resets_total 1\n"));
+}
+END_TEST
+
+static int breaks_out(struct kvm_run *run)
+{
+	(void)socket(AF_INET, SOCK_STREAM, 0);
+	return powers_off(run);
+}
+
+START_TEST(a_vcpu_that_breaks_out_does_not_come_far)
+{
+	if (__sanitizer_set_report_fd)
+		return; /* there is none then */
+	config.sandbox = SANDBOX_ON;
+	fake_kvm.steps[0] = breaks_out;
+	int status = status_in_sandbox();
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "%d", status);
+	process_expect_log("E sandbox: vcpu 00: system call socket (41) is not on its list");
+}
+END_TEST
+
+static unsigned int load_that_fails;
+
+int __real_seccomp_load(scmp_filter_ctx filter);
+int __wrap_seccomp_load(scmp_filter_ctx filter);
+
+int __wrap_seccomp_load(scmp_filter_ctx filter)
+{
+	bool fails = load_that_fails > 0 && --load_that_fails == 0;
+
+	return fails ? -EINVAL : __real_seccomp_load(filter);
+}
+
+/* Logging only: then this process can still look for what is left. */
+START_TEST(without_one_of_its_filters_it_does_not_start)
+{
+	static const char *const threads[] = { "vcpu 00", "vcpu 01", "event loop" };
+
+	if (__sanitizer_set_report_fd)
+		return;
+	config.sandbox = SANDBOX_LOG;
+	for (unsigned int i = 0; i < nitems(threads); i++) {
+		char line[64];
+		load_that_fails = i + 1;
+		fake_kvm.steps[0] = powers_off;
+		ck_assert_int_eq(run(), STATUS_FAILED);
+		(void)snprintf(line, sizeof(line), "E sandbox: the filter of %s", threads[i]);
+		process_expect_log(line);
+		machine_finish(&machine);
+		expect_nothing_left();
+		fake_kvm_init();
+	}
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -2041,6 +2147,9 @@ int main(void)
 		figures_that_cannot_be_written_are_refused,
 		every_file_of_figures_may_be_one_too_many,
 		nothing_is_listened_to_unless_somebody_wants_to_know,
+		in_the_sandbox_it_lives_and_leaves_nothing,
+		a_vcpu_that_breaks_out_does_not_come_far,
+		without_one_of_its_filters_it_does_not_start,
 	};
 	return run_tests("vmm_machine", setup, teardown, tests, nitems(tests));
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -566,6 +567,35 @@ START_TEST(a_reset_resets_or_ends)
 }
 END_TEST
 
+START_TEST(the_sandbox_is_on_unless_it_is_said)
+{
+	parse_well("ballast run --kernel k");
+	ck_assert_int_eq(config.sandbox, SANDBOX_ON);
+	parse_well("ballast run --kernel k --sandbox off");
+	ck_assert_int_eq(config.sandbox, SANDBOX_OFF);
+	parse_well("ballast run --kernel k --sandbox log");
+	ck_assert_int_eq(config.sandbox, SANDBOX_LOG);
+	expect_refusal("ballast run --kernel k --sandbox maybe",
+		       "--sandbox 'maybe': it is on, off or log");
+}
+END_TEST
+
+START_TEST(a_user_is_one_that_there_is)
+{
+	parse_well("ballast run --kernel k");
+	ck_assert_ptr_null(config.user.name);
+	parse_well("ballast run --kernel k --user nobody");
+	ck_assert_str_eq(config.user.name, "nobody");
+	ck_assert_uint_eq(config.user.uid, getpwnam("nobody")->pw_uid);
+	expect_refusal("ballast run --kernel k --user no-such-user",
+		       "--user 'no-such-user': there is no such user");
+	if (geteuid() != 0 || seteuid(getpwnam("nobody")->pw_uid) < 0)
+		return;
+	expect_refusal("ballast run --kernel k --user root",
+		       "--user 'root': only root can become another user");
+}
+END_TEST
+
 START_TEST(verbose_and_trace)
 {
 	parse_well("ballast run --verbose --kernel k");
@@ -722,13 +752,13 @@ END_TEST
 
 START_TEST(help_names_every_option_on_one_screen)
 {
-	static const char *const names[] = { "--kernel",    "--initrd",   "--cmdline",
-					     "--cpus",      "--memory",   "--device",
-					     "--serial",    "--on-reset", "--timeout",
-					     "--exit-port", "--verbose",  "--version",
-					     "--balloon",   "--qmp",      "--experiment",
-					     "--rng",       "--console",  "--net",
-					     "--config",    "--disk",     "--print-config" };
+	static const char *const names[] = {
+		"--kernel",       "--initrd",  "--cmdline",  "--cpus",    "--memory",
+		"--device",       "--serial",  "--on-reset", "--timeout", "--exit-port",
+		"--verbose",      "--version", "--balloon",  "--qmp",     "--experiment",
+		"--rng",          "--console", "--net",      "--config",  "--disk",
+		"--print-config", "--sandbox", "--user"
+	};
 	unsigned int lines = 0;
 
 	ck_assert_int_eq(parse("ballast --help"), OPTIONS_DONE);
@@ -809,6 +839,8 @@ int main(void)
 		the_kernel_is_told_of_a_console_unless_it_is_told_otherwise,
 		standard_input_and_output_are_for_one_of_them,
 		a_reset_resets_or_ends,
+		the_sandbox_is_on_unless_it_is_said,
+		a_user_is_one_that_there_is,
 		verbose_and_trace,
 		one_word_may_have_many_letters,
 		what_is_missing_is_named,

@@ -1,0 +1,614 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <linux/capability.h>
+#include <linux/kvm.h>
+#include <linux/landlock.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#include "tests/fakes/process.h"
+#include "vmm/figures.h"
+#include "vmm/sandbox.h"
+#include "vmm/vcpu.h"
+
+#define NO_FOLDERS .metrics = -1, .sockets = { -1, -1, -1 }
+
+/* The step that fails, counted over all that are caught; 0: none does. */
+static unsigned int fail_at, nr_steps;
+static struct sandbox sandbox;
+
+/* There is one where a sanitizer is at work. */
+extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
+
+static char folder[] = "/tmp/ballast-sandbox-XXXXXX";
+static int status_fd;
+
+scmp_filter_ctx __real_seccomp_init(uint32_t action);
+scmp_filter_ctx __wrap_seccomp_init(uint32_t action);
+int __real_seccomp_rule_add_array(scmp_filter_ctx filter, uint32_t action, int number,
+				  unsigned int nr, const struct scmp_arg_cmp *args);
+int __wrap_seccomp_rule_add_array(scmp_filter_ctx filter, uint32_t action, int number,
+				  unsigned int nr, const struct scmp_arg_cmp *args);
+int __real_seccomp_load(scmp_filter_ctx filter);
+int __wrap_seccomp_load(scmp_filter_ctx filter);
+int __real_setresuid(uid_t a, uid_t b, uid_t c);
+int __wrap_setresuid(uid_t a, uid_t b, uid_t c);
+int __real_prctl(int option, unsigned long a, unsigned long b, unsigned long c,
+		 unsigned long d);
+int __wrap_prctl(int option, unsigned long a, unsigned long b, unsigned long c,
+		 unsigned long d);
+long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+static bool fails(void)
+{
+	errno = ENOMEM;
+	return ++nr_steps == fail_at;
+}
+
+scmp_filter_ctx __wrap_seccomp_init(uint32_t action)
+{
+	return fails() ? NULL : __real_seccomp_init(action);
+}
+
+int __wrap_seccomp_rule_add_array(scmp_filter_ctx filter, uint32_t action, int number,
+				  unsigned int nr, const struct scmp_arg_cmp *args)
+{
+	return fails() ? -ENOMEM
+		       : __real_seccomp_rule_add_array(filter, action, number, nr, args);
+}
+
+int __wrap_seccomp_load(scmp_filter_ctx filter)
+{
+	return fails() ? -ENOMEM : __real_seccomp_load(filter);
+}
+
+int __wrap_setresuid(uid_t a, uid_t b, uid_t c)
+{
+	return fails() ? -1 : __real_setresuid(a, b, c);
+}
+
+/* To look at the bounding set, which ends it, is no step. */
+int __wrap_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+{
+	return option != PR_CAPBSET_READ && fails() ? -1 : __real_prctl(option, a, b, c, d);
+}
+
+/* Nor is it to ask whether there is a Landlock, without which it goes on. */
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
+{
+	bool asks = number == SYS_landlock_create_ruleset && a == 0;
+
+	return !asks && fails() ? -1 : __real_syscall(number, a, b, c, d, e, f);
+}
+
+static void setup(void)
+{
+	const struct rlimit no_core = { 0, 0 };
+
+	(void)setrlimit(RLIMIT_CORE, &no_core);
+	process_keep_log();
+	ck_assert_ptr_nonnull(mkdtemp(folder));
+	status_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+}
+
+static void teardown(void)
+{
+	sandbox_finish(&sandbox);
+	sandbox_finish(&sandbox);
+	(void)rmdir(folder);
+}
+
+static int init(struct sandbox_config config)
+{
+	return sandbox_init(&sandbox, &config);
+}
+
+/* What becomes of a process whose only thread has that role and does `act`, which may end it. */
+static int play(enum sandbox_role role, struct sandbox_config config, void (*act)(void))
+{
+	int status = -1;
+
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (init(config) < 0 || sandbox_enter(&sandbox, role, "somebody") < 0)
+			_exit(99);
+		act();
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+static void expect_killed(int status, int signal)
+{
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == signal, "%d: %s", status,
+		      process_log());
+}
+
+static void expect_exit(int status, int code)
+{
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == code, "%d: %s", status,
+		      process_log());
+}
+
+static const struct sandbox_config on = { .mode = SANDBOX_ON, NO_FOLDERS };
+
+/* Unlisted */
+
+static void makes_socket(void)
+{
+	(void)socket(AF_INET, SOCK_STREAM, 0);
+}
+
+static void opens(void)
+{
+	(void)open("/etc/passwd", O_RDONLY);
+}
+
+static void executes(void)
+{
+	(void)execl("/bin/true", "true", NULL);
+}
+
+static void forks(void)
+{
+	(void)fork();
+}
+
+static void handles_signals(void)
+{
+	(void)signal(SIGSYS, SIG_IGN);
+}
+
+static void types_on_the_terminal(void)
+{
+	(void)ioctl(STDIN_FILENO, TIOCSTI, "x");
+}
+
+static void makes_another_vm(void)
+{
+	(void)ioctl(STDIN_FILENO, KVM_CREATE_VM, 0);
+}
+
+static void runs_a_vcpu(void)
+{
+	(void)ioctl(STDIN_FILENO, KVM_RUN, 0);
+}
+
+static void sets_registers(void)
+{
+	(void)ioctl(STDIN_FILENO, KVM_SET_REGS, NULL);
+}
+
+static void waits_for_events(void)
+{
+	(void)syscall(SYS_epoll_wait, -1, NULL, 0, 0);
+}
+
+static void maps_code(void)
+{
+	(void)mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void makes_code(void)
+{
+	(void)mprotect(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+}
+
+static void kills_others(void)
+{
+	(void)syscall(SYS_tgkill, getppid(), getppid(), VCPU_KICK_SIGNAL);
+}
+
+static void kills_itself(void)
+{
+	(void)syscall(SYS_tgkill, getpid(), gettid(), SIGKILL);
+}
+
+static void raises_a_limit(void)
+{
+	const struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+
+	(void)setrlimit(RLIMIT_CORE, &limit);
+}
+
+static void removes(void)
+{
+	(void)unlinkat(AT_FDCWD, "/nothing", 0);
+}
+
+static void makes_a_ring(void)
+{
+	(void)syscall(SYS_io_uring_setup, 1, NULL);
+}
+
+static void gets_a_number_nobody_has(void)
+{
+	(void)syscall(500);
+}
+
+#define BOTH_ROLES ((1u << SANDBOX_VCPU) | (1u << SANDBOX_EVENT_LOOP))
+
+static const struct {
+	unsigned int roles;
+	void (*act)(void);
+	const char *call;
+} violations[] = {
+	{ BOTH_ROLES, makes_socket, "system call socket (41) is not on its list" },
+	{ BOTH_ROLES, opens, "system call openat (257) is" },
+	{ BOTH_ROLES, executes, "system call execve (59) is" },
+	{ BOTH_ROLES, forks, "system call clone (56) is" },
+	{ BOTH_ROLES, handles_signals, "system call rt_sigaction (13) is" },
+	{ BOTH_ROLES, types_on_the_terminal, "system call ioctl (16, request 0x5412) is" },
+	{ BOTH_ROLES, makes_another_vm, "system call ioctl (16, request 0xae01) is" },
+	{ 1u << SANDBOX_EVENT_LOOP, runs_a_vcpu, "system call ioctl (16, request 0xae80) is" },
+	{ 1u << SANDBOX_VCPU, sets_registers, "system call ioctl (16, request 0x4090ae82) is" },
+	{ 1u << SANDBOX_VCPU, waits_for_events, "system call epoll_wait (232) is" },
+	{ BOTH_ROLES, maps_code, "system call mmap (9) is" },
+	{ BOTH_ROLES, makes_code, "system call mprotect (10) is" },
+	{ BOTH_ROLES, kills_others, "system call " }, /* getppid() already */
+	{ BOTH_ROLES, kills_itself, "system call tgkill (234) is" },
+	{ BOTH_ROLES, raises_a_limit, "system call prlimit64 (302) is" },
+	{ BOTH_ROLES, removes, "system call unlinkat (263) is" },
+	{ BOTH_ROLES, makes_a_ring, "system call io_uring_setup (425) is" },
+	{ BOTH_ROLES, gets_a_number_nobody_has, "system call ? (500) is" },
+};
+
+START_TEST(what_is_not_on_the_list_is_the_end_and_is_told)
+{
+	for (unsigned int i = 0; i < nitems(violations); i++) {
+		for (unsigned int role = 0; role < SANDBOX_NR_ROLES; role++) {
+			if (!(violations[i].roles & 1u << role))
+				continue;
+			int status = play(role, on, violations[i].act);
+			expect_killed(status, SIGSYS);
+			char line[128];
+			(void)snprintf(line, sizeof(line), "E sandbox: somebody: %s",
+				       violations[i].call);
+			process_expect_log(line);
+		}
+	}
+}
+END_TEST
+
+static void does_all_of_them(void)
+{
+	for (unsigned int i = 0; i < nitems(violations); i++) {
+		if (violations[i].act == makes_socket || violations[i].act == opens ||
+		    violations[i].act == maps_code)
+			violations[i].act();
+	}
+}
+
+START_TEST(logged_they_are_let_through)
+{
+	struct sandbox_config config = on;
+
+	config.mode = SANDBOX_LOG;
+	int status = play(SANDBOX_EVENT_LOOP, config, does_all_of_them);
+	expect_exit(status, 0);
+	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(off_nothing_is_held_back)
+{
+	struct sandbox_config config = on;
+
+	config.mode = SANDBOX_OFF;
+	int status = play(SANDBOX_EVENT_LOOP, config, does_all_of_them);
+	expect_exit(status, 0);
+}
+END_TEST
+
+/* Listed */
+
+static int compare_bytes(const void *a, const void *b)
+{
+	return *(const char *)a - *(const char *)b;
+}
+
+static void lives(void)
+{
+	struct rlimit limit;
+	char *volatile large = malloc(1 << 20);
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	time_t now = time(NULL);
+	struct tm tm;
+
+	if (!large || p == MAP_FAILED || mprotect(p, 4096, PROT_READ) < 0)
+		abort();
+	large = realloc(large, 4 << 20);
+	if (!large || getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+		abort();
+	memset(large, 7, 65536);
+	qsort(large, 65536, 1, compare_bytes);
+	free(large);
+	(void)gmtime_r(&now, &tm);
+	json_decref(json_pack("{s:i}", "a", 1));
+	log_info("alive");
+	(void)syscall(SYS_exit, 7);
+}
+
+static void asserts(void)
+{
+	abort();
+}
+
+START_TEST(what_is_on_it_goes_on)
+{
+	for (unsigned int role = 0; role < SANDBOX_NR_ROLES; role++) {
+		int status = play(role, on, lives);
+		expect_exit(status, 7);
+		process_expect_log("I alive");
+		status = play(role, on, asserts);
+		expect_killed(status, SIGABRT);
+	}
+}
+END_TEST
+
+static int folder_fd;
+
+static void writes_metrics(void)
+{
+	int fd = openat(folder_fd, "x.new", FIGURES_OPEN_FLAGS, 0644);
+
+	if (fd < 0 || write(fd, "1\n", 2) != 2 || close(fd) < 0 ||
+	    renameat(folder_fd, "x.new", folder_fd, "x") < 0 || unlinkat(folder_fd, "x", 0) < 0)
+		abort();
+}
+
+static void reads_what_is_there(void)
+{
+	(void)openat(folder_fd, "x", O_RDONLY | O_CLOEXEC);
+}
+
+START_TEST(a_file_of_metrics_is_written_anew_and_none_is_opened)
+{
+	struct sandbox_config config = on;
+
+	folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	config.metrics = folder_fd;
+	int status = play(SANDBOX_EVENT_LOOP, config, writes_metrics);
+	expect_exit(status, 0);
+	status = play(SANDBOX_EVENT_LOOP, config, reads_what_is_there);
+	expect_killed(status, SIGSYS);
+	process_expect_log("somebody: system call openat (257)");
+	status = play(SANDBOX_VCPU, config, writes_metrics);
+	expect_killed(status, SIGSYS);
+	/* Where sockets are nothing is opened at all. */
+	config.metrics = -1;
+	config.sockets[2] = folder_fd;
+	status = play(SANDBOX_EVENT_LOOP, config, writes_metrics);
+	expect_killed(status, SIGSYS);
+	close(folder_fd);
+}
+END_TEST
+
+/* Privileges */
+
+/* A line of /proc/self/status, which was opened while it could be. */
+static const char *status_of(const char *name)
+{
+	static char text[8192];
+
+	ssize_t n = pread(status_fd, text, sizeof(text) - 1, 0);
+	ck_assert_int_gt(n, 0);
+	text[n] = '\0';
+	char *line = strstr(text, name);
+	ck_assert_ptr_nonnull(line);
+	line += strlen(name);
+	line[strcspn(line, "\n")] = '\0';
+	return line + strspn(line, ": \t");
+}
+
+/* But for these capabilities. */
+static void expect_no_privileges(const char *kept)
+{
+	ck_assert_str_eq(status_of("\nCapInh"), "0000000000000000");
+	ck_assert_str_eq(status_of("\nCapAmb"), "0000000000000000");
+	ck_assert_str_eq(status_of("\nCapPrm"), kept);
+	ck_assert_str_eq(status_of("\nCapEff"), kept);
+	ck_assert_str_eq(status_of("\nNoNewPrivs"), "1");
+	if (geteuid() == 0)
+		ck_assert_str_eq(status_of("\nCapBnd"), "0000000000000000");
+}
+
+START_TEST(privileges_are_gone_and_paths_shut_off)
+{
+	struct sandbox_config config = on;
+	bool has_landlock = syscall(SYS_landlock_create_ruleset, NULL, 0,
+				    LANDLOCK_CREATE_RULESET_VERSION) >= 1;
+
+	folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	config.metrics = folder_fd;
+	ck_assert_int_eq(init(config), 0);
+	ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+	process_expect_no_log();
+	expect_no_privileges("0000000000000000");
+	writes_metrics();
+	if (!has_landlock)
+		return;
+	ck_assert_int_eq(open("/etc/passwd", O_RDONLY), -1);
+	ck_assert_int_eq(errno, EACCES);
+	ck_assert_int_eq(openat(folder_fd, "/tmp/ballast-elsewhere", FIGURES_OPEN_FLAGS, 0644),
+			 -1);
+	ck_assert_int_eq(errno, EACCES);
+	ck_assert_int_eq(mkdirat(folder_fd, "sub", 0700), -1);
+	ck_assert_int_eq(errno, EACCES);
+	close(folder_fd);
+}
+END_TEST
+
+static const struct passwd *nobody(void)
+{
+	const struct passwd *user = getpwnam("nobody");
+
+	ck_assert_ptr_nonnull(user);
+	return user;
+}
+
+START_TEST(a_user_is_all_that_is_left)
+{
+	struct sandbox_config config = on;
+	struct rlimit limit = { 64 << 10, 64 << 10 };
+	const gid_t groups[] = { 4, 5 };
+	char ids[64];
+
+	if (geteuid() != 0)
+		return;
+	ck_assert_int_eq(setgroups(2, groups), 0);
+	config.user = (struct sandbox_user){ "nobody", nobody()->pw_uid, nobody()->pw_gid };
+	config.locks = 1ull << 40;
+	ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	bool may_raise = strtoull(status_of("\nCapEff"), NULL, 16) & 1ull << CAP_SYS_RESOURCE;
+	ck_assert_int_eq(init(config), 0);
+	ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+	/* Where the limit stays what it is, the right to pass it does. */
+	expect_no_privileges(may_raise ? "0000000000000000" : "0000000000004000");
+	(void)snprintf(ids, sizeof(ids), "%u\t%u\t%u\t%u", config.user.uid, config.user.uid,
+		       config.user.uid, config.user.uid);
+	ck_assert_str_eq(status_of("\nUid"), ids);
+	(void)snprintf(ids, sizeof(ids), "%u\t%u\t%u\t%u", config.user.gid, config.user.gid,
+		       config.user.gid, config.user.gid);
+	ck_assert_str_eq(status_of("\nGid"), ids);
+	ck_assert_str_eq(status_of("\nGroups"), "");
+	ck_assert_int_eq(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
+	ck_assert_uint_eq(limit.rlim_cur, may_raise ? RLIM_INFINITY : 64 << 10);
+	ck_assert_int_eq(setresuid(0, 0, 0), -1);
+}
+END_TEST
+
+/* Each step fails */
+
+START_TEST(a_filter_that_cannot_be_made_leaves_nothing)
+{
+	unsigned int n = 0;
+
+	for (;;) {
+		fail_at = ++n;
+		nr_steps = 0;
+		int r = init(on);
+		if (r == 0)
+			break;
+		ck_assert_int_eq(r, -ENOMEM);
+		process_expect_log("E sandbox: making the filters: Cannot allocate memory");
+		ck_assert_ptr_null(sandbox.filters[0]);
+		ck_assert_ptr_null(sandbox.filters[1]);
+	}
+	ck_assert_uint_gt(n, 100); /* each rule is a step */
+	fail_at = 0;
+}
+END_TEST
+
+START_TEST(a_filter_that_cannot_be_loaded_is_told)
+{
+	ck_assert_int_eq(init(on), 0);
+	fail_at = nr_steps + 1;
+	ck_assert_int_eq(sandbox_enter(&sandbox, SANDBOX_VCPU, "vcpu 00"), -ENOMEM);
+	process_expect_log("E sandbox: the filter of vcpu 00 (a kernel without seccomp? "
+			   "--sandbox off goes without): Cannot");
+}
+END_TEST
+
+/* The status of a process whose n-th step of giving up privileges fails. */
+static int drop_with(struct sandbox_config config, unsigned int n)
+{
+	int status = -1;
+
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (init(config) < 0)
+			_exit(99);
+		nr_steps = 0;
+		fail_at = n;
+		_exit(sandbox_drop(&sandbox) < 0 ? 1 : 0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+START_TEST(each_privilege_that_stays_is_a_refusal)
+{
+	struct sandbox_config config = on;
+	unsigned int n = 1;
+	int r;
+
+	config.user = (struct sandbox_user){ "nobody", geteuid(), getegid() };
+	for (; (r = drop_with(config, n)) == 1; n++)
+		process_expect_log("E sandbox: ");
+	ck_assert_int_eq(r, 0);
+	process_expect_no_log();
+	ck_assert_uint_gt(n, 5);
+}
+END_TEST
+
+START_TEST(figures)
+{
+	static const char *const names[] = { "vCPU", "event loop" };
+
+	for (unsigned int role = 0; role < SANDBOX_NR_ROLES; role++) {
+		unsigned int calls, ioctls;
+		sandbox_count(role, &calls, &ioctls);
+		printf("FIGURE sandbox/%s: %u system calls, of ioctl %u requests\n",
+		       names[role], calls, ioctls);
+		ck_assert_uint_gt(calls, 30);
+		ck_assert_uint_lt(calls, 70);
+		ck_assert_uint_lt(ioctls, 50);
+	}
+	(void)fflush(stdout);
+}
+END_TEST
+
+START_TEST(a_sanitizer_is_told_of)
+{
+	log_set_level(LOG_DEBUG);
+	ck_assert_int_eq(init(on), 0);
+	process_expect_log("sandbox: off: this build has a sanitizer in it");
+	expect_exit(play(SANDBOX_EVENT_LOOP, on, does_all_of_them), 0);
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		what_is_not_on_the_list_is_the_end_and_is_told,
+		logged_they_are_let_through,
+		off_nothing_is_held_back,
+		what_is_on_it_goes_on,
+		a_file_of_metrics_is_written_anew_and_none_is_opened,
+		privileges_are_gone_and_paths_shut_off,
+		a_user_is_all_that_is_left,
+		a_filter_that_cannot_be_made_leaves_nothing,
+		a_filter_that_cannot_be_loaded_is_told,
+		each_privilege_that_stays_is_a_refusal,
+		figures,
+	};
+
+	const TTest *const without[] = { off_nothing_is_held_back, a_sanitizer_is_told_of,
+					 figures };
+
+	if (__sanitizer_set_report_fd)
+		return run_tests("vmm/sandbox", setup, teardown, without, nitems(without));
+	return run_tests("vmm/sandbox", setup, teardown, tests, nitems(tests));
+}
