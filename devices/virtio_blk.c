@@ -705,6 +705,8 @@ static void blk_kick(struct virtio *virtio, unsigned int index)
 		interrupt(blk);
 		if (r == 0 && virtio_running(virtio))
 			r = virtq_await_kick(&queue->ring);
+		if (r > 0) /* there may be none after all: that is no way to keep us here */
+			left.nr_requests--;
 	} while (r > 0);
 	if (r == -EAGAIN)
 		eventfd_signal(queue->kicked.fd);
@@ -916,10 +918,12 @@ static void look_at_topology(struct virtio_blk *blk)
 	    ioctl(blk->fd, BLKIOOPT, &opt_io) < 0)
 		return;
 	uint32_t nr = offset < 0 ? 0 : in_blocks(blk, physical, UINT16_MAX);
+	/* The kernel's offset is that in what is best to be done at once, which may be more. */
+	uint32_t in_physical = is_power_of_2(nr) ? (uint32_t)offset % physical : 0;
 	blk->topology = (struct virtio_blk_topology){
 		.known = true,
 		.physical_exponent = is_power_of_2(nr) ? (uint8_t)__builtin_ctz(nr) : 0,
-		.alignment_offset = (uint8_t)in_blocks(blk, (uint32_t)offset, UINT8_MAX),
+		.alignment_offset = (uint8_t)in_blocks(blk, in_physical, UINT8_MAX),
 		.min_io = (uint16_t)in_blocks(blk, min_io, UINT16_MAX),
 		.opt_io = in_blocks(blk, opt_io, UINT32_MAX),
 	};
@@ -978,7 +982,7 @@ static int restrict_ring(struct virtio_blk *blk)
 		restrictions[i + 1].opcode = IORING_RESTRICTION_SQE_OP;
 		restrictions[i + 1].sqe_op = operations[i];
 	}
-	/* liburing 2.3 declares functions for both, and has neither. */
+	/* liburing 2.3 declares functions for both, and its shared library has neither. */
 	int r = register_with_ring(blk, IORING_REGISTER_RESTRICTIONS, restrictions,
 				   nitems(restrictions));
 	return r < 0 ? r : register_with_ring(blk, IORING_REGISTER_ENABLE_RINGS, NULL, 0);

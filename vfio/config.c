@@ -75,10 +75,20 @@ static void init_header(struct vfio_config *config, struct pci_device *pci,
  * that is longer than that is hidden, since its registers would be another's header.
  */
 
+static bool fits(const struct pci_device *pci, unsigned int at, unsigned int size,
+		 unsigned int end)
+{
+	if (at + size <= end)
+		return true;
+	log_warn("vfio: %s: capability 0x%x at 0x%x is longer than its place: hiding it",
+		 pci->name, pci->config[at], at);
+	return false;
+}
+
 static bool add_pm(struct vfio_config *config, const struct pci_device *pci, unsigned int at,
 		   unsigned int end)
 {
-	if (at + PCI_PM_SIZEOF > end || config->pm)
+	if (!fits(pci, at, PCI_PM_SIZEOF, end) || config->pm)
 		return false;
 	config->pm = at;
 	config->has_pm_reset = !(pci_get_16(pci, at + PCI_PM_CTRL) & PCI_PM_CTRL_NO_SOFT_RESET);
@@ -109,7 +119,7 @@ static bool add_msi(struct vfio_config *config, struct pci_device *pci, unsigned
 	unsigned int size = msi_size(flags);
 	bool wide = flags & PCI_MSI_FLAGS_64BIT;
 
-	if (at + size > end || config->msi || irq->nr_msi == 0 || exponent > 5)
+	if (!fits(pci, at, size, end) || config->msi || irq->nr_msi == 0 || exponent > 5)
 		return false;
 	if (exponent > log2_of(irq->nr_msi))
 		exponent = log2_of(irq->nr_msi);
@@ -133,7 +143,7 @@ static bool add_msi(struct vfio_config *config, struct pci_device *pci, unsigned
 static bool add_msix(struct vfio_config *config, const struct pci_device *pci, unsigned int at,
 		     unsigned int end, const struct vfio_irq *irq)
 {
-	if (at + MSIX_CAP_SIZE > end || config->has_msix || irq->nr_msix == 0)
+	if (!fits(pci, at, MSIX_CAP_SIZE, end) || config->has_msix || irq->nr_msix == 0)
 		return false;
 	uint32_t table = pci_get_32(pci, at + PCI_MSIX_TABLE);
 	uint32_t pba = pci_get_32(pci, at + PCI_MSIX_PBA);
@@ -167,7 +177,7 @@ static void hide_link(struct vfio_config *config, struct pci_device *pci, unsign
 static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned int at,
 		    unsigned int end)
 {
-	if (at + PCI_EXP_DEVCTL > end)
+	if (!fits(pci, at, PCI_EXP_DEVCTL, end))
 		return 0;
 	uint16_t flags = pci_get_16(pci, at + PCI_EXP_FLAGS);
 	unsigned int version = flags & PCI_EXP_FLAGS_VERS;

@@ -312,9 +312,9 @@ static int add_backing(const char *root, const char *disk, struct host_names *re
 	if (r < 0)
 		return r;
 	(void)snprintf(path, sizeof(path), "%s/%s", root, file);
-	/* Not found: it is deleted, or another mount namespace's. */
+	/* It is deleted, another mount namespace's, or somebody's own: it cannot be told. */
 	if (stat(path, &status) < 0)
-		return -errno;
+		return -ENOENT;
 	dev_t on = S_ISBLK(status.st_mode) ? status.st_rdev : status.st_dev;
 	(void)snprintf(path, sizeof(path), "sys/dev/block/%u:%u", major(on), minor(on));
 	return add_disk(root, path, ret, depth + 1);
@@ -324,11 +324,16 @@ static int add_backing(const char *root, const char *disk, struct host_names *re
 static int add_virtual(const char *root, const char *disk, struct host_names *ret,
 		       unsigned int depth)
 {
-	static const char *const without_disk[] = { "ram", "zram", "nbd" };
+	static const char *const without_disk[] = { "ram", "zram" };
 	const char *name = strrchr(disk, '/') + 1;
+	char backing[PATH_MAX];
 
 	if (host_has(disk, "loop"))
 		return add_backing(root, disk, ret, depth);
+	/* A zram that writes back does so to a disk. */
+	if (host_read(disk, backing, sizeof(backing), "backing_dev") >= 0 &&
+	    strcmp(backing, "none") != 0)
+		return -ENOENT;
 	for (unsigned int i = 0; i < nitems(without_disk); i++) {
 		size_t n = strlen(without_disk[i]);
 		if (strncmp(name, without_disk[i], n) == 0 && name[n] >= '0' && name[n] <= '9')

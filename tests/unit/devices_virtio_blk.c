@@ -461,6 +461,14 @@ START_TEST(a_block_devices_topology_is_told)
 	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 3 | 7 << 8 | 128 << 16);
 	ck_assert_uint_eq(config32(OFFSET(opt_io_size)), 8192);
 	virtio_blk_finish(&blk);
+	/* Partition at sector 63 of a RAID that likes 512 KiB. */
+	device.nr_answers = 5;
+	device.alignment = 961 * 512;
+	device.min_io = 512 * 1024;
+	ck_assert_int_eq(init((struct virtio_blk_options){ 0 }, 1), 0);
+	ck_assert_uint_eq(config32(OFFSET(physical_block_exp)), 3 | 1 << 8 | 1024 << 16);
+	virtio_blk_finish(&blk);
+	device.min_io = 65536;
 	/* It is counted in blocks of 4096 bytes. */
 	device.nr_answers = 5;
 	device.logical = 4096;

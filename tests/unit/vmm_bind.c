@@ -429,14 +429,15 @@ START_TEST(a_virtual_disk_of_unknown_make_may_be_on_any)
 	static const struct {
 		const char *name;
 		bool is_free;
-	} cases[] = { { "zd16", false },
-		      { "nbd0", true },
-		      { "zram0", true },
-		      { "ram1", true },
-		      { "ramses", false } };
+	} cases[] = { { "zd16", false },  { "nbd0", false }, { "zram0", true },
+		      { "zram1", false }, { "ram1", true },  { "ramses", false } };
 	char path[64];
 	char text[64];
 
+	tree_folder("sys/devices/virtual/block/zram0");
+	tree_write("sys/devices/virtual/block/zram0/backing_dev", "none\n");
+	tree_folder("sys/devices/virtual/block/zram1");
+	tree_write("sys/devices/virtual/block/zram1/backing_dev", "/dev/sda2\n");
 	for (unsigned int i = 0; i < nitems(cases); i++) {
 		(void)snprintf(path, sizeof(path), "sys/devices/virtual/block/%s",
 			       cases[i].name);
