@@ -347,7 +347,7 @@ const struct test_case cases[] = {
 	{ .name = "storm", STORM("one rounds=400"), .timeout = 40 },
 	{ .name = "storm-roles", STORM("roles rounds=100"), .cpus = 4, .timeout = 40 },
 	{ .name = "storm-reboot",
-	  STORM("reboot rounds=80"),
+	  STORM("reboot rounds=40"),
 	  .cpus = 2,
 	  .timeout = 40,
 	  .logs = { "I guest resets" } },

@@ -389,14 +389,15 @@ static int judge(struct run *run, int status, bool fds_left)
  * The lab's emulated processors crash a guest now and then, or lose it, a different one each time,
  * where no other host does. Then it is run again, and that is told: a fault of ours comes again.
  */
-static bool failed_by_emulator(const struct test_case *test, int status, unsigned int try)
+static bool failed_by_emulator(const struct test_case *test, int status, unsigned int seed,
+			       unsigned int try)
 {
 	bool ended = status == STATUS_CRASHED || status == STATUS_TIMEOUT;
 
 	if (!ended || status == test->status || try == MAX_TRIES || !getenv("LAB_EMULATED"))
 		return false;
-	printf("NOTE %s: on the lab's emulated processor the guest %s: run again\n", test->name,
-	       status == STATUS_CRASHED ? "crashed" : "came to no end");
+	printf("NOTE %s: on the lab's emulated processor the guest %s with GUEST_SEED=%u: run again\n",
+	       test->name, status == STATUS_CRASHED ? "crashed" : "came to no end", seed);
 	return true;
 }
 
@@ -423,8 +424,8 @@ static unsigned int choose_seed(void)
 	return seed;
 }
 
-static int run_once(const struct test_case *test, const char *guests, unsigned int try,
-		    bool *ret_again)
+static int run_once(const struct test_case *test, const char *guests, unsigned int seed,
+		    unsigned int try, bool *ret_again)
 {
 	static struct run run;
 	char kernel[512];
@@ -462,7 +463,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
 	snprintf(run.cmdline, sizeof(run.cmdline),
 		 "cpus=%u memory=%" PRIu64 " now=%lld seed=%u %s", config.nr_cpus,
-		 config.memory, (long long)time(NULL), choose_seed(),
+		 config.memory, (long long)time(NULL), seed,
 		 test->options ? test->options : "");
 	if (!mkdtemp(run.folder))
 		return failed(test->name, "cannot make a folder for its files");
@@ -481,7 +482,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	(void)fflush(stderr);
 	(void)dup2(run.real_stderr, STDERR_FILENO);
 	(void)close(run.real_stderr);
-	*ret_again = failed_by_emulator(test, status, try);
+	*ret_again = failed_by_emulator(test, status, seed, try);
 	int r = lacks        ? skipped(test->name, lacks)
 		: *ret_again ? 0
 			     : judge(&run, status, fds_left);
@@ -497,11 +498,12 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 
 static int run_case(const struct test_case *test, const char *guests)
 {
+	unsigned int seed = choose_seed();
 	bool again = true;
 	int r = 0;
 
 	for (unsigned int try = 1; again; try++)
-		r = run_once(test, guests, try, &again);
+		r = run_once(test, guests, seed, try, &again);
 	return r;
 }
 

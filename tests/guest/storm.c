@@ -36,7 +36,7 @@ static struct {
 static volatile uint32_t nr_done;
 
 struct dice {
-	uint32_t state;
+	uint32_t state;   /* never 0, which would stay 0 */
 	uint32_t actions; /* a bit for each it may take */
 };
 
@@ -295,7 +295,8 @@ static void run_ap(unsigned int id)
 {
 	/* In roles: one starts and resets, one moves BARs, one kicks and offers. */
 	static const uint32_t roles[] = { 0x32, 0xe00, 0xd };
-	struct dice dice = { (uint32_t)option("seed") * 2654435761u + id, EVERYTHING };
+	struct dice dice = { ((uint32_t)option("seed") * 2654435761u + 2 * id) | 1,
+			     EVERYTHING };
 
 	if (option_is("part", "roles"))
 		dice.actions = roles[(id - 1) % nitems(roles)];
@@ -359,8 +360,9 @@ static void check_all(void)
 int guest_main(void)
 {
 	unsigned int nr_cpus = (unsigned int)option("cpus");
-	struct dice dice = { (uint32_t)option("seed") | 1, EVERYTHING };
 	uint64_t boot = read64(BOOT_MARK);
+	struct dice dice = { ((uint32_t)option("seed") + (uint32_t)boot * 0x9e3779b9u) | 1,
+			     EVERYTHING };
 
 	print("seed ");
 	print_hex(option("seed"));
@@ -368,7 +370,6 @@ int guest_main(void)
 	find_all();
 	interrupt_handle(VECTOR, count_nothing);
 	interrupts_on();
-	dice.state += (uint32_t)boot * 0x9e3779b9u;
 	if (nr_cpus > 1)
 		smp_start(nr_cpus, run_ap);
 	if (option_is("part", "reboot") && boot < NR_BOOTS) {

@@ -68,11 +68,17 @@ def check_guest_tests(prefix, guest, boots, expected):
 def check_confined(prefix, process, uid=0):
     """Each thread of a Ballast whose guest runs is in the sandbox, and has no privileges."""
     wanted = {"Uid": str(uid), "CapEff": "0000000000000000", "CapPrm": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}
+    names = set()
     for path in glob.glob(f"/proc/{process.pid}/task/*/status"):
-        with open(path, encoding="ascii") as file:
-            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread is gone
+        names.add(lines["Name"])
         seen = {key: lines.get(key, "").split("\t")[0] for key in wanted}
         check(f"{prefix}/confined/{lines['Name']}", seen == wanted, seen)
+    check(f"{prefix}/confined", {"ballast", "vcpu 00"} <= names, f"of its threads only {sorted(names)} were seen")
 
 
 def check_complaints(prefix, guest, not_ours=()):

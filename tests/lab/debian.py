@@ -145,7 +145,9 @@ def packaged(serial):
               "touch /etc/ballast/x.json && systemctl daemon-reload")
     said = serial.do("systemd-analyze verify --man=no ballast@x.service 2>&1 | sed 's/^/verdict: /'")
     check("debian/unit-verifies", not re.search("(?m)^verdict: .*ballast@", said), said)
-    mode = serial.do("systemctl start ballast@x ballast@nobody && sleep 2 && stat -c 'mode %a' /run/ballast/guests/x")
+    mode = serial.do("systemctl start ballast@x ballast@nobody && "
+                     "timeout 60 sh -c 'until [ -s /run/ballast/guests/said ]; do sleep 1; done' && "
+                     "stat -c 'mode %a' /run/ballast/guests/x")
     check("debian/unit-has-its-folder", "\nmode 750\n" in mode, mode)
     serial.do("systemctl stop ballast@x")
     seen = serial.do("cat /run/ballast/guests/said; systemctl is-failed ballast@x ballast@nobody || true")

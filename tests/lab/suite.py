@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -206,16 +207,19 @@ def ordinary_user():
     """An assigned device for somebody who is not root: the nodes are his, and the limit suffices. Locked up all the same."""
     bind(EDU, "vfio-pci")
     node = f"/dev/vfio/{group_of(EDU)}"
+    mode = stat.S_IMODE(os.stat("/dev/kvm").st_mode)
     os.chown(node, 65534, 65534)
     os.chmod("/dev/kvm", 0o666)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            guest = OrdinaryGuest(folder, "--device", EDU, cmdline="ballast.tests=edu ballast.interrupts=1000")
-            check("ordinary/boots", guest.wait_for("sample boot-1", GUEST_SECONDS), guest.last_words())
+        with tempfile.TemporaryDirectory() as folder, \
+                OrdinaryGuest(folder, "--device", EDU, run="obey", cmdline="ballast.interrupts=1000") as guest:
+            check("ordinary/boots", guest.wait_for("listening", GUEST_SECONDS), guest.last_words())
             check_confined("ordinary", guest.process, 65534)
+            guest.send("test_edu; poweroff -f")
             check_power_off("ordinary", guest)
             check_guest_tests("ordinary", guest, 1, list(expected_results(["edu"], 1, 1, False)))
     finally:
+        os.chmod("/dev/kvm", mode)
         os.chown(node, 0, 0)
     left = left_behind(EDU)
     check("ordinary/given-back", left is None, left)

@@ -278,6 +278,7 @@ START_TEST(a_path_is_a_folder_and_a_name)
 		ck_assert_str_eq(name, cases[i].name);
 		ck_assert_int_eq(fstat(fd, &seen), 0);
 		ck_assert_int_eq(stat(cases[i].folder, &wanted), 0);
+		ck_assert_uint_eq(seen.st_dev, wanted.st_dev);
 		ck_assert_uint_eq(seen.st_ino, wanted.st_ino);
 		fd_close(&fd);
 	}

@@ -709,7 +709,7 @@ END_TEST
 
 static unsigned int nr_added;
 
-/* Ends while it is submitted, whatever the file system: of no bytes, as at the end of the file. */
+/* Ends while it is submitted, whatever the file system: the restricted ring refuses it. */
 static void add_another(struct io_uring_sqe *sqe)
 {
 	sqe->opcode = IORING_OP_NOP;

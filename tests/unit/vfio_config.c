@@ -334,6 +334,14 @@ START_TEST(a_capability_that_does_not_fit_is_hidden)
 }
 END_TEST
 
+/* Another capability, at `offset`, next in the list after that at `previous`. */
+static void put_link_after(unsigned int previous, unsigned int offset)
+{
+	dev->config[offset + 1] = dev->config[previous + 1];
+	fake_link_capability(dev, previous, offset, PCI_CAP_ID_AF);
+	attach_again();
+}
+
 /* Its registers would be another's header, for the guest to write. */
 START_TEST(a_capability_over_the_next_is_hidden)
 {
@@ -351,15 +359,44 @@ START_TEST(a_capability_over_the_next_is_hidden)
 		uint8_t whole[256];
 		memcpy(whole, dev->config, sizeof(whole));
 		ck_assert_uint_eq(find_capability(cases[i].id), cases[i].at);
-		fake_link_capability(dev, cases[i].at, cases[i].at + 4, PCI_CAP_ID_AF);
-		dev->config[cases[i].at + 5] = whole[cases[i].at + 1];
-		attach_again();
+		put_link_after(cases[i].at, cases[i].at + 4);
 		ck_assert_uint_eq(find_capability(cases[i].id), 0);
 		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + 4);
 		config_write(vp, cases[i].at + 4, 4, ONES);
 		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + 4);
 		memcpy(dev->config, whole, sizeof(whole));
 		attach_again();
+	}
+}
+END_TEST
+
+START_TEST(a_capability_may_end_where_the_next_begins)
+{
+	static const struct {
+		unsigned int at;
+		uint8_t id;
+		unsigned int size;
+		uint16_t msi_flags;
+	} cases[] = {
+		{ DEV_PM, PCI_CAP_ID_PM, 8, 0 },
+		{ DEV_MSI, PCI_CAP_ID_MSI, 12, 0 },
+		{ DEV_MSI, PCI_CAP_ID_MSI, 16, PCI_MSI_FLAGS_64BIT },
+		{ DEV_MSI, PCI_CAP_ID_MSI, 20, PCI_MSI_FLAGS_MASKBIT },
+		{ DEV_MSI, PCI_CAP_ID_MSI, 24, PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT },
+		{ DEV_MSIX, PCI_CAP_ID_MSIX, 12, 0 },
+		{ DEV_PCIE, PCI_CAP_ID_EXP, 8, 0 },
+	};
+	uint8_t whole[256];
+
+	memcpy(whole, dev->config, sizeof(whole));
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		fake_set_16(dev, DEV_MSI + PCI_MSI_FLAGS, cases[i].msi_flags);
+		put_link_after(cases[i].at, cases[i].at + cases[i].size);
+		ck_assert_uint_eq(find_capability(cases[i].id), cases[i].at);
+		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + cases[i].size);
+		config_write(vp, cases[i].at + cases[i].size, 4, ONES);
+		ck_assert_uint_eq(find_capability(PCI_CAP_ID_AF), cases[i].at + cases[i].size);
+		memcpy(dev->config, whole, sizeof(whole));
 	}
 }
 END_TEST
@@ -642,6 +679,7 @@ int main(void)
 	tcase_add_test(tests, a_ring_of_extended_capabilities_is_cut);
 	tcase_add_loop_test(tests, a_capability_that_does_not_fit_is_hidden, 0, 4);
 	tcase_add_test(tests, a_capability_over_the_next_is_hidden);
+	tcase_add_test(tests, a_capability_may_end_where_the_next_begins);
 	tcase_add_test(tests, msi_that_the_kernel_does_not_serve_is_not_shown);
 	tcase_add_test(tests, the_hosts_msi_is_never_written);
 	tcase_add_test(tests, a_device_that_stops_answering_reads_as_ones);

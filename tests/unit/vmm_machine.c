@@ -1617,20 +1617,9 @@ START_TEST(an_iommu_with_no_room_beside_memory_is_refused)
 }
 END_TEST
 
-static void *stop_by_signals(void *opaque)
-{
-	(void)opaque;
-	usleep(100000);
-	kill(getpid(), SIGTERM);
-	usleep(100000);
-	kill(getpid(), SIGTERM);
-	return NULL;
-}
-
 START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 {
 	const char *path = use_events();
-	pthread_t thread;
 
 	fake_init();
 	struct fake_device *dev = fake_add_device(DEVICE, fake_add_group(7));
@@ -1638,11 +1627,11 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	dev->irqs[VFIO_PCI_REQ_IRQ_INDEX].count = 1;
 	config.devices[0].name = DEVICE;
 	config.nr_devices = 1;
+	fake_kvm.steps[0] = gets_sigterm;
+	fake_kvm.steps[1] = gets_sigterm_again_after_the_button;
 	init();
 	eventfd_signal(machine.devices[0].req.fd);
-	ck_assert_int_eq(pthread_create(&thread, NULL, stop_by_signals, NULL), 0);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
-	ck_assert_int_eq(pthread_join(thread, NULL), 0);
 	machine_finish(&machine);
 	expect_in_log("W vfio: the host asks for " DEVICE
 		      " back; it gets it when the guest ends",
@@ -1653,6 +1642,7 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	ck_assert_uint_eq(count_named(events, "device-error"), 0);
 	json_decref(events);
 
+	memset(fake_kvm.steps, 0, sizeof(fake_kvm.steps));
 	init();
 	eventfd_signal(machine.devices[0].err.fd);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
