@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,11 +107,9 @@ static const struct rule rules[] = {
 	{ BOTH, CALL(madvise), .why = "the balloon discards and populates; malloc trims" },
 	{ BOTH, CALL(fallocate), .why = "the balloon discards from a memfd" },
 	{ BOTH, CALL(mmap), IF_NOT(2, PROT_EXEC), .why = "malloc" },
-	{ BOTH, CALL(mprotect), IF_NOT(2, PROT_EXEC), .why = "malloc's arenas grow" },
 	{ BOTH, CALL(munmap), .why = "malloc; BARs, rings and stacks at the end" },
 	{ BOTH, CALL(mremap), .why = "malloc: realloc of what is large" },
 	{ BOTH, CALL(brk), .why = "malloc" },
-	{ BOTH, CALL(sched_getaffinity), .why = "malloc: how many arenas are too many" },
 	{ BOTH, CALL(sysinfo),
 	  .why = "qsort: how large a buffer may be; the policy: the host's memory" },
 	{ LOOP, CALL(capget), .why = "the policy is changed: whether enough can be locked" },
@@ -341,6 +340,8 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 	/* What libraries open when they first need it: the time zone, a seed. */
 	tzset();
 	json_object_seed(0);
+	/* With an arena of a thread's own malloc opens a file of /proc when that first shrinks. */
+	(void)mallopt(M_ARENA_MAX, 1); /* no failure is known of this one */
 	name_calls();
 	if (sigaction(SIGSYS, &action, NULL) < 0)
 		r = -errno;

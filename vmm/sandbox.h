@@ -63,7 +63,8 @@ struct sandbox {
 
 /*
  * In a build with a sanitizer it is as with SANDBOX_OFF, and `-v` says so.
- * Prepares the filters, and the handler of SIGSYS, which stays. -ENOMEM, -EINVAL: libseccomp's.
+ * Prepares the filters, and what stays: the handler of SIGSYS, and that malloc has one arena. Before
+ * there are threads. -ENOMEM, -EINVAL: libseccomp's.
  * Logged. On failure nothing is left behind.
  */
 must_check int sandbox_init(struct sandbox *sandbox, const struct sandbox_config *config);

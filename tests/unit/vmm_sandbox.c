@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -336,7 +337,7 @@ static void lives(void)
 	time_t now = time(NULL);
 	struct tm tm;
 
-	if (!large || p == MAP_FAILED || mprotect(p, 4096, PROT_READ) < 0)
+	if (!large || p == MAP_FAILED)
 		abort();
 	large = realloc(large, 4 << 20);
 	if (!large || getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
@@ -363,6 +364,50 @@ START_TEST(what_is_on_it_goes_on)
 		process_expect_log("I alive");
 		status = play(role, on, asserts);
 		expect_killed(status, SIGABRT);
+	}
+}
+END_TEST
+
+/* Of all sizes, several times, so that it grows, and shrinks again. */
+static void allocates(void)
+{
+	for (size_t size = 1000; size < 2 << 20; size *= 10) {
+		char *blocks[20];
+		for (unsigned int i = 0; i < nitems(blocks); i++) {
+			blocks[i] = malloc(size);
+			if (!blocks[i])
+				abort();
+			memset(blocks[i], 7, size);
+		}
+		for (unsigned int i = nitems(blocks); i-- > 0;)
+			free(blocks[i]);
+	}
+}
+
+static void *live_as(void *role)
+{
+	if (sandbox_enter(&sandbox, *(const enum sandbox_role *)role, "another") < 0)
+		_exit(99);
+	allocates();
+	return role;
+}
+
+/* As vCPUs are: malloc has other ways in a thread that is not the first. */
+START_TEST(memory_is_to_be_had_on_any_thread)
+{
+	for (enum sandbox_role role = 0; role < SANDBOX_NR_ROLES; role++) {
+		int status = -1;
+		pid_t pid = fork();
+		if (pid == 0) {
+			pthread_t thread;
+			void *through = NULL;
+			if (init(on) < 0 || pthread_create(&thread, NULL, live_as, &role) != 0)
+				_exit(99);
+			(void)pthread_join(thread, &through);
+			_exit(through == &role ? 7 : 98);
+		}
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		expect_exit(status, 7);
 	}
 }
 END_TEST
@@ -596,6 +641,7 @@ int main(void)
 		logged_they_are_let_through,
 		off_nothing_is_held_back,
 		what_is_on_it_goes_on,
+		memory_is_to_be_had_on_any_thread,
 		a_file_of_metrics_is_written_anew_and_none_is_opened,
 		privileges_are_gone_and_paths_shut_off,
 		a_user_is_all_that_is_left,
