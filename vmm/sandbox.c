@@ -162,7 +162,8 @@ static const struct rule rules[] = {
 	  .why = "and replace the old" },
 	{ LOOP, CALL(newfstatat), IF(0, A_FOLDER),
 	  .why = "whether it is the file that we made" },
-	{ LOOP, CALL(unlinkat), IF(0, A_FOLDER), .why = "at the end: sockets; old metrics" },
+	{ LOOP, CALL(unlinkat), IF_BOTH(0, A_FOLDER, 2, 0),
+	  .why = "at the end: sockets; old metrics" },
 
 	/* Threads, signals, time */
 	{ BOTH, CALL(futex), .why = "locks" },
@@ -462,9 +463,23 @@ static int open_way(int ruleset, int folder, uint64_t access)
 		       : 0;
 }
 
+/* What the filters alone then leave open; with no folder they leave nothing. */
+static void tell_no_landlock(const struct sandbox_config *config)
+{
+	bool has_folder = config->metrics >= 0;
+
+	for (unsigned int i = 0; i < SANDBOX_NR_SOCKETS; i++)
+		has_folder = has_folder || config->sockets[i] >= 0;
+	if (has_folder)
+		log_warn("sandbox: this kernel has no Landlock, which would keep --metrics and "
+			 "sockets to their folders: going on without");
+	else
+		log_debug("sandbox: this kernel has no Landlock: going on without");
+}
+
 /*
  * What seccomp does not see: an absolute path leads out of the folder whose descriptor is given. So
- * nothing below / can be reached but files in those folders. What is open stays so.
+ * nothing below / can be reached but what is in or below those folders. What is open stays so.
  */
 static int lock_paths(const struct sandbox_config *config)
 {
@@ -474,7 +489,7 @@ static int lock_paths(const struct sandbox_config *config)
 		syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 
 	if (abi < 0) {
-		log_debug("sandbox: this kernel has no Landlock: going on without");
+		tell_no_landlock(config);
 		return 0;
 	}
 	if (abi >= 2)

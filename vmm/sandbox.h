@@ -13,7 +13,8 @@
  *    its log names call and thread. With SANDBOX_LOG it is let through, and the kernel's audit log
  *    has it.
  *  - privileges: user, groups, capabilities and what an exec could gain. Paths are shut off as
- *    well where the kernel has Landlock, but for the folders of the configuration.
+ *    well where the kernel has Landlock, but for what is in and below the configuration's folders.
+ *    Where it has none, and there are such folders, a warning says so.
  *
  * Threads: init, drop and finish on the event loop's, which has started no other yet when it drops.
  */

@@ -94,11 +94,17 @@ int __wrap_prctl(int option, unsigned long a, unsigned long b, unsigned long c, 
 	return option != PR_CAPBSET_READ && fails() ? -1 : __real_prctl(option, a, b, c, d);
 }
 
+static bool no_landlock;
+
 /* Nor is it to ask whether there is a Landlock, without which it goes on. */
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
 	bool asks = number == SYS_landlock_create_ruleset && a == 0;
 
+	if (asks && no_landlock) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
 	return !asks && fails() ? -1 : __real_syscall(number, a, b, c, d, e, f);
 }
 
@@ -428,6 +434,11 @@ static void reads_what_is_there(void)
 	(void)openat(folder_fd, "x", O_RDONLY | O_CLOEXEC);
 }
 
+static void removes_a_folder(void)
+{
+	(void)unlinkat(folder_fd, "x", AT_REMOVEDIR);
+}
+
 START_TEST(a_file_of_metrics_is_written_anew_and_none_is_opened)
 {
 	struct sandbox_config config = on;
@@ -439,6 +450,9 @@ START_TEST(a_file_of_metrics_is_written_anew_and_none_is_opened)
 	status = play(SANDBOX_EVENT_LOOP, config, reads_what_is_there);
 	expect_killed(status, SIGSYS);
 	process_expect_log("somebody: system call openat (257)");
+	status = play(SANDBOX_EVENT_LOOP, config, removes_a_folder);
+	expect_killed(status, SIGSYS);
+	process_expect_log("somebody: system call unlinkat (263)");
 	status = play(SANDBOX_VCPU, config, writes_metrics);
 	expect_killed(status, SIGSYS);
 	/* Where sockets are nothing is opened at all. */
@@ -502,6 +516,26 @@ START_TEST(privileges_are_gone_and_paths_shut_off)
 	ck_assert_int_eq(mkdirat(folder_fd, "sub", 0700), -1);
 	ck_assert_int_eq(errno, EACCES);
 	close(folder_fd);
+}
+END_TEST
+
+START_TEST(without_landlock_who_has_folders_is_warned)
+{
+	struct sandbox_config config = on;
+
+	no_landlock = true;
+	ck_assert_int_eq(init(config), 0);
+	ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+	process_expect_no_log();
+	sandbox_finish(&sandbox);
+	for (unsigned int i = 0; i <= SANDBOX_NR_SOCKETS; i++) {
+		config = on;
+		*(i == 0 ? &config.metrics : &config.sockets[i - 1]) = STDIN_FILENO;
+		ck_assert_int_eq(init(config), 0);
+		ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+		process_expect_log("W sandbox: this kernel has no Landlock, which would keep");
+		sandbox_finish(&sandbox);
+	}
 }
 END_TEST
 
@@ -644,6 +678,7 @@ int main(void)
 		memory_is_to_be_had_on_any_thread,
 		a_file_of_metrics_is_written_anew_and_none_is_opened,
 		privileges_are_gone_and_paths_shut_off,
+		without_landlock_who_has_folders_is_warned,
 		a_user_is_all_that_is_left,
 		a_filter_that_cannot_be_made_leaves_nothing,
 		a_filter_that_cannot_be_loaded_is_told,
