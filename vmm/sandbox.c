@@ -200,6 +200,7 @@ void sandbox_count(enum sandbox_role role, unsigned int *ret_calls, unsigned int
 /* Violations */
 
 #define NR_NAMES 512u
+#define BY_SECCOMP 1 /* SYS_SECCOMP of the kernel's siginfo.h, which libc has not */
 
 /*
  * What the signal handler has to go by: it may ask nobody. Made once, by the thread that has no
@@ -238,10 +239,18 @@ static void append_number(char *line, size_t size, uint64_t value, unsigned int 
 	append(line, size, p);
 }
 
+static void tell(const char *line)
+{
+	if (write(STDERR_FILENO, line, strlen(line)) < 0) {
+		/* stderr is gone: there is nobody left to tell */
+	}
+}
+
 /*
  * The kernel has put SIGSYS back to its default (SA_RESETHAND), which nobody can change any more.
  * So the same call, made once more as we return, is the death of the process, and what a core
- * dump shows.
+ * dump shows. Who has sent the signal (kill -SYS) has broken no rule, but it is as deadly: it is
+ * sent once more, which is not on the list and so the end of it as well.
  */
 static void violated(int signal, siginfo_t *info, void *context)
 {
@@ -249,7 +258,11 @@ static void violated(int signal, siginfo_t *info, void *context)
 	unsigned int number = (unsigned int)info->si_syscall;
 	char line[160] = "E sandbox: ";
 
-	(void)signal;
+	if (info->si_code != BY_SECCOMP) {
+		tell("E sandbox: somebody has sent SIGSYS: stopping\n");
+		(void)raise(signal);
+		return;
+	}
 	append(line, sizeof(line), own_name);
 	append(line, sizeof(line), ": system call ");
 	append(line, sizeof(line), number < NR_NAMES && names[number] ? names[number] : "?");
@@ -260,9 +273,7 @@ static void violated(int signal, siginfo_t *info, void *context)
 		append_number(line, sizeof(line), (uint64_t)at->uc_mcontext.gregs[REG_RSI], 16);
 	}
 	append(line, sizeof(line), ") is not on its list: stopping\n");
-	if (write(STDERR_FILENO, line, strlen(line)) < 0) {
-		/* stderr is gone: there is nobody left to tell */
-	}
+	tell(line);
 	at->uc_mcontext.gregs[REG_RIP] -= 2; /* the length of SYSCALL */
 }
 

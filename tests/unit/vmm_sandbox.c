@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
@@ -294,6 +295,46 @@ START_TEST(what_is_not_on_the_list_is_the_end_and_is_told)
 				       violations[i].call);
 			process_expect_log(line);
 		}
+	}
+}
+END_TEST
+
+static int sent_to(struct sandbox_config config, bool enters)
+{
+	int fds[2];
+	int status = -1;
+	char byte = 0;
+
+	ck_assert_int_eq(pipe(fds), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (init(config) < 0 ||
+		    (enters && sandbox_enter(&sandbox, SANDBOX_EVENT_LOOP, "somebody") < 0) ||
+		    write(fds[1], "r", 1) != 1)
+			_exit(99);
+		for (;;)
+			(void)poll(NULL, 0, -1);
+	}
+	ck_assert_int_eq(read(fds[0], &byte, 1), 1);
+	ck_assert_int_eq(kill(pid, SIGSYS), 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	close(fds[0]);
+	close(fds[1]);
+	return status;
+}
+
+START_TEST(one_that_somebody_sends_is_told_apart)
+{
+	struct sandbox_config logs = on;
+
+	logs.mode = SANDBOX_LOG;
+	const struct {
+		struct sandbox_config config;
+		bool enters;
+	} cases[] = { { on, false }, { on, true }, { logs, true } };
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		expect_killed(sent_to(cases[i].config, cases[i].enters), SIGSYS);
+		process_expect_log("E sandbox: somebody has sent SIGSYS: stopping");
 	}
 }
 END_TEST
@@ -672,6 +713,7 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		what_is_not_on_the_list_is_the_end_and_is_told,
+		one_that_somebody_sends_is_told_apart,
 		logged_they_are_let_through,
 		off_nothing_is_held_back,
 		what_is_on_it_goes_on,
