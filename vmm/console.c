@@ -8,7 +8,6 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -230,7 +229,7 @@ static void client_ready(struct event_source *source, uint32_t events)
 	struct console *c = container_of(source, struct console, clients);
 
 	(void)events;
-	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(c->socket.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
 	/* One at a time; the next waits in the queue. */
@@ -288,31 +287,14 @@ static int open_file(struct console *c)
 
 static int open_socket(struct console *c)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int r = local_socket_listen(&c->socket, c->config.path, 4);
 
-	if (strlen(c->config.path) >= sizeof(address.sun_path))
-		return log_err(0,
-			       "console: %s socket '%s': a path of at most %zu bytes, please",
-			       c->option, c->config.path, sizeof(address.sun_path) - 1),
-		       -EINVAL;
-	strcpy(address.sun_path, c->config.path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return log_err(-errno, "console: socket");
-	int r = file_open_folder(c->config.path, &c->folder, &c->name);
-	/* Before bind(), which takes the mode over: there is no moment when others may connect. */
-	if (r >= 0 && (fchmod(fd, 0600) < 0 ||
-		       bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0))
-		r = -errno;
 	if (r < 0) {
-		(void)close(fd); /* never bound */
-		return log_err(r, "console: %s socket '%s'%s", c->option, c->config.path,
-			       r == -EADDRINUSE ? " (if no program uses it, remove it)" : "");
+		(void)log_err(r, "console: %s socket '%s'%s", c->option, c->config.path,
+			      local_socket_remedy(r));
+		return r == -ENAMETOOLONG ? -EINVAL : r; /* the user's affair */
 	}
-	c->listen_fd = fd;
-	c->clients.fd = fd;
-	if (listen(fd, 4) < 0)
-		return log_err(-errno, "console: listening at '%s'", c->config.path);
+	c->clients.fd = c->socket.fd;
 	r = event_loop_add(c->loop, &c->clients, EPOLLIN);
 	return r < 0 ? log_err(r, "console: event loop") : 0;
 }
@@ -330,8 +312,7 @@ int console_init(struct console *c, struct event_loop *loop, const char *option,
 		.in_fd = -1,
 		.out_fd = -1,
 		.own_fd = -1,
-		.listen_fd = -1,
-		.folder = -1,
+		.socket = { .fd = -1, .folder = -1 },
 		.input = { .fd = -1, .ready = input_ready },
 		.output = { .fd = -1, .ready = output_ready },
 		.clients = { .fd = -1, .ready = client_ready },
@@ -370,12 +351,9 @@ void console_finish(struct console *c)
 		event_loop_remove(c->loop, &c->output);
 	fd_close(&c->output.fd);
 	fd_close(&c->own_fd);
-	if (c->listen_fd >= 0) {
+	if (c->clients.fd >= 0)
 		event_loop_remove(c->loop, &c->clients);
-		(void)unlinkat(c->folder, c->name, 0); /* somebody else may have removed it */
-	}
-	fd_close(&c->listen_fd);
-	fd_close(&c->folder);
+	local_socket_close(&c->socket);
 	if (c->room.fd >= 0)
 		event_loop_remove(c->loop, &c->room);
 	fd_close(&c->room.fd);

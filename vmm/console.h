@@ -25,6 +25,7 @@
 #include "base/event_loop.h"
 
 #include "devices/port.h"
+#include "vmm/local_socket.h"
 
 enum console_kind { CONSOLE_NONE, CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX };
 
@@ -43,16 +44,14 @@ struct console {
 	const char *option;      /* borrowed; what the user calls it, for logs */
 	struct console_config config;
 	pthread_mutex_t lock;
-	int in_fd;        /* lock; -1: no input */
-	int out_fd;       /* lock; -1: output is dropped */
-	int own_fd;       /* owned: the file, the socket's client, standard output again; -1 */
-	int listen_fd;    /* owned; -1 */
-	int folder;       /* owned; the socket's, opened before the sandbox; -1 */
-	const char *name; /* borrowed; the socket's, there */
+	int in_fd;  /* lock; -1: no input */
+	int out_fd; /* lock; -1: output is dropped */
+	int own_fd; /* owned: the file, the socket's client, standard output again; -1 */
+	struct local_socket socket;
 	struct event_source input;
-	struct event_source output; /* a dup of out_fd, so that epoll can tell them apart */
-	struct event_source clients;
-	struct event_source room; /* fd owned: the guest has read, the queue may go on */
+	struct event_source output;  /* a dup of out_fd, so that epoll can tell them apart */
+	struct event_source clients; /* the socket's fd; -1 */
+	struct event_source room;    /* fd owned: the guest has read, the queue may go on */
 	uint8_t queue[CONSOLE_QUEUE_SIZE];
 	size_t queued;    /* atomic; written on the event loop */
 	bool input_waits; /* for room in the queue: not in the event loop */
@@ -65,7 +64,7 @@ struct console {
 
 /*
  * Opens what config names, `option` of the command line; `command` is called on the event loop. The
- * errno of open, socket or bind; -EADDRINUSE: somebody listens at the path. Logged.
+ * errno of open; -EINVAL: the path is too long for a socket; else as local_socket_listen(). Logged.
  */
 must_check int console_init(struct console *console, struct event_loop *loop,
 			    const char *option, const struct console_config *config,

@@ -365,8 +365,12 @@ static bool is_irregular(int folder, const char *name)
 	return fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(st.st_mode);
 }
 
-/* A new file; one that was left there is gone. Nothing else is touched, or waited for. */
-static int write_anew(int folder, const char *name, const char *text, size_t size)
+/*
+ * A new file; one that was left there is gone. Nothing else is touched, or waited for. owner: whose
+ * it is to be; without a name it stays ours.
+ */
+static int write_anew(int folder, const char *name, const char *text, size_t size,
+		      const struct sandbox_user *owner)
 {
 	if (!is_irregular(folder, name))
 		(void)unlinkat(folder, name, 0);
@@ -374,6 +378,8 @@ static int write_anew(int folder, const char *name, const char *text, size_t siz
 	if (fd < 0)
 		return -errno;
 	int r = fd_write_at(fd, text, size, 0);
+	if (r >= 0 && owner->name && fchown(fd, owner->uid, owner->gid) < 0)
+		r = -errno;
 	if (close(fd) < 0 && r >= 0)
 		r = -errno;
 	if (r < 0)
@@ -382,7 +388,8 @@ static int write_anew(int folder, const char *name, const char *text, size_t siz
 }
 
 /* In the folder that is open: the sandbox lets nothing be opened by a path. */
-static int write_metrics(const struct figures *f, void (*write)(FILE *, const struct figures *))
+static int write_metrics(const struct figures *f, void (*write)(FILE *, const struct figures *),
+			 const struct sandbox_user *owner)
 {
 	char beside[NAME_MAX + 1];
 	autofree char *text = NULL;
@@ -396,7 +403,7 @@ static int write_metrics(const struct figures *f, void (*write)(FILE *, const st
 	write(out, f);
 	if (fclose(out) != 0)
 		return -errno;
-	int r = write_anew(f->metrics_folder, beside, text, size);
+	int r = write_anew(f->metrics_folder, beside, text, size, owner);
 	if (r < 0)
 		return r;
 	if (renameat(f->metrics_folder, beside, f->metrics_folder, f->metrics_name) == 0)
@@ -409,7 +416,8 @@ static int write_metrics(const struct figures *f, void (*write)(FILE *, const st
 /* A file that cannot be written may be so again; that it cannot is told once. */
 static void renew_metrics(struct figures *f)
 {
-	int r = f->metrics ? write_metrics(f, write_all) : 0;
+	const struct sandbox_user ourselves = { 0 };
+	int r = f->metrics ? write_metrics(f, write_all, &ourselves) : 0;
 
 	if (r < 0 && !f->write_failed)
 		log_warn("--metrics '%s': %s: going on without", f->metrics, strerror(-r));
@@ -517,7 +525,10 @@ static int open_events(struct figures *f, const char *path)
 	return f->events_fd < 0 ? log_err(-errno, "--events '%s'", path) : 0;
 }
 
-/* There is not much to write yet, but one learns whether it can be. */
+/*
+ * There is not much to write yet, but one learns whether it can be. Where files can be replaced by
+ * their owners only that is from the start the user who is to do so.
+ */
 static int try_metrics(struct figures *f)
 {
 	if (!f->metrics)
@@ -530,7 +541,7 @@ static int try_metrics(struct figures *f)
 		       -EINVAL;
 	int r = file_open_folder(f->metrics, &f->metrics_folder, &f->metrics_name);
 	if (r >= 0)
-		r = write_metrics(f, write_phases);
+		r = write_metrics(f, write_phases, &f->machine->config.user);
 	return r < 0 ? log_err(r, "--metrics '%s'", f->metrics) : 0;
 }
 

@@ -976,8 +976,9 @@ static int init_sandbox(struct machine *m)
 		.user = m->config.user,
 		.locks = m->config.nr_devices * m->config.memory, /* each may have a context */
 		.metrics = m->figures.metrics_folder,
-		.sockets = { m->config.qmp ? m->qmp.folder : -1, m->serial_console.folder,
-			     m->config.has_console ? m->hvc_console.folder : -1 },
+		.sockets = { m->config.qmp ? m->qmp.socket.folder : -1,
+			     m->serial_console.socket.folder,
+			     m->config.has_console ? m->hvc_console.socket.folder : -1 },
 	};
 
 	return sandbox_init(&m->sandbox, &config);
@@ -1093,6 +1094,30 @@ static int open_rest(struct machine *m)
 	return r;
 }
 
+/* They are there already: who we are to be shall connect to them, and remove them at the end. */
+static int give_sockets(struct machine *m)
+{
+	const struct {
+		const struct local_socket *socket;
+		const char *path;
+	} sockets[SANDBOX_NR_SOCKETS] = {
+		{ &m->qmp.socket, m->config.qmp },
+		{ &m->serial_console.socket, m->config.serial.path },
+		{ &m->hvc_console.socket, m->config.console.path },
+	};
+	const struct sandbox_user *user = &m->config.user;
+
+	for (unsigned int i = 0; user->name && i < SANDBOX_NR_SOCKETS; i++) {
+		if (!sockets[i].socket->name)
+			continue;
+		int r = local_socket_give(sockets[i].socket, user->uid, user->gid);
+		if (r < 0)
+			return log_err(r, "--user '%s': giving it the socket '%s'", user->name,
+				       sockets[i].path);
+	}
+	return 0;
+}
+
 static int start(struct machine *m)
 {
 	const struct sigaction kick = { .sa_handler = kicked };
@@ -1113,6 +1138,8 @@ static int start(struct machine *m)
 	int r = prepare_boot(m);
 	if (r >= 0)
 		r = open_rest(m);
+	if (r >= 0)
+		r = give_sockets(m);
 	if (r >= 0)
 		r = sandbox_drop(&m->sandbox);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)

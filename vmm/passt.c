@@ -126,19 +126,21 @@ int passt_start(struct passt *passt, struct event_loop *loop, const char *who,
 
 void passt_stop(struct passt *passt)
 {
+	bool told = true;
+
 	if (!passt->loop)
 		return;
 	if (passt->ended.fd >= 0) {
 		event_loop_remove(passt->loop, &passt->ended);
-		/* By what is ours only, as the sandbox has it. Its user may be another: it has lost
-		 * its socket in any case, and ends. */
-		(void)syscall(SYS_pidfd_send_signal, passt->ended.fd, SIGKILL, NULL, 0);
+		/* By what is ours only, as the sandbox has it. */
+		told = syscall(SYS_pidfd_send_signal, passt->ended.fd, SIGKILL, NULL, 0) == 0;
 	} else if (passt->pid > 0) {
-		(void)kill(passt->pid, SIGKILL); /* ours until it is reaped */
+		told = kill(passt->pid, SIGKILL) == 0; /* ours until it is reaped */
 	}
 	fd_close(&passt->ended.fd);
+	/* Its user may be another: it has lost its socket in any case, and ends when it sees that. */
 	if (passt->pid > 0)
-		(void)waitpid(passt->pid, NULL, 0);
+		(void)waitpid(passt->pid, NULL, told ? 0 : WNOHANG);
 	*passt = (struct passt){ 0 };
 }
 

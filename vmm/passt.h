@@ -26,7 +26,10 @@ struct passt {
  */
 must_check int passt_start(struct passt *passt, struct event_loop *loop, const char *who,
 			   const char *program, int *ret_fd);
-/* Ends it, if it has not yet, and reaps it. Accepts a zeroed object. */
+/*
+ * Ends it, if it has not yet, and reaps it. One that we may not end, since it has become another
+ * user, is not waited for: it ends with its socket. Accepts a zeroed object.
+ */
 void passt_stop(struct passt *passt);
 
 /*

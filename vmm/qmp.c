@@ -2,7 +2,6 @@
 #include "vmm/qmp.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,9 +9,7 @@
 #include <time.h>
 
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
-#include <sys/un.h>
 
 #include <linux/pci_regs.h>
 
@@ -1260,75 +1257,12 @@ static void listener_ready(struct event_source *source, uint32_t events)
 
 /* The socket */
 
-/* Whether somebody listens there. */
-static int try_to_connect(const struct sockaddr_un *address)
-{
-	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return -errno;
-	return connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? -errno : 0;
-}
-
-/* Makes room for our socket, if only a dead one is in the way. */
-static int clear_path(const struct sockaddr_un *address)
-{
-	struct stat st;
-
-	if (lstat(address->sun_path, &st) < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (!S_ISSOCK(st.st_mode))
-		return -EEXIST;
-	int r = try_to_connect(address);
-	/* EAGAIN: its queue is full. EPROTOTYPE: it is not of our kind. It is alive, though. */
-	if (r >= 0 || r == -EAGAIN || r == -EPROTOTYPE)
-		return -EADDRINUSE;
-	if (r != -ECONNREFUSED)
-		return r;
-	return unlink(address->sun_path) < 0 && errno != ENOENT ? -errno : 0;
-}
-
 static int listen_at(struct qmp *qmp, const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct stat st;
+	int r = local_socket_listen(&qmp->socket, path, QMP_MAX_CLIENTS);
 
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	if (*path == '\0') /* the kernel would choose a name */
-		return -ENOENT;
-	strcpy(address.sun_path, path);
-	int r = clear_path(&address);
-	if (r < 0)
-		return r;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	qmp->listener.fd = fd;
-	const char *name = NULL;
-	r = file_open_folder(path, &qmp->folder, &name);
-	if (r < 0)
-		return r;
-	/* Before bind(), which takes the mode over: there is no moment when others may connect. */
-	if (fchmod(fd, 0600) < 0 ||
-	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || lstat(path, &st) < 0)
-		return -errno;
-	qmp->name = name;
-	qmp->device = st.st_dev;
-	qmp->inode = st.st_ino;
-	if (listen(fd, QMP_MAX_CLIENTS) < 0)
-		return -errno;
-	return event_loop_add(qmp->loop, &qmp->listener, EPOLLIN | EPOLLET);
-}
-
-static const char *remedy(int r)
-{
-	switch (r) {
-	case -EADDRINUSE: return " (another program serves it: choose another path)";
-	case -EEXIST: return " (it is no socket: remove it, or choose another path)";
-	case -ENAMETOOLONG: return " (at most 107 bytes, please)";
-	default: return "";
-	}
+	qmp->listener.fd = qmp->socket.fd;
+	return r < 0 ? r : event_loop_add(qmp->loop, &qmp->listener, EPOLLIN | EPOLLET);
 }
 
 static int init_balloon_timer(struct qmp *qmp)
@@ -1345,7 +1279,7 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 	*qmp = (struct qmp){
 		.loop = loop,
 		.machine = machine,
-		.folder = -1,
+		.socket = { .fd = -1, .folder = -1 },
 		.listener = { .fd = -1, .ready = listener_ready },
 		.balloon_timer = { .fd = -1, .ready = balloon_timer_ready },
 	};
@@ -1355,22 +1289,9 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 		r = listen_at(qmp, path);
 	if (r < 0) {
 		qmp_finish(qmp);
-		return log_err(r, "qmp: control socket '%s'%s", path, remedy(r));
+		return log_err(r, "qmp: control socket '%s'%s", path, local_socket_remedy(r));
 	}
 	return 0;
-}
-
-/*
- * Unless somebody has put another file in its place: none can have its number while the
- * listener is open.
- */
-static void remove_socket(struct qmp *qmp)
-{
-	struct stat st;
-
-	if (qmp->name && fstatat(qmp->folder, qmp->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    st.st_dev == qmp->device && st.st_ino == qmp->inode)
-		(void)unlinkat(qmp->folder, qmp->name, 0); /* or the next one replaces it */
 }
 
 void qmp_finish(struct qmp *qmp)
@@ -1379,11 +1300,9 @@ void qmp_finish(struct qmp *qmp)
 		return;
 	list_for_each_safe(n, &qmp->clients)
 		drop_client(container_of(n, struct client, link));
-	remove_socket(qmp);
 	if (qmp->listener.fd >= 0)
 		event_loop_remove(qmp->loop, &qmp->listener);
-	fd_close(&qmp->listener.fd);
-	fd_close(&qmp->folder);
+	local_socket_close(&qmp->socket);
 	if (qmp->balloon_timer.fd >= 0)
 		event_loop_remove(qmp->loop, &qmp->balloon_timer);
 	fd_close(&qmp->balloon_timer.fd);

@@ -54,10 +54,10 @@
 #ifndef VMM_QMP_H
 #define VMM_QMP_H
 
-#include <sys/types.h>
-
 #include "base/event_loop.h"
 #include "base/list.h"
+
+#include "vmm/local_socket.h"
 
 struct client;
 struct machine;
@@ -67,13 +67,10 @@ struct machine;
 #define QMP_MAX_OUTPUT (1u << 20)
 
 struct qmp {
-	struct event_loop *loop;      /* borrowed; NULL: not initialised */
-	struct machine *machine;      /* borrowed, outlives this */
-	int folder;                   /* owned; the socket's, opened before the sandbox; -1 */
-	const char *name;             /* borrowed; what finish removes there; NULL: nothing */
-	dev_t device;                 /* of the socket, with */
-	ino_t inode;                  /* which finish knows it again */
-	struct event_source listener; /* fd owned */
+	struct event_loop *loop; /* borrowed; NULL: not initialised */
+	struct machine *machine; /* borrowed, outlives this */
+	struct local_socket socket;
+	struct event_source listener; /* its fd; -1 */
 	struct list_node clients;
 	unsigned int nr_clients;
 	struct client *busy; /* whose command runs; NULL */

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,11 +107,9 @@ static const struct rule rules[] = {
 	{ BOTH, CALL(madvise), .why = "the balloon discards and populates; malloc trims" },
 	{ BOTH, CALL(fallocate), .why = "the balloon discards from a memfd" },
 	{ BOTH, CALL(mmap), IF_NOT(2, PROT_EXEC), .why = "malloc" },
-	{ BOTH, CALL(mprotect), IF_NOT(2, PROT_EXEC), .why = "malloc's arenas grow" },
 	{ BOTH, CALL(munmap), .why = "malloc; BARs, rings and stacks at the end" },
 	{ BOTH, CALL(mremap), .why = "malloc: realloc of what is large" },
 	{ BOTH, CALL(brk), .why = "malloc" },
-	{ BOTH, CALL(sched_getaffinity), .why = "malloc: how many arenas are too many" },
 	{ BOTH, CALL(sysinfo),
 	  .why = "qsort: how large a buffer may be; the policy: the host's memory" },
 	{ LOOP, CALL(capget), .why = "the policy is changed: whether enough can be locked" },
@@ -163,7 +162,8 @@ static const struct rule rules[] = {
 	  .why = "and replace the old" },
 	{ LOOP, CALL(newfstatat), IF(0, A_FOLDER),
 	  .why = "whether it is the file that we made" },
-	{ LOOP, CALL(unlinkat), IF(0, A_FOLDER), .why = "at the end: sockets; old metrics" },
+	{ LOOP, CALL(unlinkat), IF_BOTH(0, A_FOLDER, 2, 0),
+	  .why = "at the end: sockets; old metrics" },
 
 	/* Threads, signals, time */
 	{ BOTH, CALL(futex), .why = "locks" },
@@ -200,6 +200,7 @@ void sandbox_count(enum sandbox_role role, unsigned int *ret_calls, unsigned int
 /* Violations */
 
 #define NR_NAMES 512u
+#define BY_SECCOMP 1 /* SYS_SECCOMP of the kernel's siginfo.h, which libc has not */
 
 /*
  * What the signal handler has to go by: it may ask nobody. Made once, by the thread that has no
@@ -238,10 +239,18 @@ static void append_number(char *line, size_t size, uint64_t value, unsigned int 
 	append(line, size, p);
 }
 
+static void tell(const char *line)
+{
+	if (write(STDERR_FILENO, line, strlen(line)) < 0) {
+		/* stderr is gone: there is nobody left to tell */
+	}
+}
+
 /*
  * The kernel has put SIGSYS back to its default (SA_RESETHAND), which nobody can change any more.
  * So the same call, made once more as we return, is the death of the process, and what a core
- * dump shows.
+ * dump shows. Who has sent the signal (kill -SYS) has broken no rule, but it is as deadly: it is
+ * sent once more, which is not on the list and so the end of it as well.
  */
 static void violated(int signal, siginfo_t *info, void *context)
 {
@@ -249,7 +258,11 @@ static void violated(int signal, siginfo_t *info, void *context)
 	unsigned int number = (unsigned int)info->si_syscall;
 	char line[160] = "E sandbox: ";
 
-	(void)signal;
+	if (info->si_code != BY_SECCOMP) {
+		tell("E sandbox: somebody has sent SIGSYS: stopping\n");
+		(void)raise(signal);
+		return;
+	}
 	append(line, sizeof(line), own_name);
 	append(line, sizeof(line), ": system call ");
 	append(line, sizeof(line), number < NR_NAMES && names[number] ? names[number] : "?");
@@ -260,9 +273,7 @@ static void violated(int signal, siginfo_t *info, void *context)
 		append_number(line, sizeof(line), (uint64_t)at->uc_mcontext.gregs[REG_RSI], 16);
 	}
 	append(line, sizeof(line), ") is not on its list: stopping\n");
-	if (write(STDERR_FILENO, line, strlen(line)) < 0) {
-		/* stderr is gone: there is nobody left to tell */
-	}
+	tell(line);
 	at->uc_mcontext.gregs[REG_RIP] -= 2; /* the length of SYSCALL */
 }
 
@@ -341,6 +352,8 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 	/* What libraries open when they first need it: the time zone, a seed. */
 	tzset();
 	json_object_seed(0);
+	/* With an arena of a thread's own malloc opens a file of /proc when that first shrinks. */
+	(void)mallopt(M_ARENA_MAX, 1); /* no failure is known of this one */
 	name_calls();
 	if (sigaction(SIGSYS, &action, NULL) < 0)
 		r = -errno;
@@ -461,9 +474,23 @@ static int open_way(int ruleset, int folder, uint64_t access)
 		       : 0;
 }
 
+/* What the filters alone then leave open; with no folder they leave nothing. */
+static void tell_no_landlock(const struct sandbox_config *config)
+{
+	bool has_folder = config->metrics >= 0;
+
+	for (unsigned int i = 0; i < SANDBOX_NR_SOCKETS; i++)
+		has_folder = has_folder || config->sockets[i] >= 0;
+	if (has_folder)
+		log_warn("sandbox: this kernel has no Landlock, which would keep --metrics and "
+			 "sockets to their folders: going on without");
+	else
+		log_debug("sandbox: this kernel has no Landlock: going on without");
+}
+
 /*
  * What seccomp does not see: an absolute path leads out of the folder whose descriptor is given. So
- * nothing below / can be reached but files in those folders. What is open stays so.
+ * nothing below / can be reached but what is in or below those folders. What is open stays so.
  */
 static int lock_paths(const struct sandbox_config *config)
 {
@@ -473,7 +500,7 @@ static int lock_paths(const struct sandbox_config *config)
 		syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 
 	if (abi < 0) {
-		log_debug("sandbox: this kernel has no Landlock: going on without");
+		tell_no_landlock(config);
 		return 0;
 	}
 	if (abi >= 2)

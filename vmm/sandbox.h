@@ -13,7 +13,8 @@
  *    its log names call and thread. With SANDBOX_LOG it is let through, and the kernel's audit log
  *    has it.
  *  - privileges: user, groups, capabilities and what an exec could gain. Paths are shut off as
- *    well where the kernel has Landlock, but for the folders of the configuration.
+ *    well where the kernel has Landlock, but for what is in and below the configuration's folders.
+ *    Where it has none, and there are such folders, a warning says so.
  *
  * Threads: init, drop and finish on the event loop's, which has started no other yet when it drops.
  */
@@ -63,7 +64,8 @@ struct sandbox {
 
 /*
  * In a build with a sanitizer it is as with SANDBOX_OFF, and `-v` says so.
- * Prepares the filters, and the handler of SIGSYS, which stays. -ENOMEM, -EINVAL: libseccomp's.
+ * Prepares the filters, and what stays: the handler of SIGSYS, and that malloc has one arena. Before
+ * there are threads. -ENOMEM, -EINVAL: libseccomp's.
  * Logged. On failure nothing is left behind.
  */
 must_check int sandbox_init(struct sandbox *sandbox, const struct sandbox_config *config);

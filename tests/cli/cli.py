@@ -799,7 +799,7 @@ class Host(CliTest):
             s.bind(path)
             s.listen()
             self.refused(FAILED, self.run_args("--serial", "unix=" + path), f"'{path}'", "in use",
-                         "remove it")
+                         "another program")
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(path)  # it is still the other program's
         plain = self.path("notes", b"dear diary")

@@ -477,11 +477,32 @@ START_TEST(a_socket_path_that_is_taken_is_named)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	close(fd);
-	ck_assert_int_eq(init(CONSOLE_UNIX), -EADDRINUSE);
-	process_expect_log(
-		"console' (if no program uses it, remove it): Address already in use");
+	ck_assert_int_eq(init(CONSOLE_UNIX), -EEXIST);
+	process_expect_log("console' (it is no socket: remove it, or choose another path)");
 	struct stat st;
 	ck_assert_int_eq(stat(path, &st), 0); /* it is not ours to remove */
+}
+END_TEST
+
+/* As of one that was killed. Of one that lives it is left. */
+START_TEST(a_socket_that_nobody_listens_at_is_replaced)
+{
+	struct console second;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	const struct console_config config = { CONSOLE_UNIX, path };
+
+	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	close(fd);
+	ck_assert_int_eq(init(CONSOLE_UNIX), 0);
+	process_expect_no_log();
+	ck_assert_int_eq(console_init(&second, &loop, "--console", &config, commanded, &loop),
+			 -EADDRINUSE);
+	process_expect_log("console' (another program serves it: choose another path): Add");
+	ck_assert_int_eq(access(path, F_OK), 0);
+	console_finish(&console);
+	ck_assert_int_lt(access(path, F_OK), 0);
 }
 END_TEST
 
@@ -494,11 +515,11 @@ START_TEST(a_socket_path_that_is_too_long_is_refused)
 	longer[sizeof(longer) - 1] = '\0';
 	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
 			 -EINVAL);
-	process_expect_log("a path of at most 107 bytes, please");
+	process_expect_log("(at most 107 bytes, please)");
 	longer[108] = '\0';
 	ck_assert_int_eq(console_init(&console, &loop, "--serial", &config, commanded, &loop),
 			 -EINVAL);
-	process_expect_log("a path of at most 107 bytes, please");
+	process_expect_log("(at most 107 bytes, please)");
 }
 END_TEST
 
@@ -1093,6 +1114,7 @@ int main(void)
 		a_client_that_leaves_while_the_guest_waits_sets_it_free,
 		a_control_a_from_a_client_is_the_guests,
 		a_socket_path_that_is_taken_is_named,
+		a_socket_that_nobody_listens_at_is_replaced,
 		a_socket_path_that_is_too_long_is_refused,
 		pipes_carry_the_console_and_no_escapes,
 		the_end_of_standard_input_is_no_end_of_output,

@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +112,13 @@ static int run(void)
 {
 	init();
 	return machine_run(&machine);
+}
+
+static int run_or_refuse(void)
+{
+	int r = machine_init(&machine, &config);
+
+	return r < 0 ? STATUS_FAILED : machine_run(&machine);
 }
 
 static void expect_refusal(int error, const char *part)
@@ -2017,6 +2025,127 @@ START_TEST(in_the_sandbox_it_lives_and_leaves_nothing)
 }
 END_TEST
 
+static char user_folder[72];
+static char given[4][96]; /* what --user has; the last one's a file */
+
+static bool is_nobodys(const char *path)
+{
+	const struct passwd *nobody = getpwnam("nobody");
+	struct stat st;
+
+	return lstat(path, &st) == 0 && st.st_uid == nobody->pw_uid &&
+	       st.st_gid == nobody->pw_gid;
+}
+
+static int looks_whose_they_are(struct kvm_run *run)
+{
+	for (unsigned int i = 0; i < nitems(given); i++) {
+		if (!is_nobodys(given[i]))
+			_exit((int)(90 + i));
+	}
+	return powers_off(run);
+}
+
+static void use_user(void)
+{
+	static const char *const names[] = { "qmp", "serial", "console", "figures" };
+	const struct passwd *nobody = getpwnam("nobody");
+
+	/* A folder as /tmp is: what is there is its owner's to remove or replace. */
+	(void)snprintf(user_folder, sizeof(user_folder), "%s.folder", kernel_path);
+	ck_assert_int_eq(mkdir(user_folder, 0700), 0);
+	ck_assert_int_eq(chmod(user_folder, 01777), 0);
+	for (unsigned int i = 0; i < nitems(given); i++)
+		(void)snprintf(given[i], sizeof(given[i]), "%s/%s", user_folder, names[i]);
+	config.user = (struct sandbox_user){ "nobody", nobody->pw_uid, nobody->pw_gid };
+	config.has_console = true;
+	config.qmp = given[0];
+	config.serial = (struct console_config){ CONSOLE_UNIX, given[1] };
+	config.console = (struct console_config){ CONSOLE_UNIX, given[2] };
+	config.metrics = given[3];
+}
+
+START_TEST(what_start_has_made_is_the_users)
+{
+	if (geteuid() != 0)
+		return;
+	use_user();
+	fake_kvm.steps[0] = looks_whose_they_are;
+	int status = status_in_sandbox();
+	const char *log = process_log();
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == STATUS_POWER_OFF, "%d: %s",
+		      status, log);
+	ck_assert_ptr_null(strstr(log, "--metrics"));
+	for (unsigned int i = 0; i < 3; i++)
+		ck_assert_int_lt(access(given[i], F_OK), 0);
+	ck_assert(is_nobodys(given[3]));
+	ck_assert_ptr_nonnull(strstr(take_file(given[3]), "ballast_"));
+	ck_assert_int_eq(rmdir(user_folder), 0);
+}
+END_TEST
+
+static unsigned int chown_that_fails;
+
+int __real_fchown(int fd, uid_t uid, gid_t gid);
+int __wrap_fchown(int fd, uid_t uid, gid_t gid);
+int __real_fchownat(int folder, const char *path, uid_t uid, gid_t gid, int flags);
+int __wrap_fchownat(int folder, const char *path, uid_t uid, gid_t gid, int flags);
+
+static bool chown_fails(void)
+{
+	errno = EPERM;
+	return chown_that_fails > 0 && --chown_that_fails == 0;
+}
+
+int __wrap_fchown(int fd, uid_t uid, gid_t gid)
+{
+	return chown_fails() ? -1 : __real_fchown(fd, uid, gid);
+}
+
+int __wrap_fchownat(int folder, const char *path, uid_t uid, gid_t gid, int flags)
+{
+	return chown_fails() ? -1 : __real_fchownat(folder, path, uid, gid, flags);
+}
+
+START_TEST(what_cannot_be_given_to_the_user_is_a_refusal)
+{
+	static const char *const steps[] = { "--metrics '", "the socket '", "the socket '",
+					     "the socket '" };
+	static const unsigned int order[] = { 3, 0, 1, 2 };
+
+	if (geteuid() != 0)
+		return;
+	use_user();
+	for (unsigned int i = 0; i < nitems(steps); i++) {
+		char line[160];
+		chown_that_fails = i + 1;
+		ck_assert_int_eq(run_or_refuse(), STATUS_FAILED);
+		ck_assert_uint_eq(chown_that_fails, 0);
+		(void)snprintf(line, sizeof(line), "%s%s': Operation not", steps[i],
+			       given[order[i]]);
+		process_expect_log(line);
+		machine_finish(&machine);
+		expect_nothing_left();
+		ck_assert_uint_eq(geteuid(), 0);
+		for (unsigned int k = 0; k < 3; k++)
+			ck_assert_int_lt(access(given[k], F_OK), 0);
+		ck_assert_int_eq(access(given[3], F_OK), i == 0 ? -1 : 0);
+		fake_kvm_init();
+	}
+	/* What is not there any more cannot be given either. */
+	init();
+	ck_assert_int_eq(unlink(given[0]), 0);
+	ck_assert_int_eq(symlink(kernel_path, given[0]), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
+	process_expect_log("giving it the socket");
+	machine_finish(&machine);
+	ck_assert(!is_nobodys(kernel_path) && !is_nobodys(given[0]));
+	ck_assert_int_eq(unlink(given[0]), 0);
+	ck_assert_int_eq(unlink(given[3]), 0);
+	ck_assert_int_eq(rmdir(user_folder), 0);
+}
+END_TEST
+
 static int breaks_out(struct kvm_run *run)
 {
 	(void)socket(AF_INET, SOCK_STREAM, 0);
@@ -2138,6 +2267,8 @@ int main(void)
 		every_file_of_figures_may_be_one_too_many,
 		nothing_is_listened_to_unless_somebody_wants_to_know,
 		in_the_sandbox_it_lives_and_leaves_nothing,
+		what_start_has_made_is_the_users,
+		what_cannot_be_given_to_the_user_is_a_refusal,
 		a_vcpu_that_breaks_out_does_not_come_far,
 		without_one_of_its_filters_it_does_not_start,
 	};

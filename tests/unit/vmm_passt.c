@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -25,6 +26,19 @@ static char program[64];
 static char where[64]; /* of its socket, if it has one, or of what it has to say */
 static int fd = -1;
 static unsigned int fds_before;
+static bool is_anothers; /* it has become another user */
+
+long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
+{
+	if (number == SYS_pidfd_send_signal && is_anothers) {
+		errno = EPERM;
+		return -1;
+	}
+	return __real_syscall(number, a, b, c, d, e, f);
+}
 
 static void setup(void)
 {
@@ -121,6 +135,27 @@ START_TEST(it_is_ended_and_reaped)
 	ck_assert_int_eq(kill(pid, 0), 0);
 	passt_stop(&passt);
 	ck_assert_int_eq(kill(pid, 0), -1);
+	process_expect_no_log();
+}
+END_TEST
+
+/* Nor waited for: it may have other things to do than to see that its socket has ended. */
+START_TEST(one_that_is_not_ours_to_end_is_left_alone)
+{
+	write_program("exec sleep 1000");
+	ck_assert_int_eq(start(), 0);
+	pid_t pid = passt.pid;
+	is_anothers = true;
+	passt_stop(&passt);
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+	/* But if it has ended already it is reaped. */
+	write_program("exit 0");
+	fd_close(&fd);
+	ck_assert_int_eq(start(), 0);
+	siginfo_t info;
+	ck_assert_int_eq(waitid(P_PID, (id_t)passt.pid, &info, WEXITED | WNOWAIT), 0);
+	passt_stop(&passt);
 	process_expect_no_log();
 }
 END_TEST
@@ -232,6 +267,7 @@ int main(void)
 		it_is_asked_for_one_guest_in_the_foreground,
 		it_inherits_nothing_else,
 		it_is_ended_and_reaped,
+		one_that_is_not_ours_to_end_is_left_alone,
 		one_that_ends_by_itself_is_reaped,
 		it_dies_with_us,
 		without_it_the_user_is_told_where_it_is_from,

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
+#include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -93,11 +95,17 @@ int __wrap_prctl(int option, unsigned long a, unsigned long b, unsigned long c, 
 	return option != PR_CAPBSET_READ && fails() ? -1 : __real_prctl(option, a, b, c, d);
 }
 
+static bool no_landlock;
+
 /* Nor is it to ask whether there is a Landlock, without which it goes on. */
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
 	bool asks = number == SYS_landlock_create_ruleset && a == 0;
 
+	if (asks && no_landlock) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
 	return !asks && fails() ? -1 : __real_syscall(number, a, b, c, d, e, f);
 }
 
@@ -291,6 +299,46 @@ START_TEST(what_is_not_on_the_list_is_the_end_and_is_told)
 }
 END_TEST
 
+static int sent_to(struct sandbox_config config, bool enters)
+{
+	int fds[2];
+	int status = -1;
+	char byte = 0;
+
+	ck_assert_int_eq(pipe(fds), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (init(config) < 0 ||
+		    (enters && sandbox_enter(&sandbox, SANDBOX_EVENT_LOOP, "somebody") < 0) ||
+		    write(fds[1], "r", 1) != 1)
+			_exit(99);
+		for (;;)
+			(void)poll(NULL, 0, -1);
+	}
+	ck_assert_int_eq(read(fds[0], &byte, 1), 1);
+	ck_assert_int_eq(kill(pid, SIGSYS), 0);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	close(fds[0]);
+	close(fds[1]);
+	return status;
+}
+
+START_TEST(one_that_somebody_sends_is_told_apart)
+{
+	struct sandbox_config logs = on;
+
+	logs.mode = SANDBOX_LOG;
+	const struct {
+		struct sandbox_config config;
+		bool enters;
+	} cases[] = { { on, false }, { on, true }, { logs, true } };
+	for (unsigned int i = 0; i < nitems(cases); i++) {
+		expect_killed(sent_to(cases[i].config, cases[i].enters), SIGSYS);
+		process_expect_log("E sandbox: somebody has sent SIGSYS: stopping");
+	}
+}
+END_TEST
+
 static void does_all_of_them(void)
 {
 	for (unsigned int i = 0; i < nitems(violations); i++) {
@@ -336,7 +384,7 @@ static void lives(void)
 	time_t now = time(NULL);
 	struct tm tm;
 
-	if (!large || p == MAP_FAILED || mprotect(p, 4096, PROT_READ) < 0)
+	if (!large || p == MAP_FAILED)
 		abort();
 	large = realloc(large, 4 << 20);
 	if (!large || getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
@@ -367,6 +415,50 @@ START_TEST(what_is_on_it_goes_on)
 }
 END_TEST
 
+/* Of all sizes, several times, so that it grows, and shrinks again. */
+static void allocates(void)
+{
+	for (size_t size = 1000; size < 2 << 20; size *= 10) {
+		char *blocks[20];
+		for (unsigned int i = 0; i < nitems(blocks); i++) {
+			blocks[i] = malloc(size);
+			if (!blocks[i])
+				abort();
+			memset(blocks[i], 7, size);
+		}
+		for (unsigned int i = nitems(blocks); i-- > 0;)
+			free(blocks[i]);
+	}
+}
+
+static void *live_as(void *role)
+{
+	if (sandbox_enter(&sandbox, *(const enum sandbox_role *)role, "another") < 0)
+		_exit(99);
+	allocates();
+	return role;
+}
+
+/* As vCPUs are: malloc has other ways in a thread that is not the first. */
+START_TEST(memory_is_to_be_had_on_any_thread)
+{
+	for (enum sandbox_role role = 0; role < SANDBOX_NR_ROLES; role++) {
+		int status = -1;
+		pid_t pid = fork();
+		if (pid == 0) {
+			pthread_t thread;
+			void *through = NULL;
+			if (init(on) < 0 || pthread_create(&thread, NULL, live_as, &role) != 0)
+				_exit(99);
+			(void)pthread_join(thread, &through);
+			_exit(through == &role ? 7 : 98);
+		}
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		expect_exit(status, 7);
+	}
+}
+END_TEST
+
 static int folder_fd;
 
 static void writes_metrics(void)
@@ -383,6 +475,11 @@ static void reads_what_is_there(void)
 	(void)openat(folder_fd, "x", O_RDONLY | O_CLOEXEC);
 }
 
+static void removes_a_folder(void)
+{
+	(void)unlinkat(folder_fd, "x", AT_REMOVEDIR);
+}
+
 START_TEST(a_file_of_metrics_is_written_anew_and_none_is_opened)
 {
 	struct sandbox_config config = on;
@@ -394,6 +491,9 @@ START_TEST(a_file_of_metrics_is_written_anew_and_none_is_opened)
 	status = play(SANDBOX_EVENT_LOOP, config, reads_what_is_there);
 	expect_killed(status, SIGSYS);
 	process_expect_log("somebody: system call openat (257)");
+	status = play(SANDBOX_EVENT_LOOP, config, removes_a_folder);
+	expect_killed(status, SIGSYS);
+	process_expect_log("somebody: system call unlinkat (263)");
 	status = play(SANDBOX_VCPU, config, writes_metrics);
 	expect_killed(status, SIGSYS);
 	/* Where sockets are nothing is opened at all. */
@@ -457,6 +557,26 @@ START_TEST(privileges_are_gone_and_paths_shut_off)
 	ck_assert_int_eq(mkdirat(folder_fd, "sub", 0700), -1);
 	ck_assert_int_eq(errno, EACCES);
 	close(folder_fd);
+}
+END_TEST
+
+START_TEST(without_landlock_who_has_folders_is_warned)
+{
+	struct sandbox_config config = on;
+
+	no_landlock = true;
+	ck_assert_int_eq(init(config), 0);
+	ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+	process_expect_no_log();
+	sandbox_finish(&sandbox);
+	for (unsigned int i = 0; i <= SANDBOX_NR_SOCKETS; i++) {
+		config = on;
+		*(i == 0 ? &config.metrics : &config.sockets[i - 1]) = STDIN_FILENO;
+		ck_assert_int_eq(init(config), 0);
+		ck_assert_int_eq(sandbox_drop(&sandbox), 0);
+		process_expect_log("W sandbox: this kernel has no Landlock, which would keep");
+		sandbox_finish(&sandbox);
+	}
 }
 END_TEST
 
@@ -593,11 +713,14 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		what_is_not_on_the_list_is_the_end_and_is_told,
+		one_that_somebody_sends_is_told_apart,
 		logged_they_are_let_through,
 		off_nothing_is_held_back,
 		what_is_on_it_goes_on,
+		memory_is_to_be_had_on_any_thread,
 		a_file_of_metrics_is_written_anew_and_none_is_opened,
 		privileges_are_gone_and_paths_shut_off,
+		without_landlock_who_has_folders_is_warned,
 		a_user_is_all_that_is_left,
 		a_filter_that_cannot_be_made_leaves_nothing,
 		a_filter_that_cannot_be_loaded_is_told,
