@@ -41,6 +41,9 @@
 #define INLINE_MAX (1u << 20)
 #define KICK_MAX_BYTES (32u << 20)
 
+/* The driver is told of so much at once. With more it would wait for bytes that it could have had. */
+#define BATCH_BYTES (128u << 10)
+
 /* Zeros to be written, and the buffer for what O_DIRECT does not take: as large. */
 #define BOUNCE_SIZE (1u << 20)
 
@@ -667,20 +670,23 @@ struct slice {
 };
 
 /*
- * All that waits is submitted at once, and ended as far as it is at hand. How many those were; -EPROTO:
- * the queue is broken. -EAGAIN: the slice is used up.
+ * All that waits, up to a batch, is submitted at once, and ended as far as it is at hand. How many those
+ * were; -EPROTO: the queue is broken. -EAGAIN: the slice is used up.
  */
-static int serve(struct virtio_blk *blk, unsigned int index, struct slice *left)
+static int serve(struct virtio_blk *blk, unsigned int index, struct slice *left,
+		 uint64_t *batch)
 {
 	struct virtq *ring = &blk->virtio.queues[index].ring;
 	int r = 0, n = 0;
 
-	while (virtio_running(&blk->virtio)) {
+	while (virtio_running(&blk->virtio) && *batch < BATCH_BYTES) {
 		r = left->nr_requests > 0 && left->bytes > 0 ? virtq_take(ring, &blk->chain)
 							     : -EAGAIN;
 		if (r <= 0)
 			break;
-		left->bytes -= min(accept_chain(blk, index), left->bytes);
+		uint64_t bytes = accept_chain(blk, index);
+		*batch += bytes;
+		left->bytes -= min(bytes, left->bytes);
 		left->nr_requests--;
 		n++;
 	}
@@ -699,12 +705,14 @@ static void blk_kick(struct virtio *virtio, unsigned int index)
 
 	TRACE(blk_kick, index, 0);
 	do {
+		uint64_t batch = 0;
 		do
-			r = serve(blk, index, &left);
-		while (r > 0);
+			r = serve(blk, index, &left, &batch);
+		while (r > 0 && batch < BATCH_BYTES);
 		interrupt(blk);
-		if (r == 0 && virtio_running(virtio))
-			r = virtq_await_kick(&queue->ring);
+		if (r != 0 || !virtio_running(virtio))
+			continue;
+		r = virtq_await_kick(&queue->ring);
 		if (r > 0) /* there may be none after all: that is no way to keep us here */
 			left.nr_requests--;
 	} while (r > 0);
