@@ -422,9 +422,10 @@ static int become(const struct sandbox_user *user)
 static int empty_bounding_set(void)
 {
 	for (unsigned int i = 0; prctl(PR_CAPBSET_READ, i, 0, 0, 0) >= 0; i++) {
+		if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) == 0)
+			continue;
 		/* Without CAP_SETPCAP there is hardly anything to lose. */
-		if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) < 0 && errno != EPERM)
-			return -errno;
+		return errno == EPERM ? 0 : -errno;
 	}
 	return 0;
 }
