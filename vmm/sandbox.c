@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/sandbox.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -168,6 +169,7 @@ static const struct rule rules[] = {
 	/* Threads, signals, time */
 	{ BOTH, CALL(futex), .why = "locks" },
 	{ BOTH, CALL(clock_gettime), .why = "where the vDSO does not know the time" },
+	{ BOTH, CALL(time), .why = "where there is no vDSO at all" },
 	{ BOTH, CALL(rt_sigprocmask), .why = "libc, round the signals it sends" },
 	{ BOTH, CALL(rt_sigreturn), .why = "the kick of a vCPU; our own handler of SIGSYS" },
 	{ BOTH, CALL(restart_syscall), .why = "the kernel's own, after a stop" },
@@ -187,6 +189,7 @@ void sandbox_count(enum sandbox_role role, unsigned int *ret_calls, unsigned int
 	*ret_ioctls = 0;
 	for (unsigned int i = 0; i < nitems(rules); i++) {
 		bool first = true;
+		assert(rules[i].why);
 		if (!(rules[i].roles & 1u << role))
 			continue;
 		for (unsigned int before = 0; before < i; before++)
@@ -422,9 +425,10 @@ static int become(const struct sandbox_user *user)
 static int empty_bounding_set(void)
 {
 	for (unsigned int i = 0; prctl(PR_CAPBSET_READ, i, 0, 0, 0) >= 0; i++) {
+		if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) == 0)
+			continue;
 		/* Without CAP_SETPCAP there is hardly anything to lose. */
-		if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) < 0 && errno != EPERM)
-			return -errno;
+		return errno == EPERM ? 0 : -errno;
 	}
 	return 0;
 }
