@@ -176,7 +176,10 @@ static void print_escaped(const char *text)
 	for (; *text && *text != '\n'; text++) {
 		if (strchr("[]:\\", *text))
 			putchar('\\');
-		putchar(*text);
+		if (*text == '\'') /* it is in such quotes */
+			fputs("'\\''", stdout);
+		else
+			putchar(*text);
 	}
 }
 

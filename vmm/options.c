@@ -692,7 +692,7 @@ const struct option_row option_rows[] = {
 	  OPTION_TEXT, .words = "@" },
 	{ "user", "NAME", "be that user, not root, once everything is open", parse_user,
 	  OPTION_TEXT },
-	{ "sandbox", "MODE", "the guest's way out: on, off, log (on)", parse_sandbox,
+	{ "sandbox", "MODE", "what it may ask of the host: on, off, log (on)", parse_sandbox,
 	  OPTION_SWITCH, .fallback = "on", .words = "on off log" },
 	{ "config", "FILE", "more options, as JSON; the command line overrides them",
 	  .form = OPTION_TEXT, .again = OPTION_ADDS, .words = "@", .not_in_file = true },
