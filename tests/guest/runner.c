@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -421,6 +422,7 @@ static unsigned int choose_seed(void)
 				  : (unsigned int)time(NULL) * 1000 + (unsigned int)getpid();
 
 	printf("GUEST_SEED=%u\n", seed);
+	(void)fflush(stdout); /* what is killed writes nothing any more */
 	return seed;
 }
 
@@ -590,6 +592,8 @@ static int check_complete(char **names, unsigned int count)
 
 int main(int argc, char **argv)
 {
+	/* As the sandbox has it, but here threads are older than that, and would have arenas. */
+	(void)mallopt(M_ARENA_MAX, 1);
 	if (argc > 1 && strcmp(argv[1], "--complete") == 0)
 		return check_complete(argv + 2, (unsigned int)argc - 2);
 	const struct test_case *test = argc == 3 ? find_case(argv[2]) : NULL;
