@@ -86,8 +86,10 @@ must_check int vcpu_init(struct vcpu *vcpu, int kvm_fd, int vm_fd, unsigned int 
 /* Joins the thread, which vcpus_quit() has told to end. Accepts a zeroed object. */
 void vcpu_finish(struct vcpu *vcpu);
 
-/* Starts the thread, which has begun when this returns; it parks at the gate. -EAGAIN, or what
- * host->begin() said; logged. */
+/*
+ * Starts the thread, which has begun when this returns; it parks at the gate. -EAGAIN, or what
+ * host->begin() said; logged.
+ */
 must_check int vcpu_start(struct vcpu *vcpu);
 
 /* The thread, for tools that look at threads or pin them; 0: it was not started. */
