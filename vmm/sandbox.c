@@ -31,6 +31,7 @@
 #include "base/bits.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #include "vmm/figures.h"
 #include "vmm/vcpu.h"
@@ -334,9 +335,6 @@ static int make_filter(struct sandbox *s, enum sandbox_role role)
 	}
 	return r;
 }
-
-/* There is one of these where a sanitizer is at work. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 {

@@ -12,11 +12,10 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "base/sanitizer.h"
+
 static int log_fd = -1;
 static struct rlimit saved_limit;
-
-/* Where a sanitizer is at work its reports must not go where the log goes. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 int run_tests(const char *module, void (*setup)(void), void (*teardown)(void),
 	      const TTest *const *tests, size_t nr_tests)
