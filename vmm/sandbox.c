@@ -344,7 +344,7 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 
 	*s = (struct sandbox){ .config = *config };
 	if (config->mode != SANDBOX_OFF && __sanitizer_set_report_fd) {
-		/* To look for leaks it starts and traces tasks, opens files and so on. */
+		/* To look for leaks, and for each report, it opens files, starts and traces tasks. */
 		log_debug("sandbox: off: this build has a sanitizer in it");
 		s->config.mode = SANDBOX_OFF;
 	}

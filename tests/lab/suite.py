@@ -23,8 +23,8 @@ import debian
 import devices
 import host_setup
 import mdev
-from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, expected_results,
-                    figure, say)
+from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, check_sanitizer,
+                    expected_results, figure, say)
 from host import (BALLAST, EDU, INITRD, NET, NVME, PAIR, VMLINUX, VMLINUZ, Guest, GuestFailed, bind, count_user_exits, group_of,
                   left_behind, write)
 
@@ -252,6 +252,7 @@ def main():
             run(chapter)
         except Exception as error:  # the other chapters still have something to tell
             check(chapter.__name__, False, f"{type(error).__name__}: {error}")
+        check_sanitizer(chapter.__name__)
         print("ENDED", flush=True)
 
 

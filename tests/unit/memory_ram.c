@@ -192,7 +192,7 @@ static bool has_flag(const char *flag)
 	bool ours = false;
 	bool found = false;
 
-	(void)snprintf(start, sizeof(start), "%lx-", (unsigned long)ram.host);
+	(void)snprintf(start, sizeof(start), "%08lx-", (unsigned long)ram.host);
 	FILE *f = fopen("/proc/self/smaps", "re");
 	ck_assert_ptr_nonnull(f);
 	while (fgets(line, sizeof(line), f)) {
