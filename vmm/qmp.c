@@ -17,6 +17,7 @@
 #include "base/log.h"
 
 #include "vfio/group.h"
+#include "vfio/vfio_pci.h"
 #include "vmm/machine.h"
 #include "vmm/options.h"
 
@@ -27,8 +28,9 @@
 
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
-#define MAX_PARAMETERS 3u
-#define MAX_REGIONS 64u /* of a DMA context, told about */
+#define MAX_PARAMETERS 5u
+#define MAX_FDS 2u       /* that come with a command */
+#define MAX_REGIONS 64u  /* of a DMA context, told about */
 #define BALLOON_PATH "/machine/peripheral/balloon0"
 #define BALLOON_ID "balloon0"
 #define BALLOON_TYPE "virtio-balloon-pci"
@@ -59,6 +61,8 @@ struct client {
 	unsigned int depth; /* of open braces and brackets */
 	size_t nr_line;
 	size_t nr_output;
+	int fds[MAX_FDS]; /* owned; they came with the command that is under way, or with the next */
+	unsigned int nr_fds;
 	char line[QMP_MAX_LINE];
 	char output[QMP_MAX_OUTPUT]; /* not sent yet */
 };
@@ -79,9 +83,10 @@ struct call {
 
 struct parameter {
 	const char *name;
-	json_type type; /* JSON_TRUE: a boolean. A list may be left out */
+	json_type type; /* JSON_TRUE: a boolean */
 	json_int_t min; /* of an integer */
 	json_int_t max;
+	bool may_lack;
 };
 
 struct command {
@@ -89,7 +94,6 @@ struct command {
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
 	struct parameter parameters[MAX_PARAMETERS]; /* up to one without a name */
-	bool takes_more;                             /* arguments nobody looks at */
 };
 
 /* Always NULL, for the caller to return. */
@@ -206,8 +210,9 @@ static json_t *describe_bar(const struct pci_device *dev, unsigned int i)
 			 (int)prefetch, "mem_type_64", (int)(bar->kind == PCI_BAR_MEM64));
 }
 
-static json_t *describe_pci_device(const struct pci_device *dev)
+static json_t *describe_pci_device(const struct attach *attach, const struct pci_device *dev)
 {
+	const char *id = attach_id(attach, dev);
 	int pin = dev->config[PCI_INTERRUPT_PIN];
 	json_t *regions = json_array();
 
@@ -218,7 +223,7 @@ static json_t *describe_pci_device(const struct pci_device *dev)
 	json_t *irq = pin ? json_integer(pci_intx_gsi(dev, (unsigned int)pin)) : NULL;
 	return json_pack("{s:i,s:i,s:i,s:s,s:i,s:o*,s:{s:i},s:{s:i,s:i,s:i,s:i},s:o}", "bus", 0,
 			 "slot", dev->devfn >> 3, "function", dev->devfn & 7, "qdev_id",
-			 dev->name, "irq_pin", pin, "irq", irq, "class_info", "class",
+			 id ? id : dev->name, "irq_pin", pin, "irq", irq, "class_info", "class",
 			 (int)pci_get_16(dev, PCI_CLASS_DEVICE), "id", "vendor",
 			 (int)pci_get_16(dev, PCI_VENDOR_ID), "device",
 			 (int)pci_get_16(dev, PCI_DEVICE_ID), "subsystem-vendor",
@@ -234,7 +239,9 @@ static json_t *query_pci_run(struct call *call)
 	pthread_mutex_lock(&bus->lock);
 	for (unsigned int i = 0; i < PCI_NR_DEVFNS && devices; i++) {
 		if (bus->devices[i])
-			devices = add_to_list(devices, describe_pci_device(bus->devices[i]));
+			devices = add_to_list(devices,
+					      describe_pci_device(&call->machine->attach,
+								  bus->devices[i]));
 	}
 	pthread_mutex_unlock(&bus->lock);
 	return json_pack("[{s:i,s:o}]", "bus", 0, "devices", devices);
@@ -482,6 +489,20 @@ static json_t *list_one(const char *name, const char *type)
 	return json_pack("[{s:s,s:s}]", "name", name, "type", type);
 }
 
+static json_t *list_peripherals(const struct machine *m)
+{
+	json_t *list = m->config.has_balloon ? list_one(BALLOON_ID, "child<" BALLOON_TYPE ">")
+					     : json_array();
+
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES && list; i++) {
+		const struct attached *d = &m->attach.devices[i];
+		if (d->pci)
+			list = add_to_list(list, json_pack("{s:s,s:s}", "name", d->id, "type",
+							   "child<vfio-pci>"));
+	}
+	return list;
+}
+
 static json_t *qom_list_run(struct call *call)
 {
 	const char *path = json_string_value(call->arguments[0]);
@@ -495,9 +516,7 @@ static json_t *qom_list_run(struct call *call)
 	if (strcmp(path, "/machine") == 0)
 		return list_one("peripheral", "child<container>");
 	if (strcmp(path, "/machine/peripheral") == 0)
-		return call->machine->config.has_balloon
-			       ? list_one(BALLOON_ID, "child<" BALLOON_TYPE ">")
-			       : json_array();
+		return list_peripherals(call->machine);
 	return fail_without_object(call, path);
 }
 
@@ -556,36 +575,93 @@ static json_t *qom_set_run(struct call *call)
 	return json_object();
 }
 
-/* Hot-plug, which is not there: whoever asks shall know what to do instead. */
+/* Devices that come and go */
+
+/* The group is the client's word for it; that it is the device's the kernel sees to. */
+static int take_opened(struct call *call, const char *host, struct vfio_opened *ret)
+{
+	struct client *c = call->client;
+
+	*ret = (struct vfio_opened){ .group_fd = -1, .container_fd = -1 };
+	if (vfio_pci_name(host, ret->name, sizeof(ret->name)) < 0) {
+		fail(call, GENERIC_ERROR,
+		     "host '%s': a PCI device is called 0000:01:00.0, an mdev after its UUID",
+		     host);
+		return -EINVAL;
+	}
+	ret->group = (unsigned int)json_integer_value(call->arguments[4]);
+	if (c->nr_fds > 0)
+		ret->group_fd = c->fds[0];
+	if (c->nr_fds > 1)
+		ret->container_fd = c->fds[1];
+	c->nr_fds = 0;
+	return 0;
+}
+
+static int parse_balloon(struct call *call, enum vfio_balloon *ret)
+{
+	const char *text = json_string_value(call->arguments[3]);
+
+	*ret = text && strcmp(text, "allowed") == 0 ? VFIO_BALLOON_ALLOWED
+						    : VFIO_BALLOON_INHIBITS;
+	if (!text || *ret == VFIO_BALLOON_ALLOWED || strcmp(text, "inhibits") == 0)
+		return 0;
+	fail(call, GENERIC_ERROR, "balloon '%s': it is inhibits or allowed", text);
+	return -EINVAL;
+}
+
+/* What went wrong is in the log, and so is the answer. */
+static json_t *attach(struct call *call, const struct attach_request *request)
+{
+	char reason[512];
+	uint64_t back = 0;
+
+	log_capture(reason, sizeof(reason));
+	int r = attach_add(call->machine, request, &back);
+	log_capture(NULL, 0);
+	if (r < 0) {
+		(void)log_err(0, "%s", reason);
+		return fail(call, GENERIC_ERROR, "%s", reason);
+	}
+	return back ? json_pack("{s:{s:I}}", "x-ballast", "came-back", number(back))
+		    : json_object();
+}
 
 static json_t *device_add_run(struct call *call)
 {
 	const char *driver = json_string_value(call->arguments[0]);
+	struct attach_request request = {
+		.host = json_string_value(call->arguments[1]),
+		.id = json_string_value(call->arguments[2]),
+	};
+	struct vfio_opened opened;
 
 	if (strcmp(driver, "vfio-pci") != 0)
 		return fail(call, GENERIC_ERROR,
-			    "driver '%s': it is vfio-pci, and even that cannot be added yet",
-			    driver);
-	return fail(
-		call, GENERIC_ERROR,
-		"driver 'vfio-pci': a device cannot be added to a running guest yet: start it "
-		"with --device");
+			    "driver '%s': of a running guest it can only be vfio-pci", driver);
+	if (parse_balloon(call, &request.balloon) < 0)
+		return NULL;
+	if (!call->arguments[4])
+		return attach(call, &request);
+	if (take_opened(call, request.host, &opened) < 0)
+		return NULL;
+	request.host = opened.name;
+	request.opened = &opened;
+	json_t *result = attach(call, &request);
+	fd_close(&opened.group_fd);
+	fd_close(&opened.container_fd);
+	return result;
 }
 
 static json_t *device_del_run(struct call *call)
 {
 	const char *id = json_string_value(call->arguments[0]);
-	const struct machine *m = call->machine;
+	bool force = json_is_true(call->arguments[1]);
 
-	for (unsigned int i = 0; i < m->config.nr_devices; i++) {
-		if (strcmp(m->config.devices[i].name, id) == 0)
-			return fail(call, GENERIC_ERROR,
-				    "device '%s' cannot be taken from a running guest yet: it "
-				    "is given back when the guest ends",
-				    id);
-	}
-	return fail(call, DEVICE_NOT_FOUND,
-		    "there is no device '%s': they have the names that --device gave them", id);
+	if (attach_remove(call->machine, id, force ? DETACH_BY_FORCE : DETACH_ASKS) < 0)
+		return fail(call, DEVICE_NOT_FOUND,
+			    "there is no device '%s': query-pci lists them by their ids", id);
+	return json_object();
 }
 
 static json_t *describe_dma_regions(const struct vfio_mapping_figures *mappings,
@@ -715,7 +791,7 @@ static json_t *set_link_run(struct call *call)
 }
 
 static const struct command commands[] = {
-	{ "qmp_capabilities", qmp_capabilities_run, { { "enable", JSON_ARRAY } } },
+	{ "qmp_capabilities", qmp_capabilities_run, { { "enable", JSON_ARRAY, .may_lack = true } } },
 	{ "query-version", query_version_run },
 	{ "query-commands", query_commands_run },
 	{ "query-status", query_status_run },
@@ -736,8 +812,16 @@ static const struct command commands[] = {
 	  { { "path", JSON_STRING },
 	    { "property", JSON_STRING },
 	    { "value", JSON_INTEGER, 0, MAX_STATS_PERIOD } } },
-	{ "device_add", device_add_run, { { "driver", JSON_STRING } }, .takes_more = true },
-	{ "device_del", device_del_run, { { "id", JSON_STRING } } },
+	{ "device_add",
+	  device_add_run,
+	  { { "driver", JSON_STRING },
+	    { "host", JSON_STRING },
+	    { "id", JSON_STRING, .may_lack = true },
+	    { "balloon", JSON_STRING, .may_lack = true },
+	    { "x-ballast-group", JSON_INTEGER, 0, UINT32_MAX, .may_lack = true } } },
+	{ "device_del",
+	  device_del_run,
+	  { { "id", JSON_STRING }, { "force", JSON_TRUE, .may_lack = true } } },
 	{ "set_link", set_link_run, { { "name", JSON_STRING }, { "up", JSON_TRUE } } },
 	{ "x-ballast-query-memory", x_ballast_query_memory_run },
 	{ "x-ballast-query-dma-map", x_ballast_query_dma_map_run },
@@ -791,7 +875,7 @@ static const char *describe_type(json_type type)
 static int check_argument(struct call *call, const struct command *command,
 			  const struct parameter *p, const json_t *value)
 {
-	if (!value && p->type == JSON_ARRAY)
+	if (!value && p->may_lack)
 		return 0;
 	if (!value) {
 		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", p->name,
@@ -812,7 +896,7 @@ static bool takes(const struct command *command, const char *name)
 		if (strcmp(name, command->parameters[i].name) == 0)
 			return true;
 	}
-	return command->takes_more;
+	return false;
 }
 
 static int take_arguments(struct call *call, const struct command *command, json_t *arguments)
@@ -1039,12 +1123,49 @@ static int take_byte(struct client *c, char byte)
 	return c->place == IN_COMMAND && c->depth == 0 ? run_line(c) : 0;
 }
 
+static void close_fds(struct client *c)
+{
+	while (c->nr_fds > 0)
+		fd_close(&c->fds[--c->nr_fds]);
+}
+
+/* Those that came with the bytes; what is more than there is room for the kernel has closed. */
+static void take_fds(struct client *c, struct msghdr *message)
+{
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header;
+	     header = CMSG_NXTHDR(message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		close_fds(c); /* of a command that never came */
+		c->nr_fds = (unsigned int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(c->fds, CMSG_DATA(header), c->nr_fds * sizeof(int));
+	}
+}
+
+static ssize_t receive_message(struct client *c, char *bytes, size_t size)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control;
+	struct iovec text = { bytes, size };
+	struct msghdr message = { .msg_iov = &text,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+
+	ssize_t n = recvmsg(c->source.fd, &message, MSG_CMSG_CLOEXEC);
+	if (n >= 0)
+		take_fds(c, &message);
+	return n;
+}
+
 static int receive(struct client *c)
 {
 	char bytes[READ_SIZE];
 	int r = 0;
 
-	ssize_t n = recv(c->source.fd, bytes, sizeof(bytes), 0);
+	ssize_t n = receive_message(c, bytes, sizeof(bytes));
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0) {
@@ -1053,6 +1174,9 @@ static int receive(struct client *c)
 	}
 	for (ssize_t i = 0; i < n && r >= 0; i++)
 		r = take_byte(c, bytes[i]);
+	/* No command that is under way could be theirs. */
+	if (c->place < IN_COMMAND)
+		close_fds(c);
 	return r;
 }
 
@@ -1073,6 +1197,7 @@ static void drop_client(struct client *c)
 		c->qmp->nr_clients--;
 	}
 	fd_close(&c->source.fd);
+	close_fds(c);
 	watch_listener(c->qmp);
 	free(c);
 }
@@ -1198,6 +1323,15 @@ void qmp_event_action(struct qmp *qmp, const char *name, const char *action)
 {
 	if (qmp->loop)
 		tell_clients(qmp, name, json_pack("{s:s}", "action", action));
+}
+
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id)
+{
+	char path[128];
+
+	(void)snprintf(path, sizeof(path), "/machine/peripheral/%s", id);
+	if (qmp->loop)
+		tell_clients(qmp, name, json_pack("{s:s,s:s}", "device", id, "path", path));
 }
 
 /* And no other for a second. If the timer fails, they come as they are. */

@@ -1638,11 +1638,11 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	fake_kvm.steps[0] = gets_sigterm;
 	fake_kvm.steps[1] = gets_sigterm_again_after_the_button;
 	init();
-	eventfd_signal(machine.devices[0].req.fd);
+	eventfd_signal(machine.attach.devices[0].req.fd);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
 	machine_finish(&machine);
 	expect_in_log("W vfio: the host asks for " DEVICE
-		      " back; it gets it when the guest ends",
+		      " back; it gets it when the guest lets go of it, which it is asked to",
 		      "I SIGTERM: stopping");
 	json_t *events = parse_events(take_file(path));
 	ck_assert_uint_eq(count_events(events, "attached", "device", DEVICE), 1);
@@ -1652,7 +1652,7 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 
 	memset(fake_kvm.steps, 0, sizeof(fake_kvm.steps));
 	init();
-	eventfd_signal(machine.devices[0].err.fd);
+	eventfd_signal(machine.attach.devices[0].err.fd);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
 	machine_finish(&machine);
 	expect_in_log("E vfio: " DEVICE " reports an error it does not recover from",

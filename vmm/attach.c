@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: MIT */
+#include "vmm/attach.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <sys/timerfd.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/trace.h"
+
+#include "vmm/machine.h"
+
+static unsigned int slot_of(const struct attached *d)
+{
+	return d->pci->pci.devfn >> 3;
+}
+
+static void tell_of_device(const struct attached *d, const char *event)
+{
+	figures_event(&d->machine->figures, event,
+		      json_pack("{s:s}", "device", d->pci->device.name));
+}
+
+/* Asking the guest */
+
+/* Each second, or not at all. */
+static void set_timer(struct attach *attach)
+{
+	struct itimerspec often = { 0 };
+
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		if (attach->devices[i].seconds_left > 0)
+			often.it_interval.tv_sec = often.it_value.tv_sec = 1;
+	}
+	if (timerfd_settime(attach->timer.fd, 0, &often, NULL) < 0)
+		log_warn("vfio: timer: %s: nobody is told when a guest does not let go",
+			 strerror(errno));
+}
+
+static void ask_guest(struct attached *d)
+{
+	TRACE(attach_ask, slot_of(d), 0);
+	d->seconds_left = ATTACH_EJECT_SECONDS;
+	hotplug_ask_eject(&d->machine->hotplug, slot_of(d));
+	set_timer(&d->machine->attach);
+}
+
+/* Of one that the host wants back the kernel reminds us all the time: people are told once. */
+static void tell_timeout(struct attached *d)
+{
+	if (!d->wanted_back)
+		log_warn("vfio: the guest has not let go of %s within %u s: it stays; ask again, "
+			 "or take it by force",
+			 d->pci->device.name, ATTACH_EJECT_SECONDS);
+	tell_of_device(d, "detach-timeout");
+	qmp_event_device(&d->machine->qmp, "DEVICE_UNPLUG_GUEST_ERROR", d->id);
+}
+
+static void timer_ready(struct event_source *source, uint32_t events)
+{
+	struct attach *attach = container_of(source, struct attach, timer);
+
+	(void)events;
+	if (!eventfd_take(source->fd)) /* the same eight bytes */
+		return;
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		struct attached *d = &attach->devices[i];
+		if (d->seconds_left > 0 && --d->seconds_left == 0)
+			tell_timeout(d);
+	}
+	set_timer(attach);
+}
+
+/* What the kernel says of a device */
+
+static void err_ready(struct event_source *source, uint32_t events)
+{
+	struct attached *d = container_of(source, struct attached, err);
+
+	(void)events;
+	if (!eventfd_take(source->fd))
+		return;
+	(void)log_err(0,
+		      "vfio: %s reports an error it does not recover from: stopping the guest",
+		      d->pci->device.name);
+	tell_of_device(d, "device-error");
+	machine_fail(d->machine);
+}
+
+/* The kernel repeats itself until the device is given back; once is enough for people. */
+static void req_ready(struct event_source *source, uint32_t events)
+{
+	struct attached *d = container_of(source, struct attached, req);
+
+	(void)events;
+	if (!eventfd_take(source->fd) || d->seconds_left > 0)
+		return;
+	if (!d->wanted_back) {
+		log_warn("vfio: the host asks for %s back; it gets it when the guest lets go of "
+			 "it, which it is asked to",
+			 d->pci->device.name);
+		tell_of_device(d, "device-wanted-back");
+	}
+	d->wanted_back = true;
+	ask_guest(d);
+}
+
+static int listen_to(struct attached *d)
+{
+	struct event_loop *loop = &d->machine->loop;
+	int r = 0;
+
+	d->err.fd = d->pci->device.err_fd;
+	d->req.fd = d->pci->device.req_fd;
+	if (d->err.fd >= 0)
+		r = event_loop_add(loop, &d->err, EPOLLIN);
+	if (r >= 0 && d->req.fd >= 0)
+		r = event_loop_add(loop, &d->req, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+/* Both, or one, or none was listened to. */
+static void ignore(struct attached *d)
+{
+	if (d->err.fd >= 0)
+		event_loop_remove(&d->machine->loop, &d->err);
+	if (d->req.fd >= 0)
+		event_loop_remove(&d->machine->loop, &d->req);
+	d->err.fd = d->req.fd = -1;
+}
+
+/* Attaching */
+
+static struct attached *find_device(struct attach *attach, const char *id)
+{
+	char name[VFIO_NAME_SIZE] = "";
+
+	if (vfio_pci_name(id, name, sizeof(name)) < 0)
+		name[0] = '\0'; /* an id that is no name */
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		struct attached *d = &attach->devices[i];
+		if (d->pci &&
+		    (strcmp(d->id, id) == 0 || strcmp(d->pci->device.name, name) == 0))
+			return d;
+	}
+	return NULL;
+}
+
+static struct attached *free_place(struct attach *attach)
+{
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		if (!attach->devices[i].pci)
+			return &attach->devices[i];
+	}
+	return NULL;
+}
+
+static int attach_device(struct machine *m, struct attached *d,
+			 const struct attach_request *request)
+{
+	TRACE(attach_device, 0, 0);
+	*d = (struct attached){
+		.err = { .fd = -1, .ready = err_ready },
+		.req = { .fd = -1, .ready = req_ready },
+		.machine = m,
+	};
+	int r = request->opened
+			? vfio_pci_attach_opened(&m->vfio, &m->pci, request->opened,
+						 request->balloon, &d->pci)
+			: vfio_pci_attach(&m->vfio, &m->pci, request->host, request->balloon,
+					  &d->pci);
+	if (r < 0)
+		return r;
+	(void)snprintf(d->id, sizeof(d->id), "%s",
+		       request->id ? request->id : d->pci->device.name);
+	r = listen_to(d);
+	if (r >= 0) {
+		hotplug_set_removable(&m->hotplug, slot_of(d), true);
+		return 0;
+	}
+	ignore(d);
+	vfio_pci_detach(d->pci);
+	d->pci = NULL;
+	return r;
+}
+
+static void tell_attach(struct machine *m, const char *name, int r)
+{
+	figures_event(&m->figures, r < 0 ? "attach-failure" : "attached",
+		      json_pack("{s:s,s:s}", "device", name, "result",
+				r < 0 ? strerror(-r) : "ok"));
+}
+
+int attach_at_start(struct machine *m, const struct attach_request *request)
+{
+	struct attached *d = free_place(&m->attach);
+	int r = -ENOSPC; /* the options do not let it come to that */
+
+	if (d)
+		r = attach_device(m, d, request);
+	tell_attach(m, request->host, r);
+	return r;
+}
+
+/* What is known beforehand to stand in the way. */
+static int check_request(struct machine *m, const struct attach_request *request)
+{
+	const char *id = request->id ? request->id : request->host;
+
+	if (find_device(&m->attach, request->host))
+		return log_err(0, "vfio: attach %s: it is assigned already", request->host),
+		       -EEXIST;
+	if (find_device(&m->attach, id) || strlen(id) >= ATTACH_ID_SIZE)
+		return log_err(0, "vfio: attach %s: the id '%.64s' is taken, or too long",
+			       request->host, id),
+		       -EEXIST;
+	if (!request->opened && m->sandbox.config.mode == SANDBOX_ON)
+		return log_err(0,
+			       "vfio: attach %s: the sandbox opens nothing: use ballast ctl "
+			       "attach, which does, or run with --sandbox off",
+			       request->host),
+		       -EPERM;
+	return 0;
+}
+
+/* Of what the balloon holds, so much has to be present again. Nothing is pinned yet. */
+static int check_memory(struct machine *m, const struct attach_request *request,
+			uint64_t reclaimed)
+{
+	struct auto_balloon_view view = { 0 };
+	bool inhibits = request->balloon == VFIO_BALLOON_INHIBITS &&
+			(!m->vfio.config.coordinate || m->vfio.inhibiting);
+
+	if (!inhibits || reclaimed == 0)
+		return 0;
+	auto_balloon_look_at_host(&view, &m->auto_host);
+	if (view.host_total == 0 || view.host_available >= reclaimed)
+		return 0;
+	return log_err(0,
+		       "vfio: attach %s: %" PRIu64 " MiB that the balloon gave to the host must "
+		       "be there again, it has %" PRIu64
+		       ": deflate the balloon by as much as it can bear, or choose policy "
+		       "coordinated",
+		       request->host, reclaimed >> 20, view.host_available >> 20),
+	       -ENOMEM;
+}
+
+static uint64_t reclaimed(struct machine *m)
+{
+	struct reclaim_figures figures;
+
+	reclaim_figures(&m->reclaim, &figures);
+	return figures.reclaimed;
+}
+
+int attach_add(struct machine *m, const struct attach_request *request, uint64_t *ret_back)
+{
+	struct attached *d = free_place(&m->attach);
+	uint64_t before = reclaimed(m);
+
+	int r = check_request(m, request);
+	if (r >= 0 && !d)
+		r = log_err(-ENOSPC, "vfio: attach %s: %u devices are assigned", request->host,
+			    ATTACH_MAX_DEVICES);
+	if (r >= 0)
+		r = check_memory(m, request, before);
+	if (r >= 0)
+		r = attach_device(m, d, request);
+	tell_attach(m, request->host, r);
+	if (r < 0)
+		return r;
+	hotplug_announce(&m->hotplug, slot_of(d));
+	uint64_t after = reclaimed(m);
+	*ret_back = after < before ? before - after : 0;
+	if (*ret_back)
+		log_info("vfio: %s: %" PRIu64 " MiB that the balloon had given to the host came "
+			 "back",
+			 d->id, *ret_back >> 20);
+	return 0;
+}
+
+/* Detaching */
+
+static void take_out(struct attached *d)
+{
+	struct machine *m = d->machine;
+	uint32_t slot = 1u << slot_of(d);
+
+	TRACE(attach_take_out, slot_of(d), 0);
+	ignore(d);
+	hotplug_set_removable(&m->hotplug, slot_of(d), false);
+	/* It may have been told already, and whoever comes into the slot has not been let go. */
+	__atomic_and_fetch(&m->attach.ejected, ~slot, __ATOMIC_SEQ_CST);
+	log_info("vfio: %s is taken from the guest", d->pci->device.name);
+	tell_of_device(d, "detached");
+	vfio_pci_detach(d->pci);
+	d->pci = NULL;
+	d->seconds_left = 0;
+	set_timer(&m->attach);
+	qmp_event_device(&m->qmp, "DEVICE_DELETED", d->id);
+}
+
+static void take_out_slots(struct machine *m, uint32_t slots)
+{
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		struct attached *d = &m->attach.devices[i];
+		if (d->pci && slots & 1u << slot_of(d))
+			take_out(d);
+	}
+}
+
+int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
+{
+	struct attached *d = find_device(&m->attach, id);
+
+	if (!d)
+		return -ENODEV;
+	unsigned int slot = slot_of(d);
+	if (manner == DETACH_ASKS) {
+		log_info("vfio: the guest is asked to let go of %s", d->pci->device.name);
+		tell_of_device(d, "detach-asked");
+		ask_guest(d);
+		return 0;
+	}
+	take_out(d);
+	/* So that it drops what it has of it. */
+	hotplug_ask_eject(&m->hotplug, slot);
+	return 0;
+}
+
+void attach_ejected(void *opaque, unsigned int slot)
+{
+	struct machine *m = opaque;
+
+	__atomic_or_fetch(&m->attach.ejected, 1u << slot, __ATOMIC_SEQ_CST);
+	eventfd_signal(m->wake.fd);
+}
+
+void attach_take_out(struct machine *m)
+{
+	take_out_slots(m, __atomic_exchange_n(&m->attach.ejected, 0, __ATOMIC_SEQ_CST));
+}
+
+void attach_reset(struct machine *m)
+{
+	uint32_t asked = hotplug_reset(&m->hotplug);
+
+	take_out_slots(m, asked | __atomic_exchange_n(&m->attach.ejected, 0, __ATOMIC_SEQ_CST));
+}
+
+const char *attach_id(const struct attach *attach, const struct pci_device *device)
+{
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
+		const struct attached *d = &attach->devices[i];
+		if (d->pci && &d->pci->pci == device)
+			return d->id;
+	}
+	return NULL;
+}
+
+int attach_init(struct attach *attach, struct machine *m)
+{
+	*attach = (struct attach){ .timer = { .ready = timer_ready } };
+	attach->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	int r = attach->timer.fd < 0 ? -errno
+				     : event_loop_add(&m->loop, &attach->timer, EPOLLIN);
+	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+void attach_finish(struct attach *attach)
+{
+	for (unsigned int i = ATTACH_MAX_DEVICES; i-- > 0;) {
+		struct attached *d = &attach->devices[i];
+		if (!d->pci)
+			continue;
+		ignore(d);
+		vfio_pci_detach(d->pci);
+		d->pci = NULL;
+	}
+	if (!attach->timer.ready)
+		return;
+	fd_close(&attach->timer.fd);
+	*attach = (struct attach){ 0 };
+}
