@@ -73,9 +73,9 @@ struct vfio {
 	struct wires *wires;           /* borrowed, outlives this */
 	struct vfio_dma_config config; /* `coordinate` may change: vfio_coordinate() */
 	bool inhibiting;               /* vfio_inhibit() is not through */
-	struct vfio_opened *opened;    /* borrowed, for one attach; NULL: nodes are opened here */
-	pthread_mutex_t lock;          /* the last of all */
-	struct list_node containers;   /* in the order of opening; changed under `lock` */
+	struct vfio_opened *opened;  /* borrowed, for one attach; NULL: nodes are opened here */
+	pthread_mutex_t lock;        /* the last of all */
+	struct list_node containers; /* in the order of opening; changed under `lock` */
 	struct list_node groups;
 };
 

@@ -53,9 +53,10 @@ static void ask_guest(struct attached *d)
 static void tell_timeout(struct attached *d)
 {
 	if (!d->wanted_back)
-		log_warn("vfio: the guest has not let go of %s within %u s: it stays; ask again, "
-			 "or take it by force",
-			 d->pci->device.name, ATTACH_EJECT_SECONDS);
+		log_warn(
+			"vfio: the guest has not let go of %s within %u s: it stays; ask again, "
+			"or take it by force",
+			d->pci->device.name, ATTACH_EJECT_SECONDS);
 	tell_of_device(d, "detach-timeout");
 	qmp_event_device(&d->machine->qmp, "DEVICE_UNPLUG_GUEST_ERROR", d->id);
 }
@@ -100,9 +101,10 @@ static void req_ready(struct event_source *source, uint32_t events)
 	if (!eventfd_take(source->fd) || d->seconds_left > 0)
 		return;
 	if (!d->wanted_back) {
-		log_warn("vfio: the host asks for %s back; it gets it when the guest lets go of "
-			 "it, which it is asked to",
-			 d->pci->device.name);
+		log_warn(
+			"vfio: the host asks for %s back; it gets it when the guest lets go of "
+			"it, which it is asked to",
+			d->pci->device.name);
 		tell_of_device(d, "device-wanted-back");
 	}
 	d->wanted_back = true;
@@ -168,11 +170,10 @@ static int attach_device(struct machine *m, struct attached *d,
 		.req = { .fd = -1, .ready = req_ready },
 		.machine = m,
 	};
-	int r = request->opened
-			? vfio_pci_attach_opened(&m->vfio, &m->pci, request->opened,
-						 request->balloon, &d->pci)
-			: vfio_pci_attach(&m->vfio, &m->pci, request->host, request->balloon,
-					  &d->pci);
+	int r = request->opened ? vfio_pci_attach_opened(&m->vfio, &m->pci, request->opened,
+							 request->balloon, &d->pci)
+				: vfio_pci_attach(&m->vfio, &m->pci, request->host,
+						  request->balloon, &d->pci);
 	if (r < 0)
 		return r;
 	(void)snprintf(d->id, sizeof(d->id), "%s",
@@ -190,9 +191,9 @@ static int attach_device(struct machine *m, struct attached *d,
 
 static void tell_attach(struct machine *m, const char *name, int r)
 {
-	figures_event(&m->figures, r < 0 ? "attach-failure" : "attached",
-		      json_pack("{s:s,s:s}", "device", name, "result",
-				r < 0 ? strerror(-r) : "ok"));
+	figures_event(
+		&m->figures, r < 0 ? "attach-failure" : "attached",
+		json_pack("{s:s,s:s}", "device", name, "result", r < 0 ? strerror(-r) : "ok"));
 }
 
 int attach_at_start(struct machine *m, const struct attach_request *request)
@@ -241,7 +242,8 @@ static int check_memory(struct machine *m, const struct attach_request *request,
 	if (view.host_total == 0 || view.host_available >= reclaimed)
 		return 0;
 	return log_err(0,
-		       "vfio: attach %s: %" PRIu64 " MiB that the balloon gave to the host must "
+		       "vfio: attach %s: %" PRIu64
+		       " MiB that the balloon gave to the host must "
 		       "be there again, it has %" PRIu64
 		       ": deflate the balloon by as much as it can bear, or choose policy "
 		       "coordinated",
@@ -277,7 +279,8 @@ int attach_add(struct machine *m, const struct attach_request *request, uint64_t
 	uint64_t after = reclaimed(m);
 	*ret_back = after < before ? before - after : 0;
 	if (*ret_back)
-		log_info("vfio: %s: %" PRIu64 " MiB that the balloon had given to the host came "
+		log_info("vfio: %s: %" PRIu64
+			 " MiB that the balloon had given to the host came "
 			 "back",
 			 d->id, *ret_back >> 20);
 	return 0;

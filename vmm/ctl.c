@@ -40,10 +40,7 @@ static const char help[] =
 	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
 	"  auto on|off   whether the balloon follows what guest and host need\n"
 	"  link NAME on|off  plug in, or pull, the cable of network card NAME (net0)\n"
-	"  attach BDF    assign one more device, bound to vfio-pci; an mdev may have\n"
-	"                ,balloon=allowed after its UUID\n"
-	"  detach ID     ask the guest to let go of a device, and wait until it has;\n"
-	"                --force: take it\n"
+	"  attach BDF, detach [--force] ID  assign a device; get it back from the guest\n"
 	"  stop, cont    halt the guest's vCPUs, let them go on\n"
 	"  reset, powerdown, quit  reset it; press its power button; end it at once\n"
 	"\n"
@@ -71,7 +68,7 @@ struct ctl {
 	unsigned int patience; /* so many times ANSWER_TIMEOUT more for an answer */
 	const char *awaited;   /* the id of a device that leaves; NULL */
 	enum { NO_OUTCOME, IS_DELETED, IS_KEPT } outcome;
-	char *line;       /* in `input`: the last line that came; good until the next */
+	char *line; /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
 	size_t nr_input;
 	char input[QMP_MAX_OUTPUT];
@@ -154,8 +151,8 @@ static int read_object(struct ctl *c, json_t **ret)
 static void note_event(struct ctl *c, const json_t *event)
 {
 	const char *name = json_string_value(json_object_get(event, "event"));
-	const char *id = json_string_value(
-		json_object_get(json_object_get(event, "data"), "device"));
+	const char *id =
+		json_string_value(json_object_get(json_object_get(event, "data"), "device"));
 
 	if (!name || !id || !c->awaited || strcmp(id, c->awaited) != 0)
 		return;
@@ -481,13 +478,13 @@ static int ask_for_device(struct ctl *c, const struct opening *o)
 		c->nr_fds = 2;
 	}
 	c->patience = ATTACH_PATIENCE;
-	int r = get_answer(c, "device_add",
-			   json_pack("{s:s,s:s,s:s,s:s,s:I}", "driver", "vfio-pci", "host",
-				     o->name, "id", o->name, "balloon",
-				     o->balloon == VFIO_BALLOON_ALLOWED ? "allowed"
-									: "inhibits",
-				     "x-ballast-group", (json_int_t)o->group),
-			   &result);
+	int r = get_answer(
+		c, "device_add",
+		json_pack("{s:s,s:s,s:s,s:s,s:I}", "driver", "vfio-pci", "host", o->name, "id",
+			  o->name, "balloon",
+			  o->balloon == VFIO_BALLOON_ALLOWED ? "allowed" : "inhibits",
+			  "x-ballast-group", (json_int_t)o->group),
+		&result);
 	json_int_t back = json_integer_value(
 		json_object_get(json_object_get(result, "x-ballast"), "came-back"));
 	if (r >= 0 && c->output == FOR_PEOPLE)
@@ -1135,7 +1132,8 @@ static int parse(struct ctl *c, int argc, char **argv)
 		else if (strcmp(argv[i], "--force") == 0)
 			c->force = true;
 		else if (argv[i][0] == '-')
-			return log_err(0, "ctl: option '%s': there are --json, --force and --help",
+			return log_err(0,
+				       "ctl: option '%s': there are --json, --force and --help",
 				       argv[i]),
 			       -EINVAL;
 		else if (nr_operands < nitems(operands))

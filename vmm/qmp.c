@@ -29,8 +29,8 @@
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
 #define MAX_PARAMETERS 5u
-#define MAX_FDS 2u       /* that come with a command */
-#define MAX_REGIONS 64u  /* of a DMA context, told about */
+#define MAX_FDS 2u      /* that come with a command */
+#define MAX_REGIONS 64u /* of a DMA context, told about */
 #define BALLOON_PATH "/machine/peripheral/balloon0"
 #define BALLOON_ID "balloon0"
 #define BALLOON_TYPE "virtio-balloon-pci"
@@ -239,9 +239,9 @@ static json_t *query_pci_run(struct call *call)
 	pthread_mutex_lock(&bus->lock);
 	for (unsigned int i = 0; i < PCI_NR_DEVFNS && devices; i++) {
 		if (bus->devices[i])
-			devices = add_to_list(devices,
-					      describe_pci_device(&call->machine->attach,
-								  bus->devices[i]));
+			devices =
+				add_to_list(devices, describe_pci_device(&call->machine->attach,
+									 bus->devices[i]));
 	}
 	pthread_mutex_unlock(&bus->lock);
 	return json_pack("[{s:i,s:o}]", "bus", 0, "devices", devices);
@@ -791,7 +791,9 @@ static json_t *set_link_run(struct call *call)
 }
 
 static const struct command commands[] = {
-	{ "qmp_capabilities", qmp_capabilities_run, { { "enable", JSON_ARRAY, .may_lack = true } } },
+	{ "qmp_capabilities",
+	  qmp_capabilities_run,
+	  { { "enable", JSON_ARRAY, .may_lack = true } } },
 	{ "query-version", query_version_run },
 	{ "query-commands", query_commands_run },
 	{ "query-status", query_status_run },

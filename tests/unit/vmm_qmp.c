@@ -1325,8 +1325,9 @@ END_TEST
 
 START_TEST(fds_that_come_with_garbage_are_not_kept)
 {
-	static const char *const texts[] = { "garbage", "{\"execute\": \"device_del\"}", "{}}",
-					     "\n", "[\n", " " };
+	static const char *const texts[] = { "garbage", "{\"execute\": \"device_del\"}",
+					     "{}}",     "\n",
+					     "[\n",     " " };
 	int fd = start();
 	unsigned int fds = process_nr_fds();
 
