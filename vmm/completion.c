@@ -21,7 +21,7 @@ static const struct {
 	{ "doctor--memory", "" },
 	{ "bind", "--force --help %%" },
 	{ "unbind", "--help %" },
-	{ "ctl", "@ --json --help" }, /* and its commands, below */
+	{ "ctl", "@ --json --force --help" }, /* and its commands, below */
 };
 
 /* bash ends its words at = and : as well; `word` is all of it. */

@@ -17,6 +17,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "base/fd.h"
+#include "base/log.h"
+
 #include "tests/fuzz/driver.h"
 #include "vfio/container.h"
 #include "vmm/machine.h"
@@ -95,6 +98,30 @@ void machine_resume(struct machine *m)
 void machine_reset(struct machine *m)
 {
 	(void)m;
+}
+
+/* As attach.c does: what it is handed it may take. */
+int attach_add(struct machine *m, const struct attach_request *request, uint64_t *ret_back)
+{
+	(void)m;
+	*ret_back = strlen(request->host);
+	if (request->opened)
+		fd_close(&request->opened->group_fd);
+	return request->id ? log_err(-EPERM, "%s", request->id) : 0;
+}
+
+int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
+{
+	(void)m;
+	if (manner == DETACH_BY_FORCE)
+		qmp_event_device(&qmp, "DEVICE_DELETED", id);
+	return strcmp(id, "a") == 0 ? 0 : -ENODEV;
+}
+
+const char *attach_id(const struct attach *attach, const struct pci_device *device)
+{
+	(void)attach;
+	return device->name;
 }
 
 int vcpu_thread_id(struct vcpu *vcpu)

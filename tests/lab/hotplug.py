@@ -120,7 +120,7 @@ def guest_starts_anew(prefix, guest, balloon):
 
 
 def taken(prefix, guest, balloon):
-    """By force, from a guest that stands still; and by the host, who unbinds it."""
+    """By force, from a guest that stands still."""
     must(prefix, balloon, "attach", EDU)
     must(prefix, balloon, "stop")
     must(prefix, balloon, "detach", EDU, "--force")
@@ -129,13 +129,6 @@ def taken(prefix, guest, balloon):
     guest.ask("n=0; while [ -e /sys/bus/pci/drivers/ballast_edu/0000* ] && [ $n -lt 100 ]; do n=$((n + 1)); sleep 0.2; done", 120)
     check(f"{prefix}/force-told-to-guest", guest.ask("tell edu $(ls -d /sys/bus/pci/drivers/ballast_edu/0*)") == ["edu"],
           guest.last_words())
-    must(prefix, balloon, "attach", EDU)
-    guest.ask("load_drivers", 120)
-    check(f"{prefix}/attached-again", edu_in_guest(guest), guest.last_words())
-    with subprocess.Popen(["sh", "-c", f"echo {EDU} >/sys/bus/pci/drivers/vfio-pci/unbind"]) as unbinding:
-        check(f"{prefix}/host-gets-it", unbinding.wait(EJECT_SECONDS) == 0, guest.last_words())
-    bind(EDU, "vfio-pci")
-    check(f"{prefix}/guest-goes-on", guest.ask("tell on") == ["on"] and balloon.memory()["pinned"] == 0, guest.last_words())
 
 
 def under_load(prefix, guest, balloon):
