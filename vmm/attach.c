@@ -14,6 +14,8 @@
 
 #include "vmm/machine.h"
 
+#define STEP (64ull << 20) /* made present before others have the event loop */
+
 static unsigned int slot_of(const struct attached *d)
 {
 	return d->pci->pci.devfn >> 3;
@@ -212,6 +214,9 @@ static int check_request(struct machine *m, const struct attach_request *request
 {
 	const char *id = request->id ? request->id : request->host;
 
+	if (!free_place(&m->attach))
+		return log_err(-ENOSPC, "vfio: attach %s: %u devices are assigned",
+			       request->host, ATTACH_MAX_DEVICES);
 	if (find_device(&m->attach, request->host))
 		return log_err(0, "vfio: attach %s: it is assigned already", request->host),
 		       -EEXIST;
@@ -228,26 +233,26 @@ static int check_request(struct machine *m, const struct attach_request *request
 	return 0;
 }
 
+/* Will it have all of RAM pinned for good? */
+static bool inhibits(const struct machine *m, const struct attach_request *request)
+{
+	return request->balloon == VFIO_BALLOON_INHIBITS &&
+	       (!m->vfio.config.coordinate || m->vfio.inhibiting);
+}
+
 /* Of what the balloon holds, so much has to be present again. Nothing is pinned yet. */
-static int check_memory(struct machine *m, const struct attach_request *request,
-			uint64_t reclaimed)
+static int check_memory(struct machine *m, const struct attach_job *job)
 {
 	struct auto_balloon_view view = { 0 };
-	bool inhibits = request->balloon == VFIO_BALLOON_INHIBITS &&
-			(!m->vfio.config.coordinate || m->vfio.inhibiting);
 
-	if (!inhibits || reclaimed == 0)
-		return 0;
 	auto_balloon_look_at_host(&view, &m->auto_host);
-	if (view.host_total == 0 || view.host_available >= reclaimed)
+	if (view.host_total == 0 || view.host_available >= job->reclaimed)
 		return 0;
 	return log_err(0,
 		       "vfio: attach %s: %" PRIu64
 		       " MiB that the balloon gave to the host must "
-		       "be there again, it has %" PRIu64
-		       ": deflate the balloon by as much as it can bear, or choose policy "
-		       "coordinated",
-		       request->host, reclaimed >> 20, view.host_available >> 20),
+		       "be there again, it has %" PRIu64 ": choose the policy coordinated",
+		       job->request.host, job->reclaimed >> 20, view.host_available >> 20),
 	       -ENOMEM;
 }
 
@@ -259,31 +264,155 @@ static uint64_t reclaimed(struct machine *m)
 	return figures.reclaimed;
 }
 
-int attach_add(struct machine *m, const struct attach_request *request, uint64_t *ret_back)
+static int attach_now(struct machine *m, struct attach_job *job)
 {
 	struct attached *d = free_place(&m->attach);
-	uint64_t before = reclaimed(m);
 
-	int r = check_request(m, request);
-	if (r >= 0 && !d)
-		r = log_err(-ENOSPC, "vfio: attach %s: %u devices are assigned", request->host,
-			    ATTACH_MAX_DEVICES);
+	int r = attach_device(m, d, &job->request);
 	if (r >= 0)
-		r = check_memory(m, request, before);
-	if (r >= 0)
-		r = attach_device(m, d, request);
-	tell_attach(m, request->host, r);
+		hotplug_announce(&m->hotplug, slot_of(d));
+	return r;
+}
+
+/* Its RAM is present, as far as it has to be; or something stands in the way: r < 0. */
+static void end_job(struct machine *m, int r)
+{
+	struct attach_job job = m->attach.job;
+
+	m->attach.job = (struct attach_job){ 0 };
 	if (r < 0)
-		return r;
-	hotplug_announce(&m->hotplug, slot_of(d));
-	uint64_t after = reclaimed(m);
-	*ret_back = after < before ? before - after : 0;
-	if (*ret_back)
+		(void)log_err(0, "%s", job.result.reason);
+	tell_attach(m, job.request.host, r);
+	uint64_t now = reclaimed(m);
+	job.result.r = r;
+	job.result.back = r >= 0 && now < job.reclaimed ? job.reclaimed - now : 0;
+	if (job.result.back)
 		log_info("vfio: %s: %" PRIu64
 			 " MiB that the balloon had given to the host came "
 			 "back",
-			 d->id, *ret_back >> 20);
+			 job.request.host, job.result.back >> 20);
+	job.ended(job.opaque, &job.result);
+	fd_close(&job.opened.group_fd);
+	fd_close(&job.opened.container_fd);
+	free(job.host);
+	free(job.id);
+}
+
+/* Its own inhibitor is raised by now, if it has one. */
+static void attach_and_end(struct machine *m)
+{
+	struct attach_job *job = &m->attach.job;
+
+	log_capture(job->result.reason, sizeof(job->result.reason));
+	int r = attach_now(m, job);
+	log_capture(NULL, 0);
+	inhibitor_lower(&m->reclaim, &job->inhibitor);
+	end_job(m, r);
+}
+
+static void step_ready(struct event_source *source, uint32_t events)
+{
+	struct attach *attach = container_of(source, struct attach, step);
+	struct machine *m = attach->machine;
+	struct attach_job *job = &attach->job;
+	uint64_t left = m->config.memory - job->present;
+
+	(void)events;
+	if (!eventfd_take(source->fd) || !job->ended)
+		return;
+	uint64_t size = left < STEP ? left : STEP;
+	int r = ram_populate(&m->ram, job->present, size);
+	job->present += size;
+	if (r < 0) {
+		inhibitor_lower(&m->reclaim, &job->inhibitor);
+		(void)snprintf(
+			job->result.reason, sizeof(job->result.reason),
+			"vfio: attach %s: the host has no memory for all of the guest's: %s",
+			job->request.host, strerror(-r));
+		end_job(m, r);
+	} else if (job->present < m->config.memory) {
+		eventfd_signal(source->fd);
+	} else {
+		attach_and_end(m);
+	}
+}
+
+/* A copy that outlives the request. */
+static int take_request(struct attach_job *job, const struct attach_request *request)
+{
+	job->request = *request;
+	if (request->opened) {
+		job->opened = *request->opened;
+		request->opened->group_fd = request->opened->container_fd = -1;
+		job->request.opened = &job->opened;
+	}
+	job->host = strdup(request->host);
+	job->id = request->id ? strdup(request->id) : NULL;
+	if (!job->host || (request->id && !job->id))
+		return log_err(-ENOMEM, "vfio: attach %s", request->host);
+	job->request.host = job->host;
+	job->request.id = job->id;
 	return 0;
+}
+
+/* One that ends at once, since there is another. */
+static void refuse(const struct attach_request *request, attach_ended *ended, void *opaque)
+{
+	struct attach_result result = { .r = -EBUSY };
+
+	(void)snprintf(result.reason, sizeof(result.reason),
+		       "vfio: attach %s: another device is on its way: try again",
+		       request->host);
+	(void)log_err(0, "%s", result.reason);
+	if (request->opened) {
+		fd_close(&request->opened->group_fd);
+		fd_close(&request->opened->container_fd);
+	}
+	ended(opaque, &result);
+}
+
+void attach_add(struct machine *m, const struct attach_request *request, attach_ended *ended,
+		void *opaque)
+{
+	struct attach_job *job = &m->attach.job;
+
+	if (job->ended) {
+		refuse(request, ended, opaque);
+		return;
+	}
+	*job = (struct attach_job){
+		.ended = ended,
+		.opaque = opaque,
+		.opened = { .group_fd = -1, .container_fd = -1 },
+		.reclaimed = reclaimed(m),
+	};
+	log_capture(job->result.reason, sizeof(job->result.reason));
+	int r = take_request(job, request);
+	if (r >= 0)
+		r = check_request(m, &job->request);
+	if (r >= 0 && inhibits(m, &job->request))
+		r = check_memory(m, job);
+	log_capture(NULL, 0);
+	if (r < 0) {
+		end_job(m, r);
+	} else if (inhibits(m, &job->request) && vfio_pinned(&m->vfio) < m->config.memory) {
+		inhibitor_raise(&m->reclaim, &job->inhibitor, "a device on its way");
+		eventfd_signal(m->attach.step.fd);
+	} else {
+		attach_and_end(m);
+	}
+}
+
+static void tell_nobody(void *opaque, const struct attach_result *result)
+{
+	(void)opaque;
+	(void)result;
+}
+
+void attach_forget(struct attach *attach, const void *opaque)
+{
+	if (attach->job.ended && attach->job.opaque == opaque)
+		attach->job.ended = tell_nobody;
 }
 
 /* Detaching */
@@ -367,25 +496,47 @@ const char *attach_id(const struct attach *attach, const struct pci_device *devi
 
 int attach_init(struct attach *attach, struct machine *m)
 {
-	*attach = (struct attach){ .timer = { .ready = timer_ready } };
+	*attach = (struct attach){
+		.machine = m,
+		.timer = { .ready = timer_ready },
+		.step = { .fd = -1, .ready = step_ready },
+	};
 	attach->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	int r = attach->timer.fd < 0 ? -errno
 				     : event_loop_add(&m->loop, &attach->timer, EPOLLIN);
+	if (r >= 0)
+		r = eventfd_create(&attach->step.fd);
+	if (r >= 0)
+		r = event_loop_add(&m->loop, &attach->step, EPOLLIN);
 	return r < 0 ? log_err(r, "event loop") : 0;
+}
+
+static void drop_job(struct attach *attach)
+{
+	struct attach_job *job = &attach->job;
+
+	if (!job->ended)
+		return;
+	inhibitor_lower(&attach->machine->reclaim, &job->inhibitor);
+	fd_close(&job->opened.group_fd);
+	fd_close(&job->opened.container_fd);
+	free(job->host);
+	free(job->id);
 }
 
 void attach_finish(struct attach *attach)
 {
+	if (!attach->machine)
+		return;
+	drop_job(attach);
 	for (unsigned int i = ATTACH_MAX_DEVICES; i-- > 0;) {
 		struct attached *d = &attach->devices[i];
 		if (!d->pci)
 			continue;
 		ignore(d);
 		vfio_pci_detach(d->pci);
-		d->pci = NULL;
 	}
-	if (!attach->timer.ready)
-		return;
+	fd_close(&attach->step.fd);
 	fd_close(&attach->timer.fd);
 	*attach = (struct attach){ 0 };
 }

@@ -14,9 +14,12 @@
  *    guest's own reset lets go of it, too. A guest may let go without having been asked.
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
  *
- * Threads: the event loop's. While RAM is pinned or unpinned it is held up, and with it all that the
- * event loop serves; vCPUs run on, unless they want a BAR mapped, which memory_map.change_lock makes
- * wait.
+ *  - on its way: a device that will have RAM pinned that nobody has now. First all of RAM is made
+ *    present, under an inhibitor, a piece at a time, so that the event loop serves others in between
+ *    (the balloon: it inflates, and deflates, as the guest likes); pinning is quick then.
+ *
+ * Threads: the event loop's. vCPUs run on; one that wants a BAR mapped while RAM is pinned or unpinned
+ * waits for that (memory_map.change_lock).
  */
 #ifndef VMM_ATTACH_H
 #define VMM_ATTACH_H
@@ -45,12 +48,6 @@ struct attached {
 	bool wanted_back;
 };
 
-struct attach {
-	struct attached devices[ATTACH_MAX_DEVICES];
-	struct event_source timer; /* fd owned; each second while a device is leaving */
-	uint32_t ejected;          /* atomic; slots: a vCPU tells the event loop */
-};
-
 struct attach_request {
 	const char *host;           /* as vfio_pci_attach() takes it */
 	const char *id;             /* NULL: its name */
@@ -58,20 +55,58 @@ struct attach_request {
 	struct vfio_opened *opened; /* what somebody has opened for us; NULL: we do */
 };
 
-/* -errno of timerfd_create and epoll; logged. */
+struct attach_result {
+	/*
+	 * -EBUSY: another device is on its way. -EEXIST: the id is taken, or the device is. -ENOSPC: no
+	 * slot is free. -EPERM: the sandbox keeps us from opening it. Or as vfio_pci_attach().
+	 */
+	int r;
+	uint64_t back;    /* bytes of the balloon's that the host has no more by it */
+	char reason[512]; /* with r < 0: what the log says */
+};
+
+typedef void attach_ended(void *opaque, const struct attach_result *result);
+
+/* A device on its way. */
+struct attach_job {
+	attach_ended *ended; /* NULL: there is none */
+	void *opaque;
+	struct attach_request request; /* `opened` is the one below, or NULL */
+	char *host;                    /* owned; of the request */
+	char *id;                      /* owned; likewise, or NULL */
+	struct vfio_opened opened;     /* fds owned */
+	struct inhibitor inhibitor;    /* while RAM is made present */
+	uint64_t present;              /* so many bytes of RAM are */
+	struct attach_result result;
+	uint64_t reclaimed; /* when it set out */
+};
+
+struct attach {
+	struct machine *machine; /* borrowed; NULL: not initialised */
+	struct attached devices[ATTACH_MAX_DEVICES];
+	struct event_source timer; /* fd owned; each second while a device is leaving */
+	struct event_source
+		step; /* fd owned; signalled while there is more to do for the job */
+	struct attach_job job;
+	uint32_t ejected; /* atomic; slots: a vCPU tells the event loop */
+};
+
+/* -errno of timerfd_create, eventfd and epoll; logged. */
 must_check int attach_init(struct attach *attach, struct machine *machine);
-/* Detaches all. Accepts a zeroed object. vCPUs parked. */
+/* Detaches all; of one on its way nobody is told any more. Accepts a zeroed object. vCPUs parked. */
 void attach_finish(struct attach *attach);
 
 /* Before the guest runs. The errors of vfio_pci_attach(); logged. */
 must_check int attach_at_start(struct machine *machine, const struct attach_request *request);
 /*
- * Attaches one more. *ret_back: how many bytes that the host had of the balloon came back by it.
- * -EEXIST: the id is taken, or the device is. -ENOSPC: no slot is free. -EPERM: the sandbox
- * keeps us from opening it, or as vfio_pci_attach(), whose errors are the others. Logged.
+ * Attaches one more, and calls `ended` once: before this returns, or later. Takes the fds of
+ * request->opened, all else is borrowed while this runs. A failure is logged.
  */
-must_check int attach_add(struct machine *machine, const struct attach_request *request,
-			  uint64_t *ret_back);
+void attach_add(struct machine *machine, const struct attach_request *request,
+		attach_ended *ended, void *opaque);
+
+/* Who asked for it is gone: of the one on its way nobody is told, if this is its `opaque`. */
+void attach_forget(struct attach *attach, const void *opaque);
 
 enum detach_manner { DETACH_ASKS, DETACH_BY_FORCE };
 /*

@@ -61,6 +61,10 @@ struct client {
 	unsigned int depth; /* of open braces and brackets */
 	size_t nr_line;
 	size_t nr_output;
+	bool attaching; /* its device_add is not through: it has to wait */
+	json_t *id;     /* owned; that of the command which runs, or NULL */
+	size_t nr_rest; /* what came behind that device_add */
+	char rest[READ_SIZE];
 	int fds[MAX_FDS]; /* owned; they came with the command that is under way, or with the next */
 	unsigned int nr_fds;
 	char line[QMP_MAX_LINE];
@@ -77,6 +81,7 @@ struct call {
 	unsigned int nr_commands;
 	/* Checked, in the order of the parameters; NULL: not given. */
 	const json_t *arguments[MAX_PARAMETERS];
+	bool answers_itself;     /* now, or later */
 	const char *error_class; /* with `error` */
 	json_t *error;           /* owned; what went wrong, or NULL */
 };
@@ -113,6 +118,56 @@ static json_t *printf_like(3, 4)
 static json_int_t number(uint64_t n)
 {
 	return n > INT64_MAX ? INT64_MAX : (json_int_t)n;
+}
+
+/* NULL: no memory. Takes `error`. */
+static json_t *make_error(const char *error_class, json_t *error)
+{
+	return json_pack("{s:{s:s,s:o}}", "error", "class", error_class, "desc", error);
+}
+
+/* Output. An error, here and where it is sent, means that the client is to be dropped. */
+
+static int put_output(struct client *c, const char *bytes, size_t size)
+{
+	if (c->lost)
+		return -ENOBUFS;
+	if (size > QMP_MAX_OUTPUT - c->nr_output) {
+		log_warn("qmp: a client does not read its answers: dropping it");
+		c->lost = true;
+		return -ENOBUFS;
+	}
+	memcpy(c->output + c->nr_output, bytes, size);
+	c->nr_output += size;
+	return 0;
+}
+
+/* Takes `answer`; NULL: there was no memory for it. */
+static int put_answer(struct client *c, json_t *answer)
+{
+	autofree char *text = answer ? json_dumps(answer, 0) : NULL;
+
+	json_decref(answer);
+	if (!text)
+		return log_err(-ENOMEM, "qmp: an answer");
+	int r = put_output(c, text, strlen(text));
+	return r < 0 ? r : put_output(c, "\r\n", 2);
+}
+
+static int put_error(struct client *c, const char *text)
+{
+	return put_answer(c, make_error(GENERIC_ERROR, json_string(text)));
+}
+
+/* The answer to the command that runs, and the end of it. Takes `answer`. */
+static int put_result(struct client *c, json_t *answer)
+{
+	if (c->id && json_object_set_new(answer, "id", c->id) < 0) {
+		json_decref(answer);
+		answer = NULL;
+	}
+	c->id = NULL;
+	return put_answer(c, answer);
 }
 
 /* Answers about the program */
@@ -610,21 +665,22 @@ static int parse_balloon(struct call *call, enum vfio_balloon *ret)
 	return -EINVAL;
 }
 
-/* What went wrong is in the log, and so is the answer. */
-static json_t *attach(struct call *call, const struct attach_request *request)
+/* The client waits for this, in its command or since then. */
+static void device_added(void *opaque, const struct attach_result *result)
 {
-	char reason[512];
-	uint64_t back = 0;
+	struct client *c = opaque;
+	json_t *answer = result->r < 0  ? make_error(GENERIC_ERROR, json_string(result->reason))
+			 : result->back ? json_pack("{s:{s:{s:I}}}", "return", "x-ballast",
+						    "came-back", number(result->back))
+					: json_pack("{s:{}}", "return");
 
-	log_capture(reason, sizeof(reason));
-	int r = attach_add(call->machine, request, &back);
-	log_capture(NULL, 0);
-	if (r < 0) {
-		(void)log_err(0, "%s", reason);
-		return fail(call, GENERIC_ERROR, "%s", reason);
-	}
-	return back ? json_pack("{s:{s:I}}", "x-ballast", "came-back", number(back))
-		    : json_object();
+	c->attaching = false;
+	c->lost = put_result(c, answer) < 0 || c->lost;
+	if (c == c->qmp->busy)
+		return;
+	/* There is something to send, and then to go on with. */
+	c->waits_for = EPOLLIN | EPOLLOUT;
+	event_loop_modify(c->qmp->loop, &c->source, c->waits_for);
 }
 
 static json_t *device_add_run(struct call *call)
@@ -641,16 +697,16 @@ static json_t *device_add_run(struct call *call)
 			    "driver '%s': of a running guest it can only be vfio-pci", driver);
 	if (parse_balloon(call, &request.balloon) < 0)
 		return NULL;
-	if (!call->arguments[4])
-		return attach(call, &request);
-	if (take_opened(call, request.host, &opened) < 0)
-		return NULL;
-	request.host = opened.name;
-	request.opened = &opened;
-	json_t *result = attach(call, &request);
-	fd_close(&opened.group_fd);
-	fd_close(&opened.container_fd);
-	return result;
+	if (call->arguments[4]) {
+		if (take_opened(call, request.host, &opened) < 0)
+			return NULL;
+		request.host = opened.name;
+		request.opened = &opened;
+	}
+	call->answers_itself = true;
+	call->client->attaching = true;
+	attach_add(call->machine, &request, device_added, call->client);
+	return NULL;
 }
 
 static json_t *device_del_run(struct call *call)
@@ -973,45 +1029,6 @@ static json_t *execute(struct call *call, json_t *request)
 	return command->run(call);
 }
 
-/* NULL: no memory. Takes `error`. */
-static json_t *make_error(const char *error_class, json_t *error)
-{
-	return json_pack("{s:{s:s,s:o}}", "error", "class", error_class, "desc", error);
-}
-
-/* Output. An error, here and below, means that the client is to be dropped. */
-
-static int put_output(struct client *c, const char *bytes, size_t size)
-{
-	if (c->lost)
-		return -ENOBUFS;
-	if (size > QMP_MAX_OUTPUT - c->nr_output) {
-		log_warn("qmp: a client does not read its answers: dropping it");
-		c->lost = true;
-		return -ENOBUFS;
-	}
-	memcpy(c->output + c->nr_output, bytes, size);
-	c->nr_output += size;
-	return 0;
-}
-
-/* Takes `answer`; NULL: there was no memory for it. */
-static int put_answer(struct client *c, json_t *answer)
-{
-	autofree char *text = answer ? json_dumps(answer, 0) : NULL;
-
-	json_decref(answer);
-	if (!text)
-		return log_err(-ENOMEM, "qmp: an answer");
-	int r = put_output(c, text, strlen(text));
-	return r < 0 ? r : put_output(c, "\r\n", 2);
-}
-
-static int put_error(struct client *c, const char *text)
-{
-	return put_answer(c, make_error(GENERIC_ERROR, json_string(text)));
-}
-
 static int flush_output(struct client *c)
 {
 	ssize_t n = 0;
@@ -1041,21 +1058,18 @@ static int run_line(struct client *c)
 	json_t *result = NULL;
 
 	json_t *request = json_loadb(c->line, c->nr_line, JSON_REJECT_DUPLICATES, &error);
+	c->id = json_incref(json_object_get(request, "id"));
 	if (request)
 		result = execute(&call, request);
 	else
 		fail(&call, GENERIC_ERROR, "this is no JSON: %s", error.text);
-	json_t *answer = call.error ? make_error(call.error_class, call.error)
-				    : json_pack("{s:o}", "return", result);
-	json_t *id = json_object_get(request, "id");
-	if (id && json_object_set(answer, "id", id) < 0) {
-		json_decref(answer);
-		answer = NULL;
-	}
 	c->place = request ? BETWEEN_COMMANDS : AFTER_ERROR;
 	c->nr_line = 0;
 	json_decref(request);
-	return put_answer(c, answer);
+	if (call.answers_itself)
+		return c->lost ? -ENOBUFS : 0;
+	return put_result(c, call.error ? make_error(call.error_class, call.error)
+					: json_pack("{s:o}", "return", result));
 }
 
 static int end_line(struct client *c)
@@ -1125,6 +1139,19 @@ static int take_byte(struct client *c, char byte)
 	return c->place == IN_COMMAND && c->depth == 0 ? run_line(c) : 0;
 }
 
+/* What comes behind a device_add waits for its end. */
+static int take_bytes(struct client *c, const char *bytes, size_t size)
+{
+	size_t i = 0;
+	int r = 0;
+
+	while (i < size && r >= 0 && !c->attaching)
+		r = take_byte(c, bytes[i++]);
+	memcpy(c->rest, bytes + i, size - i);
+	c->nr_rest = size - i;
+	return r;
+}
+
 static void close_fds(struct client *c)
 {
 	while (c->nr_fds > 0)
@@ -1162,10 +1189,19 @@ static ssize_t receive_message(struct client *c, char *bytes, size_t size)
 	return n;
 }
 
+/* What a device_add was in the way of. */
+static int take_rest(struct client *c)
+{
+	char bytes[READ_SIZE];
+	size_t size = c->nr_rest;
+
+	memcpy(bytes, c->rest, size);
+	return take_bytes(c, bytes, size);
+}
+
 static int receive(struct client *c)
 {
 	char bytes[READ_SIZE];
-	int r = 0;
 
 	ssize_t n = receive_message(c, bytes, sizeof(bytes));
 	if (n < 0)
@@ -1174,10 +1210,9 @@ static int receive(struct client *c)
 		c->at_end = true;
 		return end_line(c);
 	}
-	for (ssize_t i = 0; i < n && r >= 0; i++)
-		r = take_byte(c, bytes[i]);
+	int r = take_bytes(c, bytes, (size_t)n);
 	/* No command that is under way could be theirs. */
-	if (c->place < IN_COMMAND)
+	if (c->place < IN_COMMAND && !c->attaching)
 		close_fds(c);
 	return r;
 }
@@ -1198,8 +1233,11 @@ static void drop_client(struct client *c)
 		list_remove(&c->link);
 		c->qmp->nr_clients--;
 	}
+	if (c->attaching)
+		attach_forget(&c->qmp->machine->attach, c);
 	fd_close(&c->source.fd);
 	close_fds(c);
+	json_decref(c->id);
 	watch_listener(c->qmp);
 	free(c);
 }
@@ -1213,7 +1251,8 @@ static int serve(struct client *c)
 		return r;
 	if (c->at_end && c->nr_output == 0)
 		return -ECONNRESET;
-	uint32_t waits_for = (c->at_end ? 0 : EPOLLIN) | (c->nr_output > 0 ? EPOLLOUT : 0);
+	uint32_t waits_for =
+		(c->at_end || c->attaching ? 0 : EPOLLIN) | (c->nr_output > 0 ? EPOLLOUT : 0);
 	if (waits_for != c->waits_for)
 		event_loop_modify(c->qmp->loop, &c->source, waits_for);
 	c->waits_for = waits_for;
@@ -1226,7 +1265,11 @@ static void client_ready(struct event_source *source, uint32_t events)
 	int r = 0;
 
 	c->qmp->busy = c;
-	if (!c->at_end && (events & ~(uint32_t)EPOLLOUT))
+	if (c->attaching && (events & (EPOLLHUP | EPOLLERR)))
+		r = -ECONNRESET; /* nobody is left to be answered */
+	else if (c->nr_rest > 0)
+		r = take_rest(c);
+	if (r >= 0 && !c->at_end && !c->attaching && (events & ~(uint32_t)EPOLLOUT))
 		r = receive(c);
 	c->qmp->busy = NULL;
 	if (r >= 0)

@@ -28,7 +28,8 @@
  *	            "x-ballast-group": N}
  *	                             assigns a device; all but the first two may be left out, ID is
  *	                             BDF then. {"x-ballast": {"came-back": BYTES}}: so much of what
- *	                             the balloon had given to the host it has no more
+ *	                             the balloon had given to the host it has no more. May take
+ *	                             seconds; what this client says meanwhile waits
  *	device_del {"id": ID, "force": true or false}
  *	                             asks the guest to let go of it: DEVICE_DELETED comes when it
  *	                             has, or DEVICE_UNPLUG_GUEST_ERROR; or takes it, then and there

@@ -18,7 +18,6 @@
 #include <sys/un.h>
 
 #include "base/fd.h"
-#include "base/log.h"
 
 #include "tests/fuzz/driver.h"
 #include "vfio/container.h"
@@ -100,14 +99,25 @@ void machine_reset(struct machine *m)
 	(void)m;
 }
 
-/* As attach.c does: what it is handed it may take. */
-int attach_add(struct machine *m, const struct attach_request *request, uint64_t *ret_back)
+/* As attach.c does, but never later. */
+void attach_add(struct machine *m, const struct attach_request *request, attach_ended *ended,
+		void *opaque)
 {
+	const struct attach_result result = { .r = request->id ? -EPERM : 0,
+					      .back = strlen(request->host) };
+
 	(void)m;
-	*ret_back = strlen(request->host);
-	if (request->opened)
+	if (request->opened) {
 		fd_close(&request->opened->group_fd);
-	return request->id ? log_err(-EPERM, "%s", request->id) : 0;
+		fd_close(&request->opened->container_fd);
+	}
+	ended(opaque, &result);
+}
+
+void attach_forget(struct attach *attach, const void *opaque)
+{
+	(void)attach;
+	(void)opaque;
 }
 
 int attach_remove(struct machine *m, const char *id, enum detach_manner manner)

@@ -11,11 +11,14 @@ from balloon import MIB, finish, guest_with_balloon, inflate, wait_until
 from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expected_results, figure
 from host import BALLAST, EDU, NVME, GuestFailed, Qmp, available_memory, bind, group_of, left_behind
 
-CYCLES = 5
-LOAD_SECONDS = 45
+CYCLES = 3
+LOAD_SECONDS = 30
+KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
-FIND_EDU = "find_edu() { for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }"
-WAIT_FOR_EDU = "n=0; until [ -n \"$(find_edu)\" ] || [ $n -gt 100 ]; do n=$((n + 1)); sleep 0.2; done; tell edu $(find_edu)"
+# In the guest: what edu says to its driver, once it is (not) there.
+FIND_EDU = "find_edu() { for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }; n=0; "
+WAIT_FOR_EDU = FIND_EDU + "until [ \"$(find_edu)\" ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edu)"
+WAIT_FOR_NONE = FIND_EDU + "while [ \"$(find_edu)\" ] && [ $((n += 1)) -lt 200 ]; do sleep 0.2; done; tell edu $(find_edu)"
 
 
 def ctl(balloon, *words):
@@ -45,16 +48,16 @@ def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
 
-def edu_in_guest(guest):
-    """Whether the guest's driver has it, and it answers."""
-    return guest.ask(WAIT_FOR_EDU, 120) == ["0x010000ed"]
+def check_edu(name, guest, there):
+    """The guest's driver has it, and it answers; or there is none any more."""
+    said = guest.ask(WAIT_FOR_EDU if there else WAIT_FOR_NONE, 120)
+    check(name, said == ["0x010000ed" if there else ""], said)
 
 
 def comes_and_goes(prefix, guest, balloon):
     """A part-full balloon; edu comes, works, and goes; the host's memory goes and comes with it."""
-    memory, rise = inflate(prefix, balloon, 256 * MIB)[1:]
-    check(f"{prefix}/direct", memory["reclaimed"] == memory["held"] and rise > memory["held"] * 0.8, f"{rise} of {memory}")
-    guest.ask(FIND_EDU)
+    memory = inflate(prefix, balloon, KEEP)[1]
+    check(f"{prefix}/direct", memory["reclaimed"] == memory["held"], memory)
     before = None
     for cycle in range(1, CYCLES + 1):
         at = f"{prefix}/cycle{cycle}"
@@ -65,13 +68,13 @@ def comes_and_goes(prefix, guest, balloon):
               memory["reclaimed"] == 0 and memory["pinned"] == memory["ram"], memory)
         if cycle == 1:
             guest.ask("load_drivers", 120)
-        check(f"{at}/driver", edu_in_guest(guest), guest.last_words())
+        check_edu(f"{at}/driver", guest, True)
         if cycle == 1:
             guest.ask("interrupts=300; test_edu", 300)
             check_guest_tests(at, guest, 1, list(expected_results(["edu"], 1, 1, False)))
         free = available_memory()
         must(at, balloon, "detach", EDU)
-        check(f"{at}/gone-in-guest", guest.ask("tell edu $(find_edu)") == ["edu"], guest.last_words())
+        check_edu(f"{at}/gone-in-guest", guest, False)
         after = holdings(guest, balloon)
         check(f"{at}/balanced", before in (None, after), f"{before}, {after}")
         check(f"{at}/nobody-pins", after["pinned"] == 0 and after["inhibited-by"] == [] and after["dma"] == [] and
@@ -104,8 +107,7 @@ def guest_starts_anew(prefix, guest, balloon):
     must(prefix, balloon, "attach", EDU)
     guest.send("reboot -f")
     guest.hear("listening", GUEST_SECONDS)
-    guest.ask(FIND_EDU)
-    check(f"{prefix}/has-it-again", edu_in_guest(guest), guest.last_words())
+    check_edu(f"{prefix}/has-it-again", guest, True)
     client = Qmp(balloon.path)
     must(prefix, balloon, "stop")
     balloon.ask_qmp("device_del", {"id": EDU})
@@ -115,8 +117,7 @@ def guest_starts_anew(prefix, guest, balloon):
     events = client.events()
     check(f"{prefix}/let-go-by-reset", events.index("DEVICE_DELETED") < events.index("RESET"), events)
     client.close()
-    guest.ask(FIND_EDU)
-    check(f"{prefix}/gone-in-guest", guest.ask("tell edu $(find_edu)") == ["edu"], guest.last_words())
+    check_edu(f"{prefix}/gone-in-guest", guest, False)
 
 
 def taken(prefix, guest, balloon):
@@ -126,9 +127,7 @@ def taken(prefix, guest, balloon):
     must(prefix, balloon, "detach", EDU, "--force")
     check(f"{prefix}/by-force", balloon.memory()["pinned"] == 0, balloon.memory())
     must(prefix, balloon, "cont")
-    guest.ask("n=0; while [ -e /sys/bus/pci/drivers/ballast_edu/0000* ] && [ $n -lt 100 ]; do n=$((n + 1)); sleep 0.2; done", 120)
-    check(f"{prefix}/force-told-to-guest", guest.ask("tell edu $(ls -d /sys/bus/pci/drivers/ballast_edu/0*)") == ["edu"],
-          guest.last_words())
+    check_edu(f"{prefix}/force-told-to-guest", guest, False)
 
 
 def under_load(prefix, guest, balloon):
@@ -142,7 +141,7 @@ def under_load(prefix, guest, balloon):
 
     def move():
         while not ended.is_set():
-            balloon.ctl(balloon.path, "balloon", str(dice.randrange(200, 512) * MIB))
+            balloon.ctl(balloon.path, "balloon", str(dice.randrange(150, 384) * MIB))
             done["moves"] += 1
             ended.wait(dice.random() * 2)
 
@@ -174,7 +173,7 @@ def under_load(prefix, guest, balloon):
     check(f"{prefix}/equal", int(words["mismatched"]) == 0 < int(words["bytes"]), text)
     check(f"{prefix}/cycles-done", done["cycles"] > 1 and not done["wrong"], done)
     must(prefix, balloon, "detach", NVME)
-    balloon.keep(256 * MIB)
+    balloon.keep(KEEP)
 
 
 def hot_plug():
@@ -182,7 +181,7 @@ def hot_plug():
     for bdf in (EDU, NVME):
         bind(bdf, "vfio-pci")
     prefix = "hot-plug"
-    with guest_with_balloon(memory="512M") as (guest, balloon):
+    with guest_with_balloon(memory="384M") as (guest, balloon):
         check_confined(prefix, guest.process)
         before = comes_and_goes(f"{prefix}/comes-and-goes", guest, balloon)
         cannot_come(f"{prefix}/cannot-come", guest, balloon, before)

@@ -1744,12 +1744,43 @@ static void expect_logged(const char *part)
 	ck_assert_msg(strstr(log, part), "no \"%s\" in \"%s\"", part, log);
 }
 
+static struct attach_result attached;
+static bool has_ended;
+
+static void ended(void *opaque, const struct attach_result *result)
+{
+	ck_assert_ptr_eq(opaque, &has_ended);
+	ck_assert(!has_ended);
+	attached = *result;
+	has_ended = true;
+}
+
+static void begin_attach(const struct attach_request *request)
+{
+	has_ended = false;
+	attach_add(&machine, request, ended, &has_ended);
+}
+
+/* To its end, which takes steps. */
+static int attach_by(const struct attach_request *request, uint64_t *ret_back)
+{
+	struct event_source *step = &machine.attach.step;
+
+	begin_attach(request);
+	while (!has_ended)
+		step->ready(step, EPOLLIN);
+	*ret_back = attached.back;
+	if (attached.r < 0)
+		ck_assert_str_ne(attached.reason, "");
+	return attached.r;
+}
+
 static int attach_some(const char *host, uint64_t *ret_back)
 {
 	const struct attach_request request = { .host = host };
 
 	fake_forget_record();
-	return attach_add(&machine, &request, ret_back);
+	return attach_by(&request, ret_back);
 }
 
 static void let_go(void)
@@ -1844,23 +1875,23 @@ START_TEST(what_an_attach_takes_may_be_opened_by_others)
 	let_go();
 	(void)process_log();
 	const struct holdings before = look();
-	ck_assert_int_eq(attach_add(&machine, &request, &back), -EBUSY);
+	ck_assert_int_eq(attach_by(&request, &back), -EBUSY);
 	expect_logged("attach " DEVICE ": no descriptor of /dev/vfio/7 came with it");
 	ck_assert_int_eq(vfio_open_group(7, &opened.group_fd), 0);
-	ck_assert_int_eq(attach_add(&machine, &request, &back), -EBADF);
+	ck_assert_int_eq(attach_by(&request, &back), -EBADF);
 	expect_logged("no descriptor of /dev/vfio/vfio came with it");
 	expect_same(&before);
 	ck_assert_int_eq(vfio_open_group(7, &opened.group_fd), 0);
 	ck_assert_int_eq(vfio_open_container(&opened.container_fd), 0);
 	fake_forget_record();
-	ck_assert_int_eq(attach_add(&machine, &request, &back), 0);
+	ck_assert_int_eq(attach_by(&request, &back), 0);
 	ck_assert_int_eq(opened.group_fd, -1);
 	ck_assert_int_eq(opened.container_fd, -1);
 	ck_assert_uint_eq(fake_count("open_group") + fake_count("open_container"), 0);
 	/* It is called as was asked for, and has its own name as well. */
 	ck_assert_str_eq(machine.attach.devices[0].id, "it");
 	(void)process_log();
-	ck_assert_int_eq(attach_add(&machine, &request, &back), -EEXIST);
+	ck_assert_int_eq(attach_by(&request, &back), -EEXIST);
 	expect_logged(DEVICE ": it is assigned already");
 	ck_assert_int_eq(attach_remove(&machine, "other", DETACH_BY_FORCE), -ENODEV);
 	ck_assert_int_eq(attach_remove(&machine, "it", DETACH_BY_FORCE), 0);
@@ -1876,6 +1907,60 @@ START_TEST(what_an_attach_takes_may_be_opened_by_others)
 END_TEST
 
 /* Loop within: one container takes both groups, or each has its own. */
+START_TEST(the_balloon_moves_while_a_device_is_on_its_way)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+	uint64_t back = 0;
+
+	config.memory = 160 * MIB; /* three steps */
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	begin_attach(&request);
+	ck_assert(!has_ended);
+	ck_assert_uint_eq(look().inhibitors, 1);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	step->ready(step, EPOLLIN);
+	ck_assert(!has_ended);
+	ck_assert_int_eq(fake.containers[0].fd, 0);
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	ck_assert_uint_eq(look().held, 12 * MIB);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	/* One at a time. */
+	struct attach_result first = attached;
+	attach_add(&machine, &request, ended, &has_ended);
+	ck_assert_int_eq(attached.r, -EBUSY);
+	has_ended = false;
+	attached = first;
+	step->ready(step, EPOLLIN);
+	step->ready(step, EPOLLIN);
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(attached.back, 8 * MIB);
+	ck_assert_uint_eq(look().inhibitors, 1);
+	let_go();
+	ck_assert_uint_eq(look().reclaimed, 12 * MIB);
+	ck_assert_int_eq(reclaim_give_back(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	expect_same(&before);
+	/* Who asked goes; then the guest ends in the middle of it. */
+	begin_attach(&request);
+	attach_forget(&machine.attach, &before);
+	attach_forget(&machine.attach, &has_ended);
+	for (unsigned int i = 0; i < 3; i++)
+		step->ready(step, EPOLLIN);
+	ck_assert(!has_ended);
+	ck_assert_ptr_nonnull(machine.attach.devices[0].pci);
+	let_go();
+	begin_attach(&request);
+	machine_finish(&machine);
+	ck_assert(!has_ended);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
 START_TEST(a_second_group_comes_and_the_first_goes)
 {
 	uint64_t back = 0;
@@ -1993,8 +2078,7 @@ START_TEST(a_guest_that_does_not_let_go_is_told_of)
 		ck_assert_int_eq(timerfd_gettime(machine.attach.timer.fd, &left), 0);
 		ck_assert_int_eq(left.it_interval.tv_sec, i + 1 < ATTACH_EJECT_SECONDS);
 	}
-	expect_logged("W vfio: the guest has not let go of " DEVICE
-			   " within 30 s: it stays");
+	expect_logged("W vfio: the guest has not let go of " DEVICE " within 30 s: it stays");
 	ck_assert_ptr_nonnull(machine.attach.devices[0].pci);
 	/* It may yet. */
 	let_go();
@@ -2602,6 +2686,7 @@ int main(void)
 		a_device_comes_and_goes_500_times,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
 		what_an_attach_takes_may_be_opened_by_others,
+		the_balloon_moves_while_a_device_is_on_its_way,
 		a_second_group_comes_and_the_first_goes,
 		a_guest_lets_go_of_a_device_while_it_runs,
 		a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else,

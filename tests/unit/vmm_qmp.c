@@ -11,7 +11,6 @@
 #include <sys/un.h>
 
 #include "base/fd.h"
-#include "base/log.h"
 
 #include "tests/fakes/process.h"
 #include "vmm/machine.h"
@@ -53,6 +52,9 @@ static struct {
 	unsigned int nr_resets;
 	int attach_error;
 	uint64_t came_back;
+	bool takes_its_time;
+	attach_ended *ended;
+	void *opaque;
 	struct attach_request attached; /* with copies of what it points to */
 	char host[64];
 	char id[64];
@@ -147,20 +149,32 @@ void machine_reset(struct machine *m)
 	world.nr_resets++;
 }
 
-int attach_add(struct machine *m, const struct attach_request *request, uint64_t *ret_back)
+void attach_add(struct machine *m, const struct attach_request *request, attach_ended *ended,
+		void *opaque)
 {
+	struct attach_result result = { .r = world.attach_error, .back = world.came_back };
+
 	ck_assert_ptr_eq(m, &machine);
 	world.attached = *request;
 	(void)snprintf(world.host, sizeof(world.host), "%s", request->host);
 	(void)snprintf(world.id, sizeof(world.id), "%s", request->id ? request->id : "");
 	if (request->opened) {
 		world.opened = *request->opened;
-		/* What is taken is taken: the group's. */
 		fd_close(&request->opened->group_fd);
+		fd_close(&request->opened->container_fd);
 	}
-	*ret_back = world.came_back;
-	return world.attach_error < 0 ? log_err(world.attach_error, "vfio: attach it")
-				      : world.attach_error;
+	(void)snprintf(result.reason, sizeof(result.reason), "vfio: no device: %s", world.host);
+	world.ended = ended;
+	world.opaque = opaque;
+	if (!world.takes_its_time)
+		ended(opaque, &result);
+}
+
+void attach_forget(struct attach *attach, const void *opaque)
+{
+	ck_assert_ptr_eq(attach, &machine.attach);
+	ck_assert_ptr_eq(opaque, world.opaque);
+	world.opaque = NULL;
 }
 
 int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
@@ -1203,9 +1217,7 @@ START_TEST(a_device_can_be_added)
 	ck_assert_int_eq(world.attached.balloon, VFIO_BALLOON_ALLOWED);
 	process_expect_no_log();
 	world.attach_error = -ENOMEM;
-	expect_error(ADD("\"host\": \"01:00.0\""), "GenericError",
-		     "vfio: attach it: Cannot allocate memory");
-	process_expect_log("E vfio: attach it: Cannot allocate memory\n");
+	expect_error(ADD("\"host\": \"01:00.0\""), "GenericError", "vfio: no device: 01:00.0");
 	expect_error(ADD("\"host\": \"1\", \"balloon\": \"no\""), "GenericError",
 		     "balloon 'no': it is inhibits or allowed");
 	expect_error(ADD("\"host\": \"1\", \"x-more\": [1]"), "GenericError",
@@ -1236,6 +1248,50 @@ START_TEST(a_device_can_be_taken_back)
 	ck_assert_ptr_nonnull(strstr(text, "}\r\n" DONE "\r\n"));
 	ck_assert_int_eq(world.nr_detached[DETACH_BY_FORCE], 1);
 	close(fd);
+}
+END_TEST
+
+START_TEST(who_adds_a_device_waits_and_others_do_not)
+{
+	struct attach_result result = { .back = MIB };
+	int fd = start();
+	int other = start();
+
+	world.takes_its_time = true;
+	send_text(fd,
+		  "{\"execute\": \"device_add\", \"id\": 1, \"arguments\": {\"driver\": "
+		  "\"vfio-pci\", \"host\": \"a\"}}{\"execute\": \"query-status\", \"id\": 2}"
+		  "{\"execute\": \"device_add\", \"id\": 3, \"arguments\": {\"driver\": "
+		  "\"vfio-pci\", \"host\": \"b\"}} {\"execute\": \"quit\", ");
+	send_text(fd, "\"id\": 4}\n");
+	ck_assert_str_eq(read_all(fd), "");
+	send_text(other, "{\"execute\": \"query-status\"}");
+	(void)read_one(other);
+	ck_assert_str_eq(world.host, "a");
+	world.ended(world.opaque, &result);
+	settle();
+	const char *text = read_all(fd);
+	ck_assert_ptr_nonnull(strstr(text,
+				     "{\"return\": {\"x-ballast\": {\"came-back\": 1048576}}, "
+				     "\"id\": 1}\r\n"));
+	ck_assert_ptr_nonnull(strstr(text, "\"id\": 2}\r\n"));
+	ck_assert_ptr_null(strstr(text, "\"id\": 3"));
+	ck_assert_str_eq(world.host, "b");
+	result.r = -EIO;
+	(void)strcpy(result.reason, "why");
+	world.ended(world.opaque, &result);
+	settle();
+	ck_assert_str_eq(read_all(fd),
+			 "{\"error\": {\"class\": \"GenericError\", \"desc\": \"why\"}, "
+			 "\"id\": 3}\r\n{\"return\": {}, \"id\": 4}\r\n");
+	/* Who goes meanwhile is not told. */
+	send_text(fd, "{\"execute\": \"device_add\", \"id\": 5, \"arguments\": {\"driver\": "
+		      "\"vfio-pci\", \"host\": \"c\"}}");
+	ck_assert_ptr_nonnull(world.opaque);
+	close(fd);
+	settle();
+	ck_assert_ptr_null(world.opaque);
+	close(other);
 }
 END_TEST
 
@@ -2023,6 +2079,7 @@ int main(void)
 		the_balloon_can_be_looked_for,
 		a_device_can_be_added,
 		a_device_can_be_taken_back,
+		who_adds_a_device_waits_and_others_do_not,
 		what_a_device_takes_may_come_with_the_command,
 		fds_may_come_in_the_middle_of_a_command_and_behind_another,
 		fds_that_come_with_garbage_are_not_kept,
