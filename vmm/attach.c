@@ -78,20 +78,64 @@ static void timer_ready(struct event_source *source, uint32_t events)
 	set_timer(attach);
 }
 
+/* Detaching */
+
+/* Both, or one, or none was listened to. */
+static void ignore(struct attached *d)
+{
+	if (d->err.fd >= 0)
+		event_loop_remove(&d->machine->loop, &d->err);
+	if (d->req.fd >= 0)
+		event_loop_remove(&d->machine->loop, &d->req);
+	d->err.fd = d->req.fd = -1;
+}
+
+static void take_out(struct attached *d)
+{
+	struct machine *m = d->machine;
+	uint32_t slot = 1u << slot_of(d);
+
+	TRACE(attach_take_out, slot_of(d), 0);
+	ignore(d);
+	hotplug_set_removable(&m->hotplug, slot_of(d), false);
+	/* It may have been told already, and whoever comes into the slot has not been let go. */
+	__atomic_and_fetch(&m->attach.ejected, ~slot, __ATOMIC_SEQ_CST);
+	log_info("vfio: %s is taken from the guest", d->pci->device.name);
+	tell_of_device(d, "detached");
+	vfio_pci_detach(d->pci);
+	d->pci = NULL;
+	d->seconds_left = 0;
+	set_timer(&m->attach);
+	qmp_event_device(&m->qmp, "DEVICE_DELETED", d->id);
+}
+
+/* So that the guest drops what it has of it, it is told. */
+static void take_by_force(struct attached *d)
+{
+	unsigned int slot = slot_of(d);
+
+	take_out(d);
+	hotplug_ask_eject(&d->machine->hotplug, slot);
+}
+
 /* What the kernel says of a device */
 
 static void err_ready(struct event_source *source, uint32_t events)
 {
 	struct attached *d = container_of(source, struct attached, err);
+	bool stops = d->on_error == DEVICE_ERROR_STOPS;
 
 	(void)events;
 	if (!eventfd_take(source->fd))
 		return;
-	(void)log_err(0,
-		      "vfio: %s reports an error it does not recover from: stopping the guest",
-		      d->pci->device.name);
+	(void)log_err(0, "vfio: %s reports an error it does not recover from: %s",
+		      d->pci->device.name,
+		      stops ? "stopping the guest" : "taking it from the guest");
 	tell_of_device(d, "device-error");
-	machine_fail(d->machine);
+	if (stops)
+		machine_fail(d->machine);
+	else
+		take_by_force(d);
 }
 
 /* The kernel repeats itself until the device is given back; once is enough for people. */
@@ -125,16 +169,6 @@ static int listen_to(struct attached *d)
 	if (r >= 0 && d->req.fd >= 0)
 		r = event_loop_add(loop, &d->req, EPOLLIN);
 	return r < 0 ? log_err(r, "event loop") : 0;
-}
-
-/* Both, or one, or none was listened to. */
-static void ignore(struct attached *d)
-{
-	if (d->err.fd >= 0)
-		event_loop_remove(&d->machine->loop, &d->err);
-	if (d->req.fd >= 0)
-		event_loop_remove(&d->machine->loop, &d->req);
-	d->err.fd = d->req.fd = -1;
 }
 
 /* Attaching */
@@ -171,6 +205,7 @@ static int attach_device(struct machine *m, struct attached *d,
 		.err = { .fd = -1, .ready = err_ready },
 		.req = { .fd = -1, .ready = req_ready },
 		.machine = m,
+		.on_error = request->on_error,
 	};
 	int r = request->opened ? vfio_pci_attach_opened(&m->vfio, &m->pci, request->opened,
 							 request->balloon, &d->pci)
@@ -415,26 +450,7 @@ void attach_forget(struct attach *attach, const void *opaque)
 		attach->job.ended = tell_nobody;
 }
 
-/* Detaching */
-
-static void take_out(struct attached *d)
-{
-	struct machine *m = d->machine;
-	uint32_t slot = 1u << slot_of(d);
-
-	TRACE(attach_take_out, slot_of(d), 0);
-	ignore(d);
-	hotplug_set_removable(&m->hotplug, slot_of(d), false);
-	/* It may have been told already, and whoever comes into the slot has not been let go. */
-	__atomic_and_fetch(&m->attach.ejected, ~slot, __ATOMIC_SEQ_CST);
-	log_info("vfio: %s is taken from the guest", d->pci->device.name);
-	tell_of_device(d, "detached");
-	vfio_pci_detach(d->pci);
-	d->pci = NULL;
-	d->seconds_left = 0;
-	set_timer(&m->attach);
-	qmp_event_device(&m->qmp, "DEVICE_DELETED", d->id);
-}
+/* Who asks for a device, or lets go of it */
 
 static void take_out_slots(struct machine *m, uint32_t slots)
 {
@@ -451,16 +467,13 @@ int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
 
 	if (!d)
 		return -ENODEV;
-	unsigned int slot = slot_of(d);
-	if (manner == DETACH_ASKS) {
-		log_info("vfio: the guest is asked to let go of %s", d->pci->device.name);
-		tell_of_device(d, "detach-asked");
-		ask_guest(d);
+	if (manner == DETACH_BY_FORCE) {
+		take_by_force(d);
 		return 0;
 	}
-	take_out(d);
-	/* So that it drops what it has of it. */
-	hotplug_ask_eject(&m->hotplug, slot);
+	log_info("vfio: the guest is asked to let go of %s", d->pci->device.name);
+	tell_of_device(d, "detach-asked");
+	ask_guest(d);
 	return 0;
 }
 

@@ -37,10 +37,14 @@ struct machine;
 #define ATTACH_ID_SIZE 64u
 #define ATTACH_EJECT_SECONDS 30u
 
+/* What becomes of a guest whose device reports an error that it does not recover from. */
+enum device_error { DEVICE_ERROR_STOPS, DEVICE_ERROR_DETACHES };
+
 /* An assigned device and the two fds the event loop watches for it. */
 struct attached {
 	struct vfio_pci *pci; /* owned; NULL: this place is free */
 	char id[ATTACH_ID_SIZE];
+	enum device_error on_error;
 	struct event_source err;
 	struct event_source req;
 	struct machine *machine;
@@ -53,6 +57,7 @@ struct attach_request {
 	const char *id;             /* NULL: its name */
 	enum vfio_balloon balloon;  /* as vfio_pci_attach() takes it */
 	struct vfio_opened *opened; /* what somebody has opened for us; NULL: we do */
+	enum device_error on_error;
 };
 
 struct attach_result {

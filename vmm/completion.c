@@ -17,10 +17,8 @@ static const struct {
 	const char *name;
 	const char *words; /* as in struct option_row; "%%": a PCI device, whatever has it */
 } others[] = {
-	{ "doctor", "--json --memory --help %%" },
-	{ "doctor--memory", "" },
-	{ "bind", "--force --help %%" },
-	{ "unbind", "--help %" },
+	{ "doctor", "--json --memory --help %%" }, { "doctor--memory", "" },
+	{ "bind", "--force --help %%" },           { "unbind", "--help %" },
 	{ "ctl", "@ --json --force --help" }, /* and its commands, below */
 };
 

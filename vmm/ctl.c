@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -435,23 +434,33 @@ static int reset_run(struct ctl *c)
 struct opening {
 	char name[VFIO_NAME_SIZE];
 	enum vfio_balloon balloon;
+	enum device_error on_error;
 	unsigned int group;
 	int group_fd;     /* owned; -1 */
 	int container_fd; /* owned; -1 */
 };
 
-static int open_device(struct ctl *c, struct opening *o)
+/* "0000:01:00.0", or that and what --device takes behind it. */
+static int parse_device(char *text, struct opening *o, const char **ret_host)
 {
-	static const char allowed[] = ",balloon=allowed";
-	char host[VFIO_NAME_SIZE + PATH_MAX];
-	size_t length = strlen(c->word);
-
-	if (length > strlen(allowed) && length < sizeof(host) &&
-	    strcmp(c->word + length - strlen(allowed), allowed) == 0) {
-		o->balloon = VFIO_BALLOON_ALLOWED;
-		length -= strlen(allowed);
+	*ret_host = strsep(&text, ",");
+	for (char *key = strsep(&text, ","); key; key = strsep(&text, ",")) {
+		if (strcmp(key, "balloon=allowed") == 0)
+			o->balloon = VFIO_BALLOON_ALLOWED;
+		else if (strcmp(key, "on-error=detach") == 0)
+			o->on_error = DEVICE_ERROR_DETACHES;
+		else
+			return log_err(0,
+				       "ctl: attach key '%s': there are balloon=allowed and "
+				       "on-error=detach",
+				       key),
+			       -EINVAL;
 	}
-	(void)snprintf(host, sizeof(host), "%.*s", (int)length, c->word);
+	return 0;
+}
+
+static int open_device(struct opening *o, const char *host)
+{
 	int r = vfio_pci_look(host, o->balloon, o->name, &o->group);
 	if (r < 0)
 		return r;
@@ -480,10 +489,11 @@ static int ask_for_device(struct ctl *c, const struct opening *o)
 	c->patience = ATTACH_PATIENCE;
 	int r = get_answer(
 		c, "device_add",
-		json_pack("{s:s,s:s,s:s,s:s,s:I}", "driver", "vfio-pci", "host", o->name, "id",
-			  o->name, "balloon",
+		json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "driver", "vfio-pci", "host", o->name,
+			  "id", o->name, "balloon",
 			  o->balloon == VFIO_BALLOON_ALLOWED ? "allowed" : "inhibits",
-			  "x-ballast-group", (json_int_t)o->group),
+			  "x-ballast-group", (json_int_t)o->group, "x-ballast-on-error",
+			  o->on_error == DEVICE_ERROR_DETACHES ? "detach" : "stop"),
 		&result);
 	json_int_t back = json_integer_value(
 		json_object_get(json_object_get(result, "x-ballast"), "came-back"));
@@ -499,8 +509,12 @@ static int ask_for_device(struct ctl *c, const struct opening *o)
 static int attach_run(struct ctl *c)
 {
 	struct opening opening = { .group_fd = -1, .container_fd = -1 };
+	autofree char *text = strdup(c->word);
+	const char *host = NULL;
 
-	int r = open_device(c, &opening);
+	int r = text ? parse_device(text, &opening, &host) : log_err(-ENOMEM, "ctl: attach");
+	if (r >= 0)
+		r = open_device(&opening, host);
 	if (r >= 0)
 		r = ask_for_device(c, &opening);
 	vfio_close(&opening.container_fd);
@@ -1102,7 +1116,7 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	}
 	if (c->command->operand == BDF_OPERAND) {
 		c->word = operands[2];
-		return c->word && *c->word && strlen(c->word) < PATH_MAX
+		return c->word && *c->word
 			       ? 0
 			       : (log_err(0, "ctl: %s: which device? As %s 0000:01:00.0",
 					  c->command->name, c->command->name),

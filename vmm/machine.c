@@ -741,6 +741,7 @@ static int attach_devices(struct machine *m)
 		const struct attach_request request = {
 			.host = m->config.devices[i].name,
 			.balloon = m->config.devices[i].balloon,
+			.on_error = m->config.devices[i].on_error,
 		};
 		r = attach_at_start(m, &request);
 	}

@@ -68,6 +68,7 @@ enum on_reset { ON_RESET_RESET, ON_RESET_EXIT };
 struct machine_device_config {
 	const char *name;
 	enum vfio_balloon balloon;
+	enum device_error on_error;
 };
 
 /* Plain data, parsed once; every pointer is borrowed and outlives the machine. */

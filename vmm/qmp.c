@@ -28,7 +28,7 @@
 
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
-#define MAX_PARAMETERS 5u
+#define MAX_PARAMETERS 6u
 #define MAX_FDS 2u      /* that come with a command */
 #define MAX_REGIONS 64u /* of a DMA context, told about */
 #define BALLOON_PATH "/machine/peripheral/balloon0"
@@ -653,15 +653,16 @@ static int take_opened(struct call *call, const char *host, struct vfio_opened *
 	return 0;
 }
 
-static int parse_balloon(struct call *call, enum vfio_balloon *ret)
+/* One of two words, of which the first stands for what is left out. */
+static int parse_choice(struct call *call, unsigned int i, const char *name, const char *first,
+			const char *second, bool *ret)
 {
-	const char *text = json_string_value(call->arguments[3]);
+	const char *text = json_string_value(call->arguments[i]);
 
-	*ret = text && strcmp(text, "allowed") == 0 ? VFIO_BALLOON_ALLOWED
-						    : VFIO_BALLOON_INHIBITS;
-	if (!text || *ret == VFIO_BALLOON_ALLOWED || strcmp(text, "inhibits") == 0)
+	*ret = text && strcmp(text, second) == 0;
+	if (!text || *ret || strcmp(text, first) == 0)
 		return 0;
-	fail(call, GENERIC_ERROR, "balloon '%s': it is inhibits or allowed", text);
+	fail(call, GENERIC_ERROR, "%s '%s': it is %s or %s", name, text, first, second);
 	return -EINVAL;
 }
 
@@ -691,12 +692,16 @@ static json_t *device_add_run(struct call *call)
 		.id = json_string_value(call->arguments[2]),
 	};
 	struct vfio_opened opened;
+	bool allowed = false, detaches = false;
 
 	if (strcmp(driver, "vfio-pci") != 0)
 		return fail(call, GENERIC_ERROR,
 			    "driver '%s': of a running guest it can only be vfio-pci", driver);
-	if (parse_balloon(call, &request.balloon) < 0)
+	if (parse_choice(call, 3, "balloon", "inhibits", "allowed", &allowed) < 0 ||
+	    parse_choice(call, 5, "x-ballast-on-error", "stop", "detach", &detaches) < 0)
 		return NULL;
+	request.balloon = allowed ? VFIO_BALLOON_ALLOWED : VFIO_BALLOON_INHIBITS;
+	request.on_error = detaches ? DEVICE_ERROR_DETACHES : DEVICE_ERROR_STOPS;
 	if (call->arguments[4]) {
 		if (take_opened(call, request.host, &opened) < 0)
 			return NULL;
@@ -876,7 +881,8 @@ static const struct command commands[] = {
 	    { "host", JSON_STRING },
 	    { "id", JSON_STRING, .may_lack = true },
 	    { "balloon", JSON_STRING, .may_lack = true },
-	    { "x-ballast-group", JSON_INTEGER, 0, UINT32_MAX, .may_lack = true } } },
+	    { "x-ballast-group", JSON_INTEGER, 0, UINT32_MAX, .may_lack = true },
+	    { "x-ballast-on-error", JSON_STRING, .may_lack = true } } },
 	{ "device_del",
 	  device_del_run,
 	  { { "id", JSON_STRING }, { "force", JSON_TRUE, .may_lack = true } } },

@@ -25,7 +25,7 @@
  *	                             guest-stats as QEMU has them: -1 is what the guest does not
  *	                             report. 64-bit numbers end at 2^63 - 1 here
  *	device_add {"driver": "vfio-pci", "host": BDF, "id": ID, "balloon": "inhibits" or "allowed",
- *	            "x-ballast-group": N}
+ *	            "x-ballast-group": N, "x-ballast-on-error": "stop" or "detach"}
  *	                             assigns a device; all but the first two may be left out, ID is
  *	                             BDF then. {"x-ballast": {"came-back": BYTES}}: so much of what
  *	                             the balloon had given to the host it has no more. May take

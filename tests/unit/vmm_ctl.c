@@ -575,7 +575,7 @@ END_TEST
 #define A "0000:01:00.0"
 #define ADD(more)                                                                                 \
 	"{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", \"host\": " more \
-	", \"x-ballast-group\": 7}}"
+	", \"x-ballast-group\": 7, \"x-ballast-on-error\": \"stop\"}}"
 #define ADD_A ADD("\"" A "\", \"id\": \"" A "\", \"balloon\": \"inhibits\"")
 #define DEL_A "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"" A "\"}}"
 #define MDEV "83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"
@@ -604,8 +604,11 @@ START_TEST(a_device_is_opened_and_handed_over)
 	/* Perhaps by another device of its group: who has it will know. */
 	group->open_error = -EBUSY;
 	server.nr_fds = 0;
-	EXPECT({ ADD_A, DONE });
-	ck_assert_int_eq(run_with_server("SOCKET attach " A), 0);
+	EXPECT({ "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", "
+		 "\"host\": \"" A "\", \"id\": \"" A "\", \"balloon\": \"inhibits\", "
+		 "\"x-ballast-group\": 7, \"x-ballast-on-error\": \"detach\"}}",
+		 DONE });
+	ck_assert_int_eq(run_with_server("SOCKET attach " A ",on-error=detach"), 0);
 	ck_assert_uint_eq(server.nr_fds, 0);
 	(void)printed();
 	fake_finish();
@@ -622,6 +625,8 @@ START_TEST(a_device_that_cannot_be_opened_is_told)
 	expect_steps(&none, 1);
 	ck_assert_int_eq(run_with_server("SOCKET attach 09:00.0"), 1);
 	process_expect_log("attach 0000:09:00.0: not on this host");
+	ck_assert_int_eq(run_with_server("SOCKET attach " A ",on-error=stop"), 1);
+	process_expect_log("attach key 'on-error=stop': there are balloon=allowed and");
 	group->open_error = -EACCES;
 	ck_assert_int_eq(run_with_server("SOCKET attach " A), 1);
 	process_expect_log("open group 7: be root, or have /dev/vfio/7 given to you");

@@ -1662,6 +1662,20 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	events = parse_events(take_file(path));
 	ck_assert_uint_eq(count_events(events, "device-error", "device", DEVICE), 1);
 	json_decref(events);
+
+	config.devices[0].on_error = DEVICE_ERROR_DETACHES;
+	init();
+	eventfd_signal(machine.attach.devices[0].err.fd);
+	machine.attach.devices[0].err.ready(&machine.attach.devices[0].err, EPOLLIN);
+	expect_in_log("E vfio: " DEVICE " reports an error it does not recover from",
+		      "taking it from the guest");
+	ck_assert_ptr_null(machine.attach.devices[0].pci);
+	ck_assert_uint_eq(reclaim_inhibitors(&machine.reclaim), 0);
+	machine_finish(&machine);
+	events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "device-error", "device", DEVICE), 1);
+	ck_assert_uint_eq(count_events(events, "detached", "device", DEVICE), 1);
+	json_decref(events);
 	fake_finish();
 }
 END_TEST

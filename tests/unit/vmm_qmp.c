@@ -1215,11 +1215,16 @@ START_TEST(a_device_can_be_added)
 			 "{\"return\": {\"x-ballast\": {\"came-back\": 5242880}}}");
 	ck_assert_str_eq(world.id, "a");
 	ck_assert_int_eq(world.attached.balloon, VFIO_BALLOON_ALLOWED);
+	ck_assert_int_eq(world.attached.on_error, DEVICE_ERROR_STOPS);
+	(void)ADD("\"host\": \"1\", \"x-ballast-on-error\": \"detach\"");
+	ck_assert_int_eq(world.attached.on_error, DEVICE_ERROR_DETACHES);
 	process_expect_no_log();
 	world.attach_error = -ENOMEM;
 	expect_error(ADD("\"host\": \"01:00.0\""), "GenericError", "vfio: no device: 01:00.0");
 	expect_error(ADD("\"host\": \"1\", \"balloon\": \"no\""), "GenericError",
 		     "balloon 'no': it is inhibits or allowed");
+	expect_error(ADD("\"host\": \"1\", \"x-ballast-on-error\": \"\""), "GenericError",
+		     "x-ballast-on-error '': it is stop or detach");
 	expect_error(ADD("\"host\": \"1\", \"x-more\": [1]"), "GenericError",
 		     "argument 'x-more' is none of device_add");
 	expect_error(ASK_WITH("device_add", "\"driver\": \"e1000e\", \"host\": \"1\""),
