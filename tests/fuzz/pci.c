@@ -30,7 +30,7 @@ static const struct pci_windows windows = {
 
 static struct io_bus pio, mmio;
 static struct pci_bus bus;
-static struct fake_wires wires;
+static struct fake_wires wires, power_wires;
 static struct power power;
 static struct hotplug hotplug;
 static struct device {
@@ -134,8 +134,8 @@ static void add_hotplug(void)
 	const struct power_handler power_handler = { .requested = requested };
 	const struct hotplug_handler handler = { .ejected = ejected };
 
-	if (power_init(&power, &pio, &wires.wires, POWER_PORT, 9, 0x505, 0, &power_handler) <
-		    0 ||
+	if (power_init(&power, &pio, &power_wires.wires, POWER_PORT, 9, 0x505, 0,
+		       &power_handler) < 0 ||
 	    hotplug_init(&hotplug, &pio, &power, HOTPLUG_PORT, &handler) < 0)
 		abort(); /* of this process's making, not the input's */
 }
@@ -290,6 +290,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	io_bus_init(&pio);
 	io_bus_init(&mmio);
 	fake_wires_init(&wires);
+	fake_wires_init(&power_wires);
 	if (pci_bus_init(&bus, &pio, &mmio, &windows, ECAM) < 0)
 		abort(); /* likewise */
 	for (unsigned int i = 0; i < NR_DEVICES; i++)

@@ -65,7 +65,7 @@ static void eject(uint32_t slots)
 static void expect_news(void)
 {
 	ck_assert_uint_eq(fake_wires_take(&wires, GSI), 1);
-	ck_assert_uint_eq(io_bus_read(&pio, EVENTS, 1), POWER_EVENT_HOTPLUG);
+	ck_assert_uint_eq(io_bus_read(&pio, EVENTS, 1), 2); /* as the DSDT has it */
 	ck_assert_uint_eq(io_bus_read(&pio, EVENTS, 1), 0);
 }
 
@@ -106,8 +106,7 @@ START_TEST(the_button_and_hot_plug_share_the_event_register)
 {
 	hotplug_announce(&hotplug, 1);
 	power_press_button(&power);
-	ck_assert_uint_eq(io_bus_read(&pio, EVENTS, 1),
-			  POWER_EVENT_HOTPLUG | POWER_EVENT_BUTTON);
+	ck_assert_uint_eq(io_bus_read(&pio, EVENTS, 1), 2 | 1);
 }
 END_TEST
 

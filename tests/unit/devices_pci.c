@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 #include <linux/pci_regs.h>
@@ -1071,9 +1072,9 @@ END_TEST
 #define HOT_DEVFN PCI_DEVFN(HOT_SLOT, 0)
 
 static struct {
-	bool entered, may_leave, removed, stop;
-	unsigned int nr_reads;
-} race; /* atomic */
+	bool entered, may_leave, removed, stop, wanted;
+} race;            /* atomic */
+static sem_t seen; /* the device was read that was wanted to be */
 
 static bool is_set(const bool *flag)
 {
@@ -1152,9 +1153,10 @@ START_TEST(a_removal_waits_for_who_is_inside_a_bar)
 }
 END_TEST
 
-static uint64_t counted_read(void *opaque, uint64_t offset, unsigned int size)
+static uint64_t wanted_read(void *opaque, uint64_t offset, unsigned int size)
 {
-	__atomic_add_fetch(&race.nr_reads, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_exchange_n(&race.wanted, false, __ATOMIC_SEQ_CST))
+		sem_post(&seen);
 	return bar_read(opaque, offset, size);
 }
 
@@ -1171,7 +1173,6 @@ static void *drive_for_ever(void *opaque)
 		uint32_t id = ecam_get(HOT_DEVFN, 0, 4);
 		*ret_ok &= value == 0xc0000004 || value == UINT32_MAX;
 		*ret_ok &= id == 0x11e81234 || id == UINT32_MAX;
-		sched_yield();
 	}
 	return NULL;
 }
@@ -1179,23 +1180,23 @@ static void *drive_for_ever(void *opaque)
 /* What is freed is not touched any more: the sanitizers watch. */
 START_TEST(devices_come_and_go_under_accesses)
 {
-	static const struct io_ops ops = { .read = counted_read, .write = bar_write };
+	static const struct io_ops ops = { .read = wanted_read, .write = bar_write };
 	pthread_t threads[2];
 	bool ok[nitems(threads)] = { true, true };
 
+	ck_assert_int_eq(sem_init(&seen, 0, 0), 0);
 	for (unsigned int i = 0; i < nitems(threads); i++)
 		start_thread(&threads[i], drive_for_ever, &ok[i]);
-	for (unsigned int i = 0; i < 50; i++) {
+	for (unsigned int i = 0; i < 200; i++) {
 		struct card *card = calloc(1, sizeof(*card));
 		ck_assert_ptr_nonnull(card);
 		card->number = 0xc;
 		init_card(card);
 		set_bar(card, 0, PCI_BAR_MEM32, 0x1000);
 		card->pci.bars[0].region.ops = &ops;
-		unsigned int before = __atomic_load_n(&race.nr_reads, __ATOMIC_SEQ_CST);
+		raise_flag(&race.wanted);
 		ck_assert_int_eq(pci_bus_add(&bus, &card->pci, HOT_DEVFN), 0);
-		while (__atomic_load_n(&race.nr_reads, __ATOMIC_SEQ_CST) == before)
-			sched_yield();
+		sem_wait(&seen);
 		pci_bus_remove(&card->pci);
 		ck_assert_uint_eq(card->nr_mapped[0], card->nr_unmapped[0]);
 		free(card);
