@@ -7,7 +7,7 @@
  *
  * Threads: any. The lock is held for the look-up only and dropped before the device is
  * called; a handler may therefore still run when io_bus_remove() has returned. Free a device
- * only with the vCPUs parked.
+ * only after io_bus_wait(), or with the vCPUs parked.
  */
 #ifndef DEVICES_IO_BUS_H
 #define DEVICES_IO_BUS_H
@@ -29,13 +29,17 @@ struct io_region {
 	uint64_t base;         /* fixed while on a bus */
 	uint64_t size;         /* bytes, not 0 */
 	const struct io_ops *ops;
-	void *opaque;     /* handed to ops */
-	const char *name; /* borrowed; for logs */
+	void *opaque;           /* handed to ops */
+	const char *name;       /* borrowed; for logs */
+	unsigned int nr_inside; /* threads in its handlers, the bus's business; atomic */
 };
 
 struct io_bus {
 	pthread_rwlock_t lock;
 	struct list_node regions; /* ascending by base */
+	pthread_mutex_t wait_lock;
+	pthread_cond_t left;     /* a region's last handler has returned; wait_lock */
+	unsigned int nr_waiting; /* atomic */
 };
 
 void io_bus_init(struct io_bus *bus);
@@ -45,6 +49,11 @@ void io_bus_finish(struct io_bus *bus);
 must_check int io_bus_add(struct io_bus *bus, struct io_region *region);
 /* Does nothing for a region that is on no bus. */
 void io_bus_remove(struct io_bus *bus, struct io_region *region);
+/*
+ * After io_bus_remove(): returns when no handler of the region runs, and none will. Not from
+ * within one of them, nor with a lock held that they take.
+ */
+void io_bus_wait(struct io_bus *bus, struct io_region *region);
 
 uint64_t io_bus_read(struct io_bus *bus, uint64_t address, unsigned int size);
 void io_bus_write(struct io_bus *bus, uint64_t address, unsigned int size, uint64_t value);

@@ -149,9 +149,9 @@ static uint64_t wanted_address(const struct pci_device *dev, unsigned int index)
 	return PCI_UNMAPPED;
 }
 
-static struct io_bus *bus_of(const struct pci_device *dev, const struct pci_bar *bar)
+static struct io_bus *io_bus_of(const struct pci_bus *bus, const struct pci_bar *bar)
 {
-	return bar->kind == PCI_BAR_IO ? dev->bus->pio : dev->bus->mmio;
+	return bar->kind == PCI_BAR_IO ? bus->pio : bus->mmio;
 }
 
 static void unmap_bar(struct pci_device *dev, unsigned int index)
@@ -162,7 +162,7 @@ static void unmap_bar(struct pci_device *dev, unsigned int index)
 		return;
 	if (dev->ops->bar_unmapped)
 		dev->ops->bar_unmapped(dev, index);
-	io_bus_remove(bus_of(dev, bar), &bar->region);
+	io_bus_remove(io_bus_of(dev->bus, bar), &bar->region);
 	bar->address = PCI_UNMAPPED;
 }
 
@@ -171,7 +171,7 @@ static void map_bar(struct pci_device *dev, unsigned int index, uint64_t address
 	struct pci_bar *bar = &dev->bars[index];
 
 	bar->region.base = address;
-	int r = io_bus_add(bus_of(dev, bar), &bar->region);
+	int r = io_bus_add(io_bus_of(dev->bus, bar), &bar->region);
 	if (r < 0) {
 		log_guest(&dev->budget,
 			  "pci: %s: bar %u at 0x%" PRIx64 " overlaps another: not decoded",
@@ -446,6 +446,9 @@ void pci_bus_remove(struct pci_device *dev)
 	dev->bus = NULL;
 	map_all_wanted(bus);
 	pthread_mutex_unlock(&bus->lock);
+	/* Without the lock, which handlers may take. */
+	for (unsigned int i = 0; i < PCI_NR_BARS; i++)
+		io_bus_wait(io_bus_of(bus, &dev->bars[i]), &dev->bars[i].region);
 }
 
 /* Under bus->lock. */

@@ -136,11 +136,16 @@ void pci_add_capability(struct pci_device *dev, uint8_t id, unsigned int offset)
 
 /*
  * Puts the device on the bus at `devfn`; PCI_ANY_SLOT: function 0 of the lowest free slot.
- * -EEXIST: taken. -ENOSPC: no slot is free. Its BARs have no addresses before pci_bus_reset().
+ * -EEXIST: taken. -ENOSPC: no slot is free. Its BARs have no addresses before pci_bus_reset():
+ * in a guest that runs it is the guest who places them, as where no firmware sees a card come.
  */
 #define PCI_ANY_SLOT (-1)
 must_check int pci_bus_add(struct pci_bus *bus, struct pci_device *dev, int devfn);
-/* Unmaps its BARs and takes it off. Does nothing for one on no bus. */
+/*
+ * Unmaps its BARs and takes it off; the slot is free. vCPUs may run: on return none is in its
+ * ops or in the handlers of its BARs, and none will be. Not from within one of these, nor with a
+ * lock held that they take. Does nothing for one on no bus.
+ */
 void pci_bus_remove(struct pci_device *dev);
 
 /* The IOAPIC pin of INTA (pin 1) to INTD (pin 4) of this device. */

@@ -6,7 +6,6 @@
 #define RESET 2u
 #define EVENTS 3u
 #define SLEEP_ENABLE 0x20u
-#define EVENT_BUTTON 1u
 #define PANICKED 1u
 #define CRASH_LOADED 2u
 #define KEYBOARD_PORT 0x64u
@@ -153,6 +152,11 @@ void power_reset(struct power *power)
 
 void power_press_button(struct power *power)
 {
-	__atomic_fetch_or(&power->events, EVENT_BUTTON, __ATOMIC_SEQ_CST);
+	power_raise_event(power, POWER_EVENT_BUTTON);
+}
+
+void power_raise_event(struct power *power, uint8_t event)
+{
+	__atomic_fetch_or(&power->events, event, __ATOMIC_SEQ_CST);
 	irq_raise(&power->irq);
 }

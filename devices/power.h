@@ -8,7 +8,7 @@
  *	base + 0  sleep control: SLP_TYPx in bits 2-4, SLP_EN bit 5; S5 is type 5
  *	base + 1  sleep status: always 0
  *	base + 2  reset: POWER_RESET_VALUE resets
- *	base + 3  events: bit 0 power button; reading clears
+ *	base + 3  events: bit 0 power button, bit 1 hot-plug (hotplug.h); reading clears
  *	0x64      a keyboard controller's command port, of which only the reset line is there:
  *	          writing 0xfe resets (Linux with reboot=k)
  *	panic     pvpanic (QEMU's docs/specs/pvpanic): reading tells which events there are, bit 0 the
@@ -29,6 +29,8 @@
 
 #define POWER_RESET_VALUE 1u
 #define POWER_SLEEP_TYPE_S5 5u
+#define POWER_EVENT_BUTTON 1u
+#define POWER_EVENT_HOTPLUG 2u
 
 enum power_event { POWER_OFF, POWER_RESET, POWER_EXIT, POWER_PANIC, POWER_CRASH_LOADED };
 
@@ -55,10 +57,12 @@ must_check int power_init(struct power *power, struct io_bus *pio, struct wires 
 			  const struct power_handler *handler);
 /* Accepts a zeroed object. */
 void power_finish(struct power *power);
-/* A button pressed and not yet seen is forgotten. */
+/* Events not yet seen are forgotten. */
 void power_reset(struct power *power);
 
 /* Asks the guest to shut down. */
 void power_press_button(struct power *power);
+/* Sets a bit of the event register, for another device behind it, and raises the interrupt. */
+void power_raise_event(struct power *power, uint8_t event);
 
 #endif /* DEVICES_POWER_H */

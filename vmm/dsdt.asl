@@ -1,10 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * dsdt.asl - what ACPI cannot say in fixed tables: the PCI root bridge with its windows and
- * interrupt routing, the legacy devices, the power button, S5. Numbers come from layout.h.
+ * interrupt routing and hot-plug, the legacy devices, the power button, S5. Numbers come from
+ * layout.h.
  */
 #define __ASL__
 #include "vmm/layout.h"
+
+/* Slot 0 is the host bridge's. */
+#define FOR_EACH_SLOT(DO) \
+	DO (01, 1) DO (02, 2) DO (03, 3) DO (04, 4) DO (05, 5) DO (06, 6) DO (07, 7) DO (08, 8) \
+	DO (09, 9) DO (10, 10) DO (11, 11) DO (12, 12) DO (13, 13) DO (14, 14) DO (15, 15) \
+	DO (16, 16) DO (17, 17) DO (18, 18) DO (19, 19) DO (20, 20) DO (21, 21) DO (22, 22) \
+	DO (23, 23) DO (24, 24) DO (25, 25) DO (26, 26) DO (27, 27) DO (28, 28) DO (29, 29) \
+	DO (30, 30) DO (31, 31)
+
+/* No _STA: whether a slot holds something, its config space says. */
+#define SLOT(NAME, NUMBER) \
+	Device (S##NAME) \
+	{ \
+		Name (_ADR, NUMBER << 16) \
+		Name (_SUN, NUMBER) \
+		Method (_RMV) { Return ((PRMV >> NUMBER) & 1) } \
+		Method (_EJ0, 1) { PRMV = 1 << NUMBER } \
+	}
+
+#define TELL_SLOT(NAME, NUMBER) \
+	If (Local0 & (1 << NUMBER)) { Notify (S##NAME, 1) } \
+	If (Local1 & (1 << NUMBER)) { Notify (S##NAME, 3) }
 
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "BALLST", "BALLAST ", 1)
 {
@@ -91,6 +114,25 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "BALLST", "BALLAST ", 1)
 				}
 				Return (Local0)
 			}
+
+			/* devices/hotplug.h: what came, what shall go, what may go and has gone */
+			OperationRegion (HOTP, SystemIO, LAYOUT_HOTPLUG_PORT, 12)
+			Field (HOTP, DWordAcc, NoLock, WriteAsZeros)
+			{
+				PCAM, 32,
+				PASK, 32,
+				PRMV, 32
+			}
+
+			FOR_EACH_SLOT (SLOT)
+
+			/* A device check where something came, an eject request where it shall go */
+			Method (TELL, 0, Serialized)
+			{
+				Local0 = PCAM
+				Local1 = PASK
+				FOR_EACH_SLOT (TELL_SLOT)
+			}
 		}
 
 		/* What no device owns, so that nobody else takes it. */
@@ -100,7 +142,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "BALLST", "BALLAST ", 1)
 			Name (_CRS, ResourceTemplate ()
 			{
 				Memory32Fixed (ReadWrite, LAYOUT_ECAM_BASE, LAYOUT_ECAM_SIZE)
-				IO (Decode16, LAYOUT_POWER_PORT, LAYOUT_POWER_PORT, 1, 4)
+				IO (Decode16, LAYOUT_POWER_PORT, LAYOUT_POWER_PORT, 1, 16)
 			})
 		}
 
@@ -165,6 +207,10 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "BALLST", "BALLAST ", 1)
 				If (Local0 & 1)
 				{
 					Notify (PWRB, 0x80)
+				}
+				If (Local0 & 2)
+				{
+					\_SB.PCI0.TELL ()
 				}
 			}
 		}

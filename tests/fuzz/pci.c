@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pci.c - config space, BARs and MSI-X tables of two devices under a hostile guest. What is decoded
- * lies in the bridge's windows and over nothing else, always.
+ * pci.c - config space, BARs, MSI-X tables and hot-plug of two devices under a hostile guest. What is
+ * decoded lies in the bridge's windows and over nothing else, always.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #include <linux/pci_regs.h>
 
+#include "devices/hotplug.h"
 #include "devices/msix.h"
 #include "tests/fakes/wires.h"
 #include "tests/fuzz/driver.h"
@@ -16,6 +17,8 @@
 #define ECAM 0xb0000000ull
 #define NR_DEVICES 2u
 #define MSIX_CAP 0x40u
+#define POWER_PORT 0x600u
+#define HOTPLUG_PORT 0x604u
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
@@ -27,10 +30,13 @@ static const struct pci_windows windows = {
 
 static struct io_bus pio, mmio;
 static struct pci_bus bus;
-static struct fake_wires wires;
+static struct fake_wires wires, power_wires;
+static struct power power;
+static struct hotplug hotplug;
 static struct device {
 	struct pci_device pci;
 	struct msix msix;
+	bool removable;
 	struct slot {
 		struct device *dev;
 		unsigned int bar;
@@ -96,8 +102,42 @@ static void add_device(struct device *dev)
 	pci_add_capability(&dev->pci, PCI_CAP_ID_MSIX, MSIX_CAP);
 	if (msix_init(&dev->msix, &dev->pci, &wires.wires, &config, NULL) < 0)
 		assert(8 + 16 * nr_vectors > 4096);
+	dev->removable = false;
 	if (pci_bus_add(&bus, &dev->pci, PCI_ANY_SLOT) < 0)
 		abort(); /* there are 32 */
+}
+
+static void requested(void *opaque, enum power_event event, uint8_t code)
+{
+	(void)opaque;
+	(void)event;
+	(void)code;
+}
+
+/* One that the guest has let go of comes back at once, as it was. */
+static void ejected(void *opaque, unsigned int slot)
+{
+	struct device *dev = &devices[slot];
+
+	(void)opaque;
+	assert(slot < NR_DEVICES && dev->removable);
+	dev->removable = false;
+	pci_bus_remove(&dev->pci);
+	for (unsigned int b = 0; b < PCI_NR_BARS; b++)
+		assert(dev->pci.bars[b].address == PCI_UNMAPPED);
+	if (pci_bus_add(&bus, &dev->pci, PCI_DEVFN(slot, 0)) < 0)
+		abort(); /* it was there */
+}
+
+static void add_hotplug(void)
+{
+	const struct power_handler power_handler = { .requested = requested };
+	const struct hotplug_handler handler = { .ejected = ejected };
+
+	if (power_init(&power, &pio, &power_wires.wires, POWER_PORT, 9, 0x505, 0,
+		       &power_handler) < 0 ||
+	    hotplug_init(&hotplug, &pio, &power, HOTPLUG_PORT, &handler) < 0)
+		abort(); /* of this process's making, not the input's */
 }
 
 static struct device *next_device(void)
@@ -172,9 +212,37 @@ static void step_vector(void)
 	(void)fake_wires_take_any(&wires);
 }
 
+static void step_hotplug(unsigned int dice)
+{
+	unsigned int slot = dice % NR_DEVICES;
+	uint32_t at = POWER_PORT + next8() % 16;
+	unsigned int size = 1u << next8() % 4;
+
+	if (dice & 4) {
+		devices[slot].removable = dice & 8;
+		hotplug_set_removable(&hotplug, slot, dice & 8);
+	}
+	if (dice & 16)
+		hotplug_announce(&hotplug, slot);
+	if (dice & 32)
+		hotplug_ask_eject(&hotplug, slot);
+	(void)io_bus_read(&pio, at, size);
+	io_bus_write(&pio, at, size, next32());
+	io_bus_write(&pio, HOTPLUG_PORT + 8, 4, next8());
+	uint32_t pending = dice & 64 ? hotplug_reset(&hotplug) : 0;
+	for (unsigned int i = 0; i < HOTPLUG_NR_SLOTS; i++) {
+		if (pending >> i & 1)
+			ejected(NULL, i);
+	}
+}
+
 static void step_reset(void)
 {
-	if (next8() % 2)
+	unsigned int dice = next8();
+
+	if (dice >= 128)
+		step_hotplug(dice);
+	else if (dice % 2)
 		pci_device_reset(&next_device()->pci);
 	else
 		pci_bus_reset(&bus);
@@ -222,16 +290,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	io_bus_init(&pio);
 	io_bus_init(&mmio);
 	fake_wires_init(&wires);
+	fake_wires_init(&power_wires);
 	if (pci_bus_init(&bus, &pio, &mmio, &windows, ECAM) < 0)
 		abort(); /* likewise */
 	for (unsigned int i = 0; i < NR_DEVICES; i++)
 		add_device(&devices[i]);
+	add_hotplug();
 	pci_bus_reset(&bus);
 	fuzz_run(steps, nitems(steps), check);
 	for (unsigned int i = 0; i < NR_DEVICES; i++) {
 		pci_bus_remove(&devices[i].pci);
 		msix_finish(&devices[i].msix);
 	}
+	hotplug_finish(&hotplug);
+	power_finish(&power);
 	assert(wires.nr_routes == 0 && wires.nr_irqfds == 0);
 	pci_bus_finish(&bus);
 	io_bus_finish(&mmio);

@@ -54,7 +54,7 @@
 
 /* The host port: things a guest asks of its runner. 4 bytes each. */
 #define HOST_PORT 0x700
-#define HOST_PORT_SIZE 0x1c
+#define HOST_PORT_SIZE 0x24
 #define HOST_CLOCK 0x700      /* read: milliseconds that pass on the host */
 #define HOST_PRESS 0x704      /* write: presses the power button */
 #define HOST_ASK 0x708        /* write: address of a QMP request; goes on when it is answered */
@@ -62,6 +62,10 @@
 #define HOST_VALUE_LOW 0x710  /* read: the number found there; */
 #define HOST_VALUE_HIGH 0x714 /* 0 and 1 for false and true, 0 for what is no number */
 #define HOST_RESIZE 0x718     /* write: the disk's image is that many bytes from now on */
+#define HOST_UNPLUG 0x71c /* write: the guest is asked to let go of the test device in slot B */
+#define HOST_PLUG 0x720   /* write: one comes into slot B */
+/* A hot-plug controller for these two, of the runner's own; the registers of devices/hotplug.h. */
+#define HOST_HOTPLUG 0x724
 #define HOST_NO_VALUE 0xffffffffffffffffull
 #define HOST_TEXT_SIZE 128 /* of what is asked and found, and its NUL */
 

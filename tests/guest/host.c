@@ -126,6 +126,27 @@ static void have_done(struct host *h, unsigned int job, uint64_t value, const ch
 	pthread_mutex_unlock(&h->lock);
 }
 
+/* Hot-plug: the test device in slot B goes and comes back, reset. */
+
+/* Whoever is still inside of it would answer with a slot that is none. */
+static void host_ejected(void *opaque, unsigned int slot)
+{
+	struct host *h = opaque;
+
+	(void)slot;
+	pci_bus_remove(&h->device->pci);
+	h->device->slot = 0;
+}
+
+static void plug(struct host *h)
+{
+	h->device->slot = TEST_SLOT_B;
+	if (pci_bus_add(&h->machine->pci, &h->device->pci, PCI_DEVFN(TEST_SLOT_B, 0)) < 0)
+		return;
+	pci_device_reset(&h->device->pci);
+	hotplug_announce(&h->hotplug, TEST_SLOT_B);
+}
+
 /* The port */
 
 static uint64_t host_port_read(void *opaque, uint64_t offset, unsigned int size)
@@ -155,6 +176,12 @@ static void host_port_write(void *opaque, uint64_t offset, unsigned int size, ui
 		return;
 	if (HOST_PORT + offset == HOST_PRESS)
 		power_press_button(&h->machine->power);
+	if (HOST_PORT + offset == HOST_UNPLUG) {
+		hotplug_set_removable(&h->hotplug, TEST_SLOT_B, true);
+		hotplug_ask_eject(&h->hotplug, TEST_SLOT_B);
+	}
+	if (HOST_PORT + offset == HOST_PLUG)
+		plug(h);
 	if (HOST_PORT + offset == HOST_RESIZE)
 		have_done(h, HOST_RESIZE, value, NULL);
 	if (memory_read(&h->machine->map, value, text, sizeof(text)) < 0)
@@ -169,12 +196,15 @@ static void host_port_write(void *opaque, uint64_t offset, unsigned int size, ui
 static const struct io_ops host_port_ops = { .read = host_port_read, .write = host_port_write };
 
 int host_init(struct host *host, struct machine *machine, const char *qmp_path,
-	      const char *disk_path)
+	      const char *disk_path, struct test_device *device)
 {
+	const struct hotplug_handler handler = { .ejected = host_ejected, .opaque = host };
+
 	*host = (struct host){
 		.machine = machine,
 		.qmp_path = qmp_path,
 		.disk_path = disk_path,
+		.device = device,
 		.port = {
 			.base = HOST_PORT,
 			.size = HOST_PORT_SIZE,
@@ -190,7 +220,11 @@ int host_init(struct host *host, struct machine *machine, const char *qmp_path,
 		host->machine = NULL;
 		return -EAGAIN;
 	}
-	return io_bus_add(&machine->pio, &host->port);
+	int r = io_bus_add(&machine->pio, &host->port);
+	if (r >= 0)
+		r = hotplug_init(&host->hotplug, &machine->pio, &machine->power, HOST_HOTPLUG,
+				 &handler);
+	return r;
 }
 
 void host_finish(struct host *host)
@@ -202,6 +236,7 @@ void host_finish(struct host *host)
 	pthread_cond_broadcast(&host->changed);
 	pthread_mutex_unlock(&host->lock);
 	(void)pthread_join(host->thread, NULL);
+	hotplug_finish(&host->hotplug);
 	io_bus_remove(&host->machine->pio, &host->port);
 	fd_close(&host->fd);
 	json_decref(host->answer);

@@ -12,6 +12,8 @@
 
 #include <jansson.h>
 
+#include "devices/hotplug.h"
+#include "tests/guest/test_device.h"
 #include "vmm/machine.h"
 
 #define HOST_MAX_ANSWER 65536u
@@ -21,6 +23,8 @@ struct host {
 	const char *qmp_path;    /* borrowed */
 	const char *disk_path;   /* borrowed */
 	struct io_region port;
+	struct test_device *device; /* borrowed: in slot B; for hot-plug */
+	struct hotplug hotplug;
 	int fd;         /* owned: the control socket, once something was asked */
 	json_t *answer; /* owned: the last one; NULL: none */
 	uint64_t value;
@@ -37,7 +41,7 @@ struct host {
 
 /* -errno of io_bus_add(), -EAGAIN: no thread to be had. */
 must_check int host_init(struct host *host, struct machine *machine, const char *qmp_path,
-			 const char *disk_path);
+			 const char *disk_path, struct test_device *device);
 /* vCPUs parked, or gone with their machine. Accepts a zeroed object. */
 void host_finish(struct host *host);
 

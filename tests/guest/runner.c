@@ -169,7 +169,7 @@ static int add_devices(struct run *run)
 {
 	static const unsigned int slots[] = { TEST_SLOT_A, TEST_SLOT_B };
 	struct machine *m = &run->machine;
-	int r = host_init(&run->host, m, run->qmp_path, run->disk_path);
+	int r = host_init(&run->host, m, run->qmp_path, run->disk_path, &run->devices[1]);
 
 	/* One of its own is where the first would be. */
 	bool own = run->test->balloon || run->test->disk || run->test->net || run->test->rng ||

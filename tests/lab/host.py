@@ -327,6 +327,14 @@ class Balloon:
         """What the control socket returns to a command of ctl's."""
         return json.loads(self.ctl("--json", self.path, command))["return"]
 
+    def ask_qmp(self, command, arguments=None):
+        """What a command of QMP's returns, over a connection of its own."""
+        client = Qmp(self.path)
+        try:
+            return client.ask(command, arguments)
+        finally:
+            client.close()
+
     def wait(self, bytes_held, seconds):
         """Waits until the guest says that so much is in its balloon, or nothing has moved for that long; returns the figures."""
         actual = None
@@ -351,6 +359,7 @@ class Qmp:
     """A client of the control socket that stays connected, for the events."""
 
     def __init__(self, path):
+        self.names = []
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
         self.stream = self.socket.makefile("rw")
@@ -359,13 +368,22 @@ class Qmp:
         self.stream.flush()
         self.stream.readline()
 
-    def events(self):
-        """The names of those that have come until now."""
-        self.stream.write('{"execute": "query-status"}\n')
+    def ask(self, command, arguments=None):
+        """What it returns; the names of events that come before that are kept."""
+        self.stream.write(json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})}) + "\n")
         self.stream.flush()
-        names = []
         while True:
             line = json.loads(self.stream.readline())
-            if "return" in line:
-                return names
-            names.append(line["event"])
+            if "event" not in line:
+                return line["return"]
+            self.names.append(line["event"])
+
+    def events(self):
+        """The names of those that have come until now."""
+        self.ask("query-status")
+        names, self.names = self.names, []
+        return names
+
+    def close(self):
+        self.stream.close()
+        self.socket.close()

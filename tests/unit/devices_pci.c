@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdlib.h>
 
 #include <linux/pci_regs.h>
 
@@ -1063,6 +1066,151 @@ START_TEST(accesses_race_with_moving_bars)
 }
 END_TEST
 
+/* A device leaves while vCPUs run. */
+
+#define HOT_SLOT 3u
+#define HOT_DEVFN PCI_DEVFN(HOT_SLOT, 0)
+
+static struct {
+	bool entered, may_leave, removed, stop, wanted;
+} race;            /* atomic */
+static sem_t seen; /* the device was read that was wanted to be */
+
+static bool is_set(const bool *flag)
+{
+	return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
+}
+
+static void raise_flag(bool *flag)
+{
+	__atomic_store_n(flag, true, __ATOMIC_SEQ_CST);
+}
+
+static void wait_for_flag(const bool *flag)
+{
+	while (!is_set(flag))
+		sched_yield();
+}
+
+/* Stays until it may leave, and somewhat longer; reads as whether the device was removed then. */
+static uint64_t lingering_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	(void)opaque;
+	(void)offset;
+	(void)size;
+	raise_flag(&race.entered);
+	wait_for_flag(&race.may_leave);
+	for (unsigned int i = 0; i < 1000; i++)
+		sched_yield();
+	return is_set(&race.removed);
+}
+
+static void *read_bar(void *opaque)
+{
+	*(uint64_t *)opaque = io_bus_read(&mmio, MEM32, 4);
+	return NULL;
+}
+
+static void *remove_device(void *opaque)
+{
+	pci_bus_remove(opaque);
+	raise_flag(&race.removed);
+	return NULL;
+}
+
+static void start_thread(pthread_t *thread, void *(*run)(void *), void *opaque)
+{
+	ck_assert_int_eq(pthread_create(thread, NULL, run, opaque), 0);
+}
+
+START_TEST(a_removal_waits_for_who_is_inside_a_bar)
+{
+	static const struct io_ops lingering_ops = { .read = lingering_read };
+	uint64_t value = 2;
+	pthread_t reader, remover;
+
+	pci_set_bar(&a.pci, 0, PCI_BAR_MEM32, PCI_NON_PREFETCHABLE, 0x1000, &lingering_ops,
+		    NULL);
+	ck_assert_int_eq(pci_bus_add(&bus, &a.pci, HOT_DEVFN), 0);
+	pci_bus_reset(&bus);
+	decode(&a, PCI_COMMAND_MEMORY);
+	start_thread(&reader, read_bar, &value);
+	wait_for_flag(&race.entered);
+	/* It moves while somebody is inside. */
+	set_address(&a, 0, MEM32 + 0x8000);
+	start_thread(&remover, remove_device, &a.pci);
+	while (ecam_get(HOT_DEVFN, 0, 4) != UINT32_MAX)
+		sched_yield();
+	expect_nothing_at(MEM32 + 0x8000);
+	/* The slot is free for the next one already. */
+	ck_assert_int_eq(pci_bus_add(&bus, &b.pci, HOT_DEVFN), 0);
+	ck_assert_uint_eq(get(&b, 0, 4), 0x11e81234);
+	raise_flag(&race.may_leave);
+	pthread_join(reader, NULL);
+	pthread_join(remover, NULL);
+	ck_assert_uint_eq(value, 0);
+	ck_assert(is_set(&race.removed));
+}
+END_TEST
+
+static uint64_t wanted_read(void *opaque, uint64_t offset, unsigned int size)
+{
+	if (__atomic_exchange_n(&race.wanted, false, __ATOMIC_SEQ_CST))
+		sem_post(&seen);
+	return bar_read(opaque, offset, size);
+}
+
+/* A driver that never looks whether anything is there, and moves its BAR about. */
+static void *drive_for_ever(void *opaque)
+{
+	bool *ret_ok = opaque;
+
+	for (uint32_t i = 0; !is_set(&race.stop); i++) {
+		uint32_t at = MEM32 + i % 4 * 0x1000;
+		ecam_set(HOT_DEVFN, PCI_BASE_ADDRESS_0, 4, at);
+		ecam_set(HOT_DEVFN, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+		uint64_t value = io_bus_read(&mmio, at + 4, 4);
+		uint32_t id = ecam_get(HOT_DEVFN, 0, 4);
+		*ret_ok &= value == 0xc0000004 || value == UINT32_MAX;
+		*ret_ok &= id == 0x11e81234 || id == UINT32_MAX;
+	}
+	return NULL;
+}
+
+/* What is freed is not touched any more: the sanitizers watch. */
+START_TEST(devices_come_and_go_under_accesses)
+{
+	static const struct io_ops ops = { .read = wanted_read, .write = bar_write };
+	pthread_t threads[2];
+	bool ok[nitems(threads)] = { true, true };
+
+	ck_assert_int_eq(sem_init(&seen, 0, 0), 0);
+	for (unsigned int i = 0; i < nitems(threads); i++)
+		start_thread(&threads[i], drive_for_ever, &ok[i]);
+	for (unsigned int i = 0; i < 200; i++) {
+		struct card *card = calloc(1, sizeof(*card));
+		ck_assert_ptr_nonnull(card);
+		card->number = 0xc;
+		init_card(card);
+		set_bar(card, 0, PCI_BAR_MEM32, 0x1000);
+		card->pci.bars[0].region.ops = &ops;
+		raise_flag(&race.wanted);
+		ck_assert_int_eq(pci_bus_add(&bus, &card->pci, HOT_DEVFN), 0);
+		sem_wait(&seen);
+		pci_bus_remove(&card->pci);
+		ck_assert_uint_eq(card->nr_mapped[0], card->nr_unmapped[0]);
+		free(card);
+	}
+	raise_flag(&race.stop);
+	for (unsigned int i = 0; i < nitems(threads); i++) {
+		pthread_join(threads[i], NULL);
+		ck_assert(ok[i]);
+	}
+	pci_bus_finish(&bus);
+	ck_assert(list_empty(&mmio.regions));
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -1112,6 +1260,8 @@ int main(void)
 		a_function_reset_clears_its_bars_and_spares_the_others,
 		a_guest_may_write_anything_anywhere,
 		accesses_race_with_moving_bars,
+		a_removal_waits_for_who_is_inside_a_bar,
+		devices_come_and_go_under_accesses,
 	};
 	return run_tests("devices_pci", setup, NULL, tests, nitems(tests));
 }
