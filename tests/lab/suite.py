@@ -21,6 +21,7 @@ import clients
 import coordinated
 import debian
 import devices
+import faults
 import host_setup
 import mdev
 from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, expected_results,
@@ -226,7 +227,8 @@ def ordinary_user():
 
 
 CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, ordinary_user, *balloon.CHAPTERS,
-            *mdev.CHAPTERS, *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
+            *mdev.CHAPTERS, *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS,
+            *faults.CHAPTERS]
 
 
 AGAIN = 2  # how often a chapter may come again
