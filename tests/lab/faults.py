@@ -146,7 +146,7 @@ def little_memory():
     with memory_cgroup(1 << 30):
         with guest_with_balloon("--device", EDU, options="policy=coordinated", memory="256M", wrapper=NOT_TO_BE_KILLED) as (
                 guest, balloon):
-            inflate(prefix, balloon, 128 * MIB)
+            inflate(prefix, balloon, 192 * MIB)
             write(f"{OUR_CGROUP}/memory.max", str(int(read(f"{OUR_CGROUP}/memory.current")) + 16 * MIB))
             balloon.ctl(balloon.path, "balloon", "256M")
             memory = wait_until(lambda memory: memory["deflates"]["waiting"] == 1 and memory["deflates"]["retries"] > 2,
