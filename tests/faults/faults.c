@@ -407,6 +407,7 @@ static _Noreturn void become_ballast(const struct run *run, int report)
 		_exit(126);
 	(void)close(log);
 	(void)personality(ADDR_NO_RANDOMIZE);
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would answer it any more */
 	int fd = listen_to_calls(run);
 	/* Until the other side has it: the exec closes it. */
 	if (write(REPORT_FD, &fd, sizeof(fd)) == sizeof(fd) && fd >= 0 &&
