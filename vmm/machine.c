@@ -16,6 +16,7 @@
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
+#include "vmm/host_memory.h"
 #include "vmm/host_pci.h"
 #include "vmm/kvm.h"
 
@@ -732,10 +733,40 @@ static int add_platform(struct machine *m)
 	return r < 0 ? log_err(r, "platform devices") : 0;
 }
 
+/* What the first device will pin at once, beyond what is there: hugetlb's pages are, all of them. */
+static uint64_t to_be_pinned(const struct machine_config *config, uint64_t resident)
+{
+	bool late = config->has_balloon && config->policy == RECLAIM_COORDINATED;
+	uint64_t bytes = late && config->balloon_keep ? config->balloon_keep : config->memory;
+	bool pins = false;
+
+	for (unsigned int i = 0; i < config->nr_devices; i++)
+		pins = pins || config->devices[i].balloon != VFIO_BALLOON_ALLOWED;
+	if (!pins || config->backing == RAM_HUGETLB)
+		return 0;
+	return bytes > resident ? bytes - resident : 0;
+}
+
+/* The kernel would not refuse it, but kill us, or another, half-way. */
+static int check_host_memory(const struct machine_config *config)
+{
+	struct host_memory host;
+
+	host_get_memory("", &host);
+	uint64_t needed = to_be_pinned(config, host.resident);
+	if (needed <= host.spare)
+		return 0;
+	return log_err(-ENOMEM,
+		       "--device: %" PRIu64 " MiB more have to be pinned for it, and %s has "
+		       "%" PRIu64 " MiB to spare: give the guest less (--memory), or end "
+		       "something else",
+		       needed >> 20, host.owner, host.spare >> 20);
+}
+
 /* The 64-bit window lies where every IOMMU can reach it, so that devices can reach each other. */
 static int attach_devices(struct machine *m)
 {
-	int r = 0;
+	int r = check_host_memory(&m->config);
 
 	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++) {
 		const struct attach_request request = {

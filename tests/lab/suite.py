@@ -22,6 +22,7 @@ import clients
 import coordinated
 import debian
 import devices
+import faults
 import host_setup
 import hotplug
 import mdev
@@ -227,7 +228,8 @@ def ordinary_user():
 
 
 CHAPTERS = [all_devices, small_pvh, one_group, endings, host_asks, refusals, ordinary_user, *balloon.CHAPTERS,
-            *mdev.CHAPTERS, *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *hotplug.CHAPTERS, *host_setup.CHAPTERS, *clients.CHAPTERS]
+            *mdev.CHAPTERS, *coordinated.CHAPTERS, *debian.CHAPTERS, *devices.CHAPTERS, *hotplug.CHAPTERS, *host_setup.CHAPTERS,
+            *clients.CHAPTERS, *faults.CHAPTERS]
 
 
 AGAIN = 2  # how often a chapter may come again
