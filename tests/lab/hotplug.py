@@ -12,7 +12,7 @@ from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expe
 from host import BALLAST, EDU, NVME, GuestFailed, Qmp, available_memory, bind, group_of, left_behind
 
 CYCLES = 3
-LOAD_SECONDS = 30
+LOAD_SECONDS = int(os.environ.get("SOAK_SECONDS", 30))
 KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
 # In the guest: what edu says to its driver, once it is (not) there.
