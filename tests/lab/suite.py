@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """The lab's tests, run on the lab host by ./run: one lab, many guests.
 
-Prints PASS, FAIL, SKIP and FIGURE lines, and ENDED after each chapter. What only the machine outside can check it prints as
-OUTSIDE lines.
+Prints NEXT to be told a chapter, PASS, FAIL, SKIP and FIGURE lines, and ENDED after each chapter. What only the machine outside
+can check it prints as OUTSIDE lines.
 """
 
+import itertools
 import os
 import re
 import resource
@@ -25,9 +26,9 @@ import host_setup
 import hotplug
 import mdev
 from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, expected_results,
-                    figure, say)
+                    failures, figure, say)
 from host import (BALLAST, EDU, INITRD, NET, NVME, PAIR, VMLINUX, VMLINUZ, Guest, GuestFailed, bind, count_user_exits, group_of,
-                  left_behind, write)
+                  left_behind, read, write)
 
 
 # -- the guests ---------------------------------------------------------------------------------------------------
@@ -233,20 +234,38 @@ AGAIN = 2  # how often a chapter may come again
 
 
 def run(chapter):
-    """The emulated processors crash or lose a guest now and then: then the chapter counts for nothing and comes again, twice."""
+    """The emulated host crashes a guest, loses it or does it wrong now and then: then its chapter counts for nothing and comes again.
+
+    What is wrong with Ballast comes again, too; what came but once is there to be read, as a NOTE.
+    """
     for _ in range(AGAIN if os.environ.get("LAB_EMULATED") else 0):
+        before = len(failures)
         try:
-            return chapter()
-        except GuestFailed as error:
-            print(f"AGAIN {chapter.__name__}: {error}", flush=True)
-    return chapter()
+            chapter()
+            if len(failures) == before:
+                return
+            print(f"AGAIN {chapter.__name__}: failed: {', '.join(failures[before:])}", flush=True)
+        except Exception as error:
+            print(f"AGAIN {chapter.__name__}: {type(error).__name__}: {error}", flush=True)
+    chapter()
+
+
+def chapters():
+    """Those that the machine outside names: it is asked for the next when one is over."""
+    by_name = {chapter.__name__: chapter for chapter in CHAPTERS}
+    for number in itertools.count():
+        print(f"NEXT {number}", flush=True)
+        path = f"{os.environ['LAB_SHARED']}/chapter-{number}"
+        while not os.path.exists(path):
+            time.sleep(0.1)
+        name = read(path)
+        if not name:
+            return
+        yield by_name[name]
 
 
 def main():
-    wanted = sys.argv[1:] or [chapter.__name__ for chapter in CHAPTERS]
-    for chapter in CHAPTERS:
-        if chapter.__name__ not in wanted:
-            continue
+    for chapter in chapters():
         print(f"-- {chapter.__name__}: {chapter.__doc__.splitlines()[0]}", flush=True)
         try:
             run(chapter)

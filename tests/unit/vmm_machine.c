@@ -1122,14 +1122,14 @@ static int gets_sigterm(struct kvm_run *run)
 
 static int waits_for_the_button(struct kvm_run *run)
 {
-	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+	while (!(__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST) & POWER_EVENT_BUTTON))
 		usleep(1000);
 	return powers_off(run);
 }
 
 static int gets_sigterm_again_after_the_button(struct kvm_run *run)
 {
-	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+	while (!(__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST) & POWER_EVENT_BUTTON))
 		usleep(1000);
 	return gets_sigterm(run);
 }
@@ -1927,7 +1927,7 @@ START_TEST(the_balloon_moves_while_a_device_is_on_its_way)
 	struct event_source *step = &machine.attach.step;
 	uint64_t back = 0;
 
-	config.memory = 160 * MIB; /* three steps */
+	config.memory = 96 * MIB; /* two steps */
 	init_with_balloon();
 	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
 	let_go();
@@ -1949,7 +1949,6 @@ START_TEST(the_balloon_moves_while_a_device_is_on_its_way)
 	has_ended = false;
 	attached = first;
 	step->ready(step, EPOLLIN);
-	step->ready(step, EPOLLIN);
 	ck_assert(has_ended);
 	ck_assert_int_eq(attached.r, 0);
 	ck_assert_uint_eq(attached.back, 8 * MIB);
@@ -1962,8 +1961,8 @@ START_TEST(the_balloon_moves_while_a_device_is_on_its_way)
 	begin_attach(&request);
 	attach_forget(&machine.attach, &before);
 	attach_forget(&machine.attach, &has_ended);
-	for (unsigned int i = 0; i < 3; i++)
-		step->ready(step, EPOLLIN);
+	step->ready(step, EPOLLIN);
+	step->ready(step, EPOLLIN);
 	ck_assert(!has_ended);
 	ck_assert_ptr_nonnull(machine.attach.devices[0].pci);
 	let_go();
