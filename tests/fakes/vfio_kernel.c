@@ -1000,6 +1000,8 @@ int vfio_pread(int fd, uint64_t offset, void *buffer, size_t size)
 static void write_config(struct fake_device *dev, uint64_t at, const uint8_t *bytes,
 			 size_t size)
 {
+	bool mastered = fake_get_16(dev, PCI_COMMAND) & PCI_COMMAND_MASTER;
+
 	for (size_t i = 0; i < size; i++) {
 		uint8_t mask = dev->writable[at + i];
 		uint8_t byte = (uint8_t)((dev->config[at + i] & ~mask) | (bytes[i] & mask));
@@ -1007,6 +1009,10 @@ static void write_config(struct fake_device *dev, uint64_t at, const uint8_t *by
 		    (byte & PCI_PM_CTRL_STATE_MASK))
 			continue;
 		dev->config[at + i] = byte;
+	}
+	if (dev->dma && mastered && !(fake_get_16(dev, PCI_COMMAND) & PCI_COMMAND_MASTER)) {
+		fake_record("dma %s", dev->name);
+		*dev->dma = 0xdd;
 	}
 }
 

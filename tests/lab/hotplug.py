@@ -9,16 +9,19 @@ import time
 
 from balloon import MIB, finish, guest_with_balloon, inflate, wait_until
 from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expected_results, figure
-from host import BALLAST, EDU, NVME, GuestFailed, Qmp, available_memory, bind, group_of, left_behind
+from host import BALLAST, EDU, NVME, PAIR, GuestFailed, Qmp, available_memory, bind, group_of, left_behind
 
 CYCLES = 3
 LOAD_SECONDS = int(os.environ.get("SOAK_SECONDS", 30))
 KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
-# In the guest: what edu says to its driver, once it is (not) there.
-FIND_EDU = "find_edu() { for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }; n=0; "
-WAIT_FOR_EDU = FIND_EDU + "until [ \"$(find_edu)\" ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edu)"
-WAIT_FOR_NONE = FIND_EDU + "while [ \"$(find_edu)\" ] && [ $((n += 1)) -lt 200 ]; do sleep 0.2; done; tell edu $(find_edu)"
+# In the guest: what each edu says to its driver, once so many are there.
+WAIT_FOR_EDUS = ("find_edus() {{ for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }}; "
+                 "n=0; until [ $(find_edus | wc -w) = {} ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edus)")
+# Likewise: each nvme goes through a function reset; the disk can be read; it is read for ever.
+RESET_DISK = "for d in /sys/bus/pci/drivers/nvme/0*; do echo 1 >$d/reset || exit 1; done"
+READ_DISK = "[ $(dd if=/dev/nvme0n1 bs=1M count=16 iflag=direct status=none | wc -c) = 16777216 ]"
+KEEP_READING = "(while :; do dd if=/dev/nvme0n1 of=/dev/null bs=1M iflag=direct; done) >/dev/null 2>&1 &"
 
 
 def ctl(balloon, *words):
@@ -48,10 +51,10 @@ def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
 
-def check_edu(name, guest, there):
-    """The guest's driver has it, and it answers; or there is none any more."""
-    said = guest.ask(WAIT_FOR_EDU if there else WAIT_FOR_NONE, 120)
-    check(name, said == ["0x010000ed" if there else ""], said)
+def check_edu(name, guest, nr):
+    """The guest's driver has so many, and each answers."""
+    said = guest.ask(WAIT_FOR_EDUS.format(int(nr)), 120)
+    check(name, said == [" ".join(["0x010000ed"] * nr)], said)
 
 
 def comes_and_goes(prefix, guest, balloon):
@@ -103,11 +106,24 @@ def cannot_come(prefix, guest, balloon, before):
 
 
 def guest_starts_anew(prefix, guest, balloon):
-    """It resets with edu assigned, which it has again; then with edu on its way out, which it has no more."""
-    must(prefix, balloon, "attach", EDU)
-    guest.send("reboot -f")
+    """
+    It resets with devices assigned, which it has again: edu, which has no reset; two on one bus, which have only that bus's;
+    nvme, which has FLR, and is at DMA. Then with edu on its way out, which it has no more.
+    """
+    for nr, bdf in enumerate((EDU, *PAIR), 1):
+        must(prefix, balloon, "attach", bdf)
+        check_edu(f"{prefix}/has-{nr}", guest, nr)
+    unreset = [line for line in guest.errors if "reset works" in line and any(bdf in line for bdf in PAIR)]
+    check(f"{prefix}/neighbour-spared", len(unreset) == 1 and PAIR[1] in unreset[0], unreset)
+    must(prefix, balloon, "attach", NVME)
+    guest.ask("load_drivers; wait_for /dev/nvme0n1", 120)
+    guest.ask(f"({RESET_DISK}) && wait_for /dev/nvme0n1 && {READ_DISK}", 120)
+    guest.send(f"{KEEP_READING} sleep 2; reboot -f")
     guest.hear("listening", GUEST_SECONDS)
-    check_edu(f"{prefix}/has-it-again", guest, True)
+    check_edu(f"{prefix}/has-them-again", guest, 3)
+    guest.ask(f"wait_for /dev/nvme0n1 && {READ_DISK}", 120)
+    again = [line for line in guest.errors if "reset works" in line and any(bdf in line for bdf in PAIR)]
+    check(f"{prefix}/reset-by-bus", again == unreset, again)
     client = Qmp(balloon.path)
     must(prefix, balloon, "stop")
     balloon.ask_qmp("device_del", {"id": EDU})
@@ -117,7 +133,7 @@ def guest_starts_anew(prefix, guest, balloon):
     events = client.events()
     check(f"{prefix}/let-go-by-reset", events.index("DEVICE_DELETED") < events.index("RESET"), events)
     client.close()
-    check_edu(f"{prefix}/gone-in-guest", guest, False)
+    check_edu(f"{prefix}/gone-in-guest", guest, 2)
 
 
 def taken(prefix, guest, balloon):
@@ -178,7 +194,7 @@ def under_load(prefix, guest, balloon):
 
 def hot_plug():
     """A guest with a balloon, and no device; edu comes and goes, in every way."""
-    for bdf in (EDU, NVME):
+    for bdf in (EDU, NVME, *PAIR):
         bind(bdf, "vfio-pci")
     prefix = "hot-plug"
     with guest_with_balloon(memory="384M") as (guest, balloon):
@@ -192,7 +208,7 @@ def hot_plug():
               f"{before}, {after}")
         guest_starts_anew(f"{prefix}/anew", guest, balloon)
         finish(prefix, guest)
-    for bdf in (EDU, NVME):
+    for bdf in (EDU, NVME, *PAIR):
         left = left_behind(bdf)
         check(f"{prefix}/given-back/{bdf}", left is None, left)
 
