@@ -39,6 +39,12 @@ def must(prefix, balloon, *words):
     return said
 
 
+def load_driver(guest, device):
+    """Once the guest has found the device, as udev would."""
+    guest.ask(f"n=0; until grep -q {device} /sys/bus/pci/devices/*/device || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; "
+              "load_drivers", 180)
+
+
 def holdings(guest, balloon):
     """What must be the same before a device comes and after it has gone."""
     memory = balloon.memory()
@@ -70,7 +76,7 @@ def comes_and_goes(prefix, guest, balloon):
         check(f"{at}/inhibited", memory["held-back"]["inhibited-by"] == [f"vfio group {group_of(EDU)}"] and
               memory["reclaimed"] == 0 and memory["pinned"] == memory["ram"], memory)
         if cycle == 1:
-            guest.ask("load_drivers", 120)
+            load_driver(guest, "0x11e8")
         check_edu(f"{at}/driver", guest, True)
         if cycle == 1:
             guest.ask("interrupts=300; test_edu", 300)
@@ -139,6 +145,7 @@ def guest_starts_anew(prefix, guest, balloon):
 def taken(prefix, guest, balloon):
     """By force, from a guest that stands still."""
     must(prefix, balloon, "attach", EDU)
+    check_edu(f"{prefix}/driver", guest, True)
     must(prefix, balloon, "stop")
     must(prefix, balloon, "detach", EDU, "--force")
     check(f"{prefix}/by-force", balloon.memory()["pinned"] == 0, balloon.memory())
@@ -149,7 +156,8 @@ def taken(prefix, guest, balloon):
 def under_load(prefix, guest, balloon):
     """nvme, which has come too, is at work while the balloon moves and edu comes and goes: no byte differs."""
     must(prefix, balloon, "attach", NVME)
-    guest.ask("load_drivers; wait_for /dev/nvme0n1", 120)
+    load_driver(guest, "0x0010")
+    guest.ask("wait_for /dev/nvme0n1 || wait_for /dev/nvme0n1", 120)
     ended = threading.Event()
     seed = int(time.time())
     dice = random.Random(seed)
