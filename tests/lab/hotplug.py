@@ -122,7 +122,7 @@ def guest_starts_anew(prefix, guest, balloon):
     unreset = [line for line in guest.errors if "reset works" in line and any(bdf in line for bdf in PAIR)]
     check(f"{prefix}/neighbour-spared", len(unreset) == 1 and PAIR[1] in unreset[0], unreset)
     must(prefix, balloon, "attach", NVME)
-    guest.ask("load_drivers; wait_for /dev/nvme0n1", 120)
+    guest.ask("wait_for /dev/nvme0n1 || wait_for /dev/nvme0n1", 120)
     guest.ask(f"({RESET_DISK}) && wait_for /dev/nvme0n1 && {READ_DISK}", 120)
     guest.send(f"{KEEP_READING} sleep 2; reboot -f")
     guest.hear("listening", GUEST_SECONDS)
