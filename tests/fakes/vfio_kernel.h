@@ -87,7 +87,7 @@ struct fake_device {
 	uint8_t writable[FAKE_CONFIG_SIZE];
 	unsigned int pm; /* offset of the capability */
 	bool no_d3;      /* a write of D3 stays without effect */
-	uint8_t *dma;    /* written to up to the moment it may no longer master the bus; or NULL */
+	uint8_t *dma; /* written to up to the moment it may no longer master the bus; or NULL */
 	struct fake_region regions[FAKE_NR_REGIONS];
 	struct fake_irq irqs[5];
 	bool dead; /* every read and write is -EIO */

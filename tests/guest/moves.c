@@ -13,7 +13,7 @@
 #define IDENTITY TEST_IDENTITY(TEST_SLOT_A, TEST_BAR_MAPPED)
 #define STORAGE 0x40
 #define NR_OTHERS 2u
-#define ROUNDS 40u
+#define ROUNDS 8u
 
 static const uint32_t places[] = { LAYOUT_MEM32_BASE + 0x8000000,
 				   LAYOUT_MEM32_BASE + 0x9000000 };
