@@ -59,7 +59,7 @@ static int pass_write(struct vfio_pci *vp, unsigned int offset, unsigned int siz
 {
 	if (all_emulated(vp, offset, size))
 		return 0;
-	vp->untouched = false;
+	__atomic_store_n(&vp->device.touched, true, __ATOMIC_SEQ_CST);
 	int r = write_hardware(vp, offset, size, value);
 	if (r < 0)
 		log_guest(&vp->pci.budget, "vfio: %s: write config 0x%x: %s: nothing written",
@@ -222,16 +222,16 @@ static int power_up(const struct vfio_pci *vp)
 }
 
 /* Interrupts are off. < 0, not logged: the device does not answer. */
-static int reset_hardware(struct vfio_pci *vp)
+static int reset_hardware(struct vfio_pci *vp, enum vfio_reach reach)
 {
 	int r = quiesce(vp);
 	if (r >= 0)
 		r = power_up(vp);
 	/* Even so: where config space does not answer a reset is what may help. */
-	int reset = vfio_device_reset(&vp->device);
+	int reset = vfio_device_reset(&vp->device, reach);
 	if (r < 0)
 		return r;
-	vp->untouched = true;
+	__atomic_store_n(&vp->device.touched, false, __ATOMIC_SEQ_CST);
 	if (reset < 0)
 		log_guest(&vp->pci.budget,
 			  "vfio: %s: no kind of reset works: going on with it as it is",
@@ -256,8 +256,8 @@ static void vfio_pci_reset(struct pci_device *pci)
 	int r = 0;
 
 	vfio_irq_stop(&vp->irq);
-	if (!vp->untouched)
-		r = reset_hardware(vp);
+	if (__atomic_load_n(&vp->device.touched, __ATOMIC_SEQ_CST))
+		r = reset_hardware(vp, VFIO_REACH_ALL);
 	if (r < 0)
 		log_guest(&pci->budget, "vfio: %s: reset: %s: going on without", pci->name,
 			  strerror(-r));
@@ -527,7 +527,8 @@ static int attach(struct vfio *vfio, struct pci_bus *bus, const char *name, unsi
 	r = build_view(vp, vfio);
 	if (r < 0)
 		goto fail;
-	r = reset_hardware(vp);
+	/* The guest may be running, and at those that share a bus with it. */
+	r = reset_hardware(vp, VFIO_REACH_UNTOUCHED);
 	if (r < 0) {
 		(void)log_err(r, "vfio: reset %s", name);
 		goto fail;

@@ -32,7 +32,6 @@ struct vfio_pci {
 	struct vfio_irq irq;
 	struct vfio_config config;
 	struct vfio_bars bars;
-	bool untouched; /* by the guest since the last reset; bus->lock */
 };
 
 /*

@@ -13,7 +13,6 @@
  *    which is told; asking may be repeated, and who does not want to wait takes it by force. The
  *    guest's own reset lets go of it, too. A guest may let go without having been asked.
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
- *
  *  - on its way: a device that will have RAM pinned that nobody has now. First all of RAM is made
  *    present, under an inhibitor, a piece at a time, so that the event loop serves others in between
  *    (the balloon: it inflates, and deflates, as the guest likes); pinning is quick then.
@@ -90,8 +89,7 @@ struct attach {
 	struct machine *machine; /* borrowed; NULL: not initialised */
 	struct attached devices[ATTACH_MAX_DEVICES];
 	struct event_source timer; /* fd owned; each second while a device is leaving */
-	struct event_source
-		step; /* fd owned; signalled while there is more to do for the job */
+	struct event_source step;  /* fd owned; while there is more to do for the job */
 	struct attach_job job;
 	uint32_t ejected; /* atomic; slots: a vCPU tells the event loop */
 };

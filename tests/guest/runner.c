@@ -175,8 +175,8 @@ static int add_devices(struct run *run)
 	bool own = run->test->balloon || run->test->disk || run->test->net || run->test->rng ||
 		   run->test->console;
 	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && !own; i++)
-		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
-				     slots[i]);
+		r = test_device_init(&run->devices[i], &m->pci, &m->map, &m->wires.wires,
+				     &m->loop, slots[i]);
 	return r;
 }
 

@@ -2065,6 +2065,33 @@ START_TEST(a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else)
 }
 END_TEST
 
+static int switches_dma_on_and_resets(struct kvm_run *run)
+{
+	uint64_t devfn = machine.attach.devices[0].pci->pci.devfn;
+
+	fake.devices[0].dma = memory_ptr(&machine.map, ENTRY, 7);
+	io_bus_write(&machine.mmio, LAYOUT_ECAM_BASE + (devfn << 12) + PCI_COMMAND, 2,
+		     PCI_COMMAND_MASTER);
+	return resets(run);
+}
+
+START_TEST(a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew)
+{
+	uint64_t back = 0;
+
+	fake_kvm.steps[0] = switches_dma_on_and_resets;
+	fake_kvm.steps[1] = powers_off;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_count("dma " DEVICE), 1);
+	ck_assert_str_eq(memory_ptr(&machine.map, ENTRY, 7), "kernel");
+	(void)process_log();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 /* The timer's second is over. */
 static void tick(void)
 {
@@ -2701,6 +2728,7 @@ int main(void)
 		a_second_group_comes_and_the_first_goes,
 		a_guest_lets_go_of_a_device_while_it_runs,
 		a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else,
+		a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew,
 		a_guest_that_does_not_let_go_is_told_of,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
