@@ -31,6 +31,7 @@
 #include "base/bits.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #include "vmm/figures.h"
 #include "vmm/vcpu.h"
@@ -347,9 +348,6 @@ static int make_filter(struct sandbox *s, enum sandbox_role role)
 	return r;
 }
 
-/* There is one of these where a sanitizer is at work. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
-
 int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 {
 	const struct sigaction action = { .sa_sigaction = violated,
@@ -358,7 +356,7 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 
 	*s = (struct sandbox){ .config = *config };
 	if (config->mode != SANDBOX_OFF && __sanitizer_set_report_fd) {
-		/* To look for leaks it starts and traces tasks, opens files and so on. */
+		/* To look for leaks, and for each report, it opens files, starts and traces tasks. */
 		log_debug("sandbox: off: this build has a sanitizer in it");
 		s->config.mode = SANDBOX_OFF;
 	}

@@ -25,8 +25,8 @@ import devices
 import host_setup
 import hotplug
 import mdev
-from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, expected_results,
-                    failures, figure, say)
+from checks import (GUEST_SECONDS, check, check_complaints, check_confined, check_guest_tests, check_power_off, check_sanitizer,
+                    expected_results, failures, figure, say)
 from host import (BALLAST, EDU, INITRD, NET, NVME, PAIR, VMLINUX, VMLINUZ, Guest, GuestFailed, bind, count_user_exits, group_of,
                   left_behind, read, write)
 
@@ -271,6 +271,7 @@ def main():
             run(chapter)
         except Exception as error:  # the other chapters still have something to tell
             check(chapter.__name__, False, f"{type(error).__name__}: {error}")
+        check_sanitizer(chapter.__name__)
         print("ENDED", flush=True)
 
 

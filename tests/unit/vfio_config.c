@@ -331,6 +331,10 @@ START_TEST(a_capability_that_does_not_fit_is_hidden)
 	fake_set_16(dev, 0xfe, 0x0180);
 	attach_again();
 	ck_assert_uint_eq(find_capability(ids[_i]), 0);
+	char line[96];
+	(void)snprintf(line, sizeof(line),
+		       "capability 0x%x at 0xfc is longer than its place: hiding it", ids[_i]);
+	ck_assert_ptr_nonnull(strstr(logged(), line));
 }
 END_TEST
 

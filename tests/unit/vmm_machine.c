@@ -20,6 +20,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #include "memory/access.h"
 #include "tests/fakes/kvm.h"
@@ -2441,9 +2442,6 @@ START_TEST(nothing_is_listened_to_unless_somebody_wants_to_know)
 END_TEST
 
 /* The sandbox: in a process of its own, which cannot look at itself any more. */
-
-/* There is one where a sanitizer is at work. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 static int status_in_sandbox(void)
 {
