@@ -14,6 +14,7 @@
 
 #include "vmm/machine.h"
 
+#define ASK_AGAIN_SECONDS 10u
 #define STEP (64ull << 20) /* made present before others have the event loop */
 
 static unsigned int slot_of(const struct attached *d)
@@ -33,14 +34,22 @@ static void tell_of_device(const struct attached *d, const char *event)
 static void set_timer(struct attach *attach)
 {
 	struct itimerspec often = { 0 };
+	bool waiting = attach->reminders > 0;
 
-	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
-		if (attach->devices[i].seconds_left > 0)
-			often.it_interval.tv_sec = often.it_value.tv_sec = 1;
-	}
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++)
+		waiting = waiting || attach->devices[i].seconds_left > 0;
+	if (waiting)
+		often.it_interval.tv_sec = often.it_value.tv_sec = 1;
 	if (timerfd_settime(attach->timer.fd, 0, &often, NULL) < 0)
 		log_warn("vfio: timer: %s: nobody is told when a guest does not let go",
 			 strerror(errno));
+}
+
+/* The guest has been told of something. */
+static void begin_reminders(struct attach *attach)
+{
+	attach->reminders = ATTACH_EJECT_SECONDS;
+	set_timer(attach);
 }
 
 static void ask_guest(struct attached *d)
@@ -48,7 +57,7 @@ static void ask_guest(struct attached *d)
 	TRACE(attach_ask, slot_of(d), 0);
 	d->seconds_left = ATTACH_EJECT_SECONDS;
 	hotplug_ask_eject(&d->machine->hotplug, slot_of(d));
-	set_timer(&d->machine->attach);
+	begin_reminders(&d->machine->attach);
 }
 
 /* Of one that the host wants back the kernel reminds us all the time: people are told once. */
@@ -63,6 +72,15 @@ static void tell_timeout(struct attached *d)
 	qmp_event_device(&d->machine->qmp, "DEVICE_UNPLUG_GUEST_ERROR", d->id);
 }
 
+/* A second has passed. */
+static void await_guest(struct attached *d)
+{
+	if (--d->seconds_left == 0)
+		tell_timeout(d);
+	else if (d->seconds_left % ASK_AGAIN_SECONDS == 0)
+		hotplug_ask_eject(&d->machine->hotplug, slot_of(d));
+}
+
 static void timer_ready(struct event_source *source, uint32_t events)
 {
 	struct attach *attach = container_of(source, struct attach, timer);
@@ -71,10 +89,12 @@ static void timer_ready(struct event_source *source, uint32_t events)
 	if (!eventfd_take(source->fd)) /* the same eight bytes */
 		return;
 	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++) {
-		struct attached *d = &attach->devices[i];
-		if (d->seconds_left > 0 && --d->seconds_left == 0)
-			tell_timeout(d);
+		if (attach->devices[i].seconds_left > 0)
+			await_guest(&attach->devices[i]);
 	}
+	if (attach->reminders > 0)
+		attach->reminders =
+			hotplug_remind(&attach->machine->hotplug) ? attach->reminders - 1 : 0;
 	set_timer(attach);
 }
 
@@ -116,6 +136,7 @@ static void take_by_force(struct attached *d)
 
 	take_out(d);
 	hotplug_ask_eject(&d->machine->hotplug, slot);
+	begin_reminders(&d->machine->attach);
 }
 
 /* What the kernel says of a device */
@@ -304,8 +325,10 @@ static int attach_now(struct machine *m, struct attach_job *job)
 	struct attached *d = free_place(&m->attach);
 
 	int r = attach_device(m, d, &job->request);
-	if (r >= 0)
+	if (r >= 0) {
 		hotplug_announce(&m->hotplug, slot_of(d));
+		begin_reminders(&m->attach);
+	}
 	return r;
 }
 

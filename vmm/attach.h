@@ -9,7 +9,7 @@
  *
  * Concepts
  *  - id: what a device is called here: the name of its kind in /sys, unless somebody gave another.
- *  - leaving: the guest has been asked, and has ATTACH_EJECT_SECONDS. If they pass the device stays,
+ *  - leaving: the guest has been asked, is asked again, and has ATTACH_EJECT_SECONDS. If they pass the device stays,
  *    which is told; asking may be repeated, and who does not want to wait takes it by force. The
  *    guest's own reset lets go of it, too. A guest may let go without having been asked.
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
@@ -88,9 +88,11 @@ struct attach_job {
 struct attach {
 	struct machine *machine; /* borrowed; NULL: not initialised */
 	struct attached devices[ATTACH_MAX_DEVICES];
-	struct event_source timer; /* fd owned; each second while a device is leaving */
+	struct event_source timer; /* fd owned; each second while the guest is waited for */
 	struct event_source step;  /* fd owned; while there is more to do for the job */
 	struct attach_job job;
+	unsigned int
+		reminders; /* so many seconds more the guest is reminded of what it has not read */
 	uint32_t ejected; /* atomic; slots: a vCPU tells the event loop */
 };
 

@@ -2104,6 +2104,33 @@ static void tick(void)
 	timer->ready(timer, EPOLLIN);
 }
 
+START_TEST(a_guest_is_reminded_of_what_it_has_not_read_and_asked_again)
+{
+	struct itimerspec left;
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	machine.power.events = 0; /* as if the interrupt had come to nobody */
+	tick();
+	ck_assert_uint_eq(machine.power.events, POWER_EVENT_HOTPLUG);
+	machine.hotplug.appeared = 0;
+	tick();
+	ck_assert_int_eq(timerfd_gettime(machine.attach.timer.fd, &left), 0);
+	ck_assert_int_eq(left.it_interval.tv_sec, 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	machine.hotplug.asked = 0; /* read, and nothing came of it */
+	for (unsigned int i = 0; i < 9; i++)
+		tick();
+	ck_assert_uint_eq(machine.hotplug.asked, 0);
+	tick();
+	ck_assert_uint_ne(machine.hotplug.asked, 0);
+	machine_finish(&machine);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
 START_TEST(a_guest_that_does_not_let_go_is_told_of)
 {
 	const char *path = use_events();
@@ -2729,6 +2756,7 @@ int main(void)
 		a_guest_lets_go_of_a_device_while_it_runs,
 		a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else,
 		a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew,
+		a_guest_is_reminded_of_what_it_has_not_read_and_asked_again,
 		a_guest_that_does_not_let_go_is_told_of,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
