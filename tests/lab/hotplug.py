@@ -11,7 +11,7 @@ from balloon import MIB, finish, guest_with_balloon, inflate, wait_until
 from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expected_results, figure
 from host import BALLAST, EDU, NVME, PAIR, GuestFailed, Qmp, available_memory, bind, group_of, left_behind
 
-CYCLES = 3
+CYCLES = 2
 LOAD_SECONDS = int(os.environ.get("SOAK_SECONDS", 30))
 KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
