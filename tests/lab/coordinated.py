@@ -68,7 +68,7 @@ def oracle_coordinated():
         finish(prefix, guest)
 
 
-def load(prefix, guest, balloon, seconds=60):
+def load(prefix, guest, balloon, seconds=40):
     """The disk is at work while the balloon goes up and down at random; returns how many bytes were compared."""
     moves = []
     ended = threading.Event()

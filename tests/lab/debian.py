@@ -21,7 +21,7 @@ HOST, ROUTER, PORT = "192.168.79.2", "192.168.79.1", 7004
 PACKAGES = ["ethtool", "fdisk", "less"]  # which the guest can do without for a while
 TREES = ["/usr/share", "/usr/lib/x86_64-linux-gnu", "/etc"]  # some thousand files
 PROMPT = "# "
-LOGIN_SECONDS = 240  # a boot says nothing before, and has taken 107
+LOGIN_SECONDS = 180  # a boot says nothing before, and has taken 107
 PANIC = "end Kernel panic"
 FLUSHES = 12  # files that are in the guest's fsync's word before the monitor is killed
 
