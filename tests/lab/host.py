@@ -331,24 +331,31 @@ class Balloon:
 
 
 class Qmp:
-    """A client of the control socket that stays connected, for the events."""
+    """A client of the control socket that stays connected, for the events. QEMU's is alike."""
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(300)
         self.socket.connect(path)
         self.stream = self.socket.makefile("rw")
+        self.names = []
         self.stream.readline()  # the greeting
-        self.stream.write('{"execute": "qmp_capabilities"}\n')
-        self.stream.flush()
-        self.stream.readline()
+        self.execute("qmp_capabilities")
 
-    def events(self):
-        """The names of those that have come until now."""
-        self.stream.write('{"execute": "query-status"}\n')
+    def execute(self, command, **words):
+        """What a command returns."""
+        self.stream.write(json.dumps({"execute": command, "arguments": words}) + "\n")
         self.stream.flush()
-        names = []
         while True:
             line = json.loads(self.stream.readline())
+            if "error" in line:
+                raise GuestFailed(f"{command}: {line['error']}")
             if "return" in line:
-                return names
-            names.append(line["event"])
+                return line["return"]
+            self.names.append(line["event"])
+
+    def events(self):
+        """The names of those that have come until now, and since this was asked before."""
+        self.execute("query-status")
+        names, self.names = self.names, []
+        return names
