@@ -265,7 +265,7 @@ def bare(rows, rounds):
         return {"start": values[1]["start"] * 1000, "cpu": values[1]["cpu"] * 1000,
                 "trip": (values[reads]["seconds"] - values[1]["seconds"]) / (reads - 1) * 1e6}
 
-    found = in_turns(5 * rounds, "a bare guest", attempt)
+    found = in_turns(3 * rounds, "a bare guest", attempt)
     add(rows, "execve to the guest's first instruction", "ms", found["start"])
     add(rows, "CPU time of start, one exit and end", "ms", found["cpu"], "< 10 ms", found["cpu"][OURS.name] < 10)
     add(rows, "an exit to the monitor and back (a port nobody has)", "us", found["trip"])
