@@ -248,7 +248,7 @@ def size(rows, _):
 def bare(rows, rounds):
     """A guest of a few instructions: it reads a port that nobody has so many times, and ends itself by port 0xf4."""
     def attempt(monitor):
-        values, reads = {}, 10000
+        values, reads = {}, 50000
         for count in (1, reads):
             with tempfile.NamedTemporaryFile(suffix=".elf") as kernel:
                 kernel.write(pvh_kernel(count))
