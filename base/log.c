@@ -8,8 +8,8 @@
 
 static enum log_level max_level = LOG_INFO;
 static const char *line_context;
-static char *captured; /* borrowed; NULL: errors are printed */
-static size_t captured_size;
+static _Thread_local char *captured; /* borrowed; NULL: errors are printed */
+static _Thread_local size_t captured_size;
 
 void log_set_level(enum log_level level)
 {

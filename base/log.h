@@ -35,8 +35,8 @@ void log_set_context(const char *context);
 int log_err(int r, const char *fmt, ...) printf_like(2, 3);
 
 /*
- * From now on errors are not printed but put into `buffer`, without their level: the last one, or
- * "". NULL: they are printed again. For who tells them in another way; with one thread.
+ * From now on this thread's errors are not printed but put into `buffer`, without their level: the
+ * last one, or "". NULL: they are printed again. For who tells them in another way.
  */
 void log_capture(char *buffer, size_t size);
 

@@ -132,3 +132,13 @@ void hotplug_ask_eject(struct hotplug *hotplug, unsigned int slot)
 	pthread_mutex_unlock(&hotplug->lock);
 	power_raise_event(hotplug->power, POWER_EVENT_HOTPLUG);
 }
+
+bool hotplug_remind(struct hotplug *hotplug)
+{
+	pthread_mutex_lock(&hotplug->lock);
+	bool unread = hotplug->appeared || hotplug->asked;
+	pthread_mutex_unlock(&hotplug->lock);
+	if (unread)
+		power_raise_event(hotplug->power, POWER_EVENT_HOTPLUG);
+	return unread;
+}

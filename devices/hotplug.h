@@ -81,4 +81,10 @@ void hotplug_announce(struct hotplug *hotplug, unsigned int slot);
  */
 void hotplug_ask_eject(struct hotplug *hotplug, unsigned int slot);
 
+/*
+ * Raises the interrupt once more, if there is something that the guest has not read: it may have
+ * come before the guest's driver listened. Whether there is.
+ */
+bool hotplug_remind(struct hotplug *hotplug);
+
 #endif /* DEVICES_HOTPLUG_H */

@@ -58,6 +58,7 @@ void vfio_init(struct vfio *vfio, struct memory_map *map, struct reclaim *reclai
 		.wires = wires,
 		.config = *config,
 	};
+	pthread_mutex_init(&vfio->lock, NULL);
 	list_init(&vfio->containers);
 	list_init(&vfio->groups);
 }
@@ -68,6 +69,8 @@ void vfio_finish(struct vfio *vfio)
 		return;
 	assert(list_empty(&vfio->groups));
 	assert(list_empty(&vfio->containers));
+	pthread_mutex_destroy(&vfio->lock);
+	*vfio = (struct vfio){ 0 };
 }
 
 unsigned int vfio_iommu_bits(const struct vfio_iommu *iommu)
@@ -252,7 +255,7 @@ static int refresh_iommu(struct vfio_container *container)
 }
 
 /* What must be locked at once: all RAM, for each container that pins once more. */
-static uint64_t locked_bytes(const struct vfio *vfio, const struct memory_region *region)
+static uint64_t locked_bytes(struct vfio *vfio, const struct memory_region *region)
 {
 	uint64_t size = memory_map_ram_size(vfio->map);
 	uint64_t nr_pinning = 0;
@@ -260,12 +263,15 @@ static uint64_t locked_bytes(const struct vfio *vfio, const struct memory_region
 	/* While it is being added a region is not on the map yet. */
 	if (region && !list_linked(&region->link))
 		size += region->size;
+	/* A vCPU may be here, while one comes or goes. */
+	pthread_mutex_lock(&vfio->lock);
 	list_for_each(n, &vfio->containers)
 		nr_pinning += container_of(n, struct vfio_container, link)->pins;
+	pthread_mutex_unlock(&vfio->lock);
 	return size * nr_pinning;
 }
 
-static int explain_refusal(const struct vfio *vfio, const struct memory_region *region, int r)
+static int explain_refusal(struct vfio *vfio, const struct memory_region *region, int r)
 {
 	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
 	uint64_t needed = locked_bytes(vfio, region);
@@ -661,7 +667,7 @@ bool vfio_may_lock_all(void)
  * A deflate cannot be refused. What is not pinned now, or not for long, must be able to be
  * pinned at any time.
  */
-static int check_promise(const struct vfio *vfio)
+static int check_promise(struct vfio *vfio)
 {
 	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
 	uint64_t size = memory_map_ram_size(vfio->map);
@@ -714,7 +720,9 @@ static struct vfio_container *container_create(struct vfio *vfio,
 	pthread_mutex_init(&container->lock, NULL);
 	list_init(&container->groups);
 	list_init(&container->mappings);
+	pthread_mutex_lock(&vfio->lock);
 	list_append(&vfio->containers, &container->link);
+	pthread_mutex_unlock(&vfio->lock);
 	return container;
 }
 
@@ -725,7 +733,9 @@ static void container_destroy(struct vfio_container *container)
 	assert(list_empty(&container->mappings));
 	/* After the last page has been unpinned. */
 	pinner_leave(container->vfio->reclaim, &container->pinner);
+	pthread_mutex_lock(&container->vfio->lock);
 	list_remove(&container->link);
+	pthread_mutex_unlock(&container->vfio->lock);
 	vfio_close(&container->fd);
 	forget_pins(container);
 	vfio_iommu_finish(&container->iommu);
@@ -733,10 +743,28 @@ static void container_destroy(struct vfio_container *container)
 	free(container);
 }
 
+static int take_container(struct vfio_opened *opened, int *ret_fd)
+{
+	if (opened->container_fd < 0)
+		return log_err(0,
+			       "vfio: attach %s: it takes a container of its own, and no "
+			       "descriptor of /dev/vfio/vfio came with it",
+			       opened->name),
+		       -EBADF;
+	*ret_fd = opened->container_fd;
+	opened->container_fd = -1;
+	return 0;
+}
+
 /* It has no IOMMU yet: that takes a group. */
 static int container_open(struct vfio_container *container)
 {
-	int r = vfio_open_container(&container->fd);
+	struct vfio_opened *opened = container->vfio->opened;
+
+	int r = opened ? take_container(opened, &container->fd)
+		       : vfio_open_container(&container->fd);
+	if (opened && r < 0)
+		return r;
 	if (r < 0) {
 		(void)log_err(r, "vfio: open /dev/vfio/vfio: load the module vfio_iommu_type1, "
 				 "or ask for permission");

@@ -52,14 +52,30 @@ struct vfio_dma_config {
 	bool map_late; /* only with `coordinate` */
 };
 
-/* All that is assigned to one guest. The lists are for the thread that attaches and detaches. */
+/*
+ * Of a device that is to be attached, what takes permission to open: for who may look at no path
+ * any more, and is handed what others have opened.
+ */
+struct vfio_opened {
+	char name[VFIO_NAME_SIZE]; /* as vfio_pci_look() has it; the group likewise */
+	unsigned int group;
+	int group_fd;     /* owned; -1: it is attached already. Taken: -1 */
+	int container_fd; /* owned; a fresh one, or -1: none is needed. Likewise */
+};
+
+/*
+ * All that is assigned to one guest. The lists are for the thread that attaches and detaches; it
+ * changes that of the containers under the lock, for others to look at.
+ */
 struct vfio {
 	struct memory_map *map;        /* borrowed, outlives this */
 	struct reclaim *reclaim;       /* borrowed, outlives this */
 	struct wires *wires;           /* borrowed, outlives this */
 	struct vfio_dma_config config; /* `coordinate` may change: vfio_coordinate() */
 	bool inhibiting;               /* vfio_inhibit() is not through */
-	struct list_node containers;   /* in the order of opening */
+	struct vfio_opened *opened;  /* borrowed, for one attach; NULL: nodes are opened here */
+	pthread_mutex_t lock;        /* the last of all */
+	struct list_node containers; /* in the order of opening; changed under `lock` */
 	struct list_node groups;
 };
 

@@ -153,26 +153,26 @@ int vfio_device_write(const struct vfio_device *dev, unsigned int region, uint64
 	return size == 0 ? 0 : vfio_pwrite(dev->fd, to->offset + offset, buffer, size);
 }
 
-/* True for a function that is ours and in use, other than dev itself. */
-static bool in_use(const struct vfio_device *dev, const struct vfio_group *group,
-		   const struct vfio_pci_dependent_device *function)
+/* True for a function that is ours and in use, other than dev itself, and not to be hit. */
+static bool out_of_reach(const struct vfio_device *dev, const struct vfio_group *group,
+			 const struct vfio_pci_dependent_device *function,
+			 enum vfio_reach reach)
 {
 	char name[VFIO_NAME_SIZE];
 
 	(void)snprintf(name, sizeof(name), "%04x:%02x:%02x.%x", function->segment,
 		       function->bus, function->devfn >> 3, function->devfn & 7u);
 	const struct vfio_device *other = find_device(group, name);
-	return other && other != dev;
+	if (!other || other == dev || reach == VFIO_REACH_ALL)
+		return false;
+	return reach == VFIO_REACH_UNUSED || __atomic_load_n(&other->touched, __ATOMIC_SEQ_CST);
 }
-
-/* Whom a reset of a bus or slot may hit besides the device itself. */
-enum reach { UNUSED_ONLY, ALL_OF_OURS };
 
 /*
  * Names the groups whose functions the reset would hit, each once. -EPERM: one of them is not
  * ours. -EBUSY: another device in use is among them, which it may not hit.
  */
-static int collect_groups(const struct vfio_device *dev, enum reach reach,
+static int collect_groups(const struct vfio_device *dev, enum vfio_reach reach,
 			  const struct vfio_pci_dependent_device *functions, unsigned int nr,
 			  int32_t *fds, unsigned int max)
 {
@@ -183,7 +183,7 @@ static int collect_groups(const struct vfio_device *dev, enum reach reach,
 			vfio_group_find(dev->group->vfio, functions[i].group_id);
 		if (!group)
 			return -EPERM;
-		if (reach == UNUSED_ONLY && in_use(dev, group, &functions[i]))
+		if (out_of_reach(dev, group, &functions[i], reach))
 			return -EBUSY;
 		unsigned int at = 0;
 		while (at < n && fds[at] != group->fd)
@@ -198,7 +198,7 @@ static int collect_groups(const struct vfio_device *dev, enum reach reach,
 }
 
 /* A reset of the bus or slot, provided that it hits no further than it may. */
-static int reset_bus(const struct vfio_device *dev, enum reach reach)
+static int reset_bus(const struct vfio_device *dev, enum vfio_reach reach)
 {
 	autofree struct vfio_pci_dependent_device *functions = NULL;
 	int32_t fds[MAX_RESET_GROUPS];
@@ -213,7 +213,7 @@ static int reset_bus(const struct vfio_device *dev, enum reach reach)
 	return vfio_device_hot_reset(dev->fd, fds, (unsigned int)r);
 }
 
-int vfio_device_reset(struct vfio_device *dev)
+int vfio_device_reset(struct vfio_device *dev, enum vfio_reach reach)
 {
 	bool resets = dev->flags & VFIO_DEVICE_FLAGS_RESET;
 
@@ -221,10 +221,10 @@ int vfio_device_reset(struct vfio_device *dev)
 	bool prefer_bus = dev->has_pm_reset && !dev->has_flr;
 	if (resets && !prefer_bus && vfio_device_reset_function(dev->fd) >= 0)
 		return 0;
-	if (reset_bus(dev, UNUSED_ONLY) >= 0)
+	if (reset_bus(dev, VFIO_REACH_UNUSED) >= 0)
 		return 0;
 	if (resets && prefer_bus && vfio_device_reset_function(dev->fd) >= 0)
 		return 0;
 	/* The others' config space is saved and restored by the kernel, interrupts included. */
-	return reset_bus(dev, ALL_OF_OURS) >= 0 ? 0 : -EOPNOTSUPP;
+	return reset_bus(dev, reach) >= 0 ? 0 : -EOPNOTSUPP;
 }

@@ -31,6 +31,7 @@ struct vfio_device {
 	struct vfio_region regions[VFIO_NR_REGIONS];
 	bool has_flr;      /* set by whoever reads the capabilities */
 	bool has_pm_reset; /* likewise: leaving D3 resets it */
+	bool touched;      /* by the guest since its last reset; atomic, of any thread */
 	/*
 	 * Owned, -1 where the kernel offers none; for the event loop. Signalled: the device
 	 * reported an error it does not recover from; the host wants the device back (and says
@@ -59,12 +60,19 @@ must_check int vfio_device_read(const struct vfio_device *dev, unsigned int regi
 must_check int vfio_device_write(const struct vfio_device *dev, unsigned int region,
 				 uint64_t offset, const void *buffer, size_t size);
 
+/* Which other devices of ours may go through a device's reset. */
+enum vfio_reach {
+	VFIO_REACH_UNUSED,    /* none */
+	VFIO_REACH_UNTOUCHED, /* those that the guest has not touched since their own */
+	VFIO_REACH_ALL, /* any: all vCPUs are parked, and what is in use is reset as well */
+};
+
 /*
  * Resets the function by what reaches least: a function reset, a reset of a bus or slot all of
  * whose other functions are unused, a round trip through D3, a bus or slot reset that other
- * devices of ours go through too. Interrupts are off and command is clear, and with the vCPUs
- * parked nobody is using those others. -EOPNOTSUPP: none of them works. Not logged.
+ * devices of ours within `reach` go through too. Interrupts are off and command is clear.
+ * -EOPNOTSUPP: none of them works. Not logged.
  */
-must_check int vfio_device_reset(struct vfio_device *dev);
+must_check int vfio_device_reset(struct vfio_device *dev, enum vfio_reach reach);
 
 #endif /* VFIO_DEVICE_H */

@@ -25,28 +25,38 @@ struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number)
 	return NULL;
 }
 
-static int open_group(struct vfio_group *group)
+static int take_group(struct vfio_opened *opened, int *ret_fd)
 {
-	int r = vfio_open_group(group->number, &group->fd);
-	if (r >= 0)
-		return 0;
+	if (opened->group_fd < 0)
+		return log_err(0,
+			       "vfio: attach %s: no descriptor of /dev/vfio/%u came with it: "
+			       "another process has it?",
+			       opened->name, opened->group),
+		       -EBUSY;
+	*ret_fd = opened->group_fd;
+	opened->group_fd = -1;
+	return 0;
+}
+
+int vfio_group_explain(unsigned int number, int r)
+{
 	if (r == -EBUSY)
 		return log_err(r,
 			       "vfio: open group %u: another process has it; end that process",
-			       group->number);
+			       number);
 	if (r == -EACCES || r == -EPERM) {
 		(void)log_err(r,
 			      "vfio: open group %u: be root, or have /dev/vfio/%u given to you "
 			      "(chown)",
-			      group->number, group->number);
+			      number, number);
 		return -EPERM;
 	}
-	if (r == -ENOENT && vfio_group_is_noiommu(group->number)) {
+	if (r == -ENOENT && vfio_group_is_noiommu(number)) {
 		(void)log_err(
 			0,
 			"vfio: open group %u: no IOMMU stands before it, so nothing would "
 			"keep the device off the host's memory; refusing",
-			group->number);
+			number);
 		return -EOPNOTSUPP;
 	}
 	if (r == -ENOENT) {
@@ -54,10 +64,18 @@ static int open_group(struct vfio_group *group)
 			r,
 			"vfio: open group %u: no /dev/vfio/%u; bind a device of the group "
 			"to vfio-pci",
-			group->number, group->number);
+			number, number);
 		return -ENODEV;
 	}
-	return log_err(r, "vfio: open group %u", group->number);
+	return log_err(r, "vfio: open group %u", number);
+}
+
+static int open_group(struct vfio_group *group)
+{
+	if (group->vfio->opened)
+		return take_group(group->vfio->opened, &group->fd);
+	int r = vfio_open_group(group->number, &group->fd);
+	return r < 0 ? vfio_group_explain(group->number, r) : 0;
 }
 
 /* "0000:01:00.0 (vfio-pci), 0000:01:00.1 (snd_hda_intel)", as far as it fits. */
@@ -90,7 +108,11 @@ static int check_viable(const struct vfio_group *group)
 		return log_err(r, "vfio: ask for the state of group %u", group->number);
 	if (flags & VFIO_GROUP_FLAGS_VIABLE)
 		return 0;
-	name_devices(group->number, devices, sizeof(devices));
+	if (group->vfio->opened)
+		(void)snprintf(devices, sizeof(devices), "see /sys/kernel/iommu_groups/%u",
+			       group->number);
+	else
+		name_devices(group->number, devices, sizeof(devices));
 	(void)log_err(
 		0,
 		"vfio: group %u is not viable, its devices can reach each other: bind each "
@@ -177,7 +199,7 @@ int vfio_group_attach(struct vfio *vfio, unsigned int number, enum vfio_balloon 
 	if (r < 0)
 		goto fail;
 	/* Before the first call that can pin: joining a container with mappings does. */
-	if (!vfio->config.coordinate)
+	if (!vfio->config.coordinate || vfio->inhibiting)
 		vfio_group_inhibit(group);
 	r = vfio_container_join(vfio, group);
 	if (r < 0)

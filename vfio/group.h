@@ -55,6 +55,11 @@ struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number);
  */
 must_check int vfio_group_attach(struct vfio *vfio, unsigned int number,
 				 enum vfio_balloon balloon, struct vfio_group **ret);
+/*
+ * Why group `number` could not be opened, which is logged with its remedy. `r` is from
+ * vfio_open_group(); what is returned, as above.
+ */
+int vfio_group_explain(unsigned int number, int r);
 /* Raises the group's inhibitor, if its devices do not allow the balloon. */
 void vfio_group_inhibit(struct vfio_group *group);
 /* Detaches and frees, unless a device of the group is still open. */

@@ -59,7 +59,7 @@ static int pass_write(struct vfio_pci *vp, unsigned int offset, unsigned int siz
 {
 	if (all_emulated(vp, offset, size))
 		return 0;
-	vp->untouched = false;
+	__atomic_store_n(&vp->device.touched, true, __ATOMIC_SEQ_CST);
 	int r = write_hardware(vp, offset, size, value);
 	if (r < 0)
 		log_guest(&vp->pci.budget, "vfio: %s: write config 0x%x: %s: nothing written",
@@ -222,16 +222,16 @@ static int power_up(const struct vfio_pci *vp)
 }
 
 /* Interrupts are off. < 0, not logged: the device does not answer. */
-static int reset_hardware(struct vfio_pci *vp)
+static int reset_hardware(struct vfio_pci *vp, enum vfio_reach reach)
 {
 	int r = quiesce(vp);
 	if (r >= 0)
 		r = power_up(vp);
 	/* Even so: where config space does not answer a reset is what may help. */
-	int reset = vfio_device_reset(&vp->device);
+	int reset = vfio_device_reset(&vp->device, reach);
 	if (r < 0)
 		return r;
-	vp->untouched = true;
+	__atomic_store_n(&vp->device.touched, false, __ATOMIC_SEQ_CST);
 	if (reset < 0)
 		log_guest(&vp->pci.budget,
 			  "vfio: %s: no kind of reset works: going on with it as it is",
@@ -256,8 +256,8 @@ static void vfio_pci_reset(struct pci_device *pci)
 	int r = 0;
 
 	vfio_irq_stop(&vp->irq);
-	if (!vp->untouched)
-		r = reset_hardware(vp);
+	if (__atomic_load_n(&vp->device.touched, __ATOMIC_SEQ_CST))
+		r = reset_hardware(vp, VFIO_REACH_ALL);
 	if (r < 0)
 		log_guest(&pci->budget, "vfio: %s: reset: %s: going on without", pci->name,
 			  strerror(-r));
@@ -349,6 +349,16 @@ bool vfio_pci_is_driver(const char *driver)
 /* What a name stands for. */
 enum kind { FUNCTION, MDEV };
 
+static int refuse_balloon(const char *name)
+{
+	return log_err(0,
+		       "vfio: attach %s: balloon=allowed is for mdevs alone: hardware reaches "
+		       "all of the guest's memory by itself, so that none of it can be given "
+		       "back",
+		       name),
+	       -EINVAL;
+}
+
 static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *ret)
 {
 	int r = vfio_sysfs_is_mdev(name);
@@ -357,14 +367,8 @@ static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *re
 			       strchr(name, ':') ? "lspci -D" : "ls " MDEV_DIR);
 	if (r < 0)
 		return log_err(r, "vfio: attach %s: ask on which bus it is", name);
-	if (r == 0 && balloon == VFIO_BALLOON_ALLOWED) {
-		(void)log_err(0,
-			      "vfio: attach %s: balloon=allowed is for mdevs alone: hardware "
-			      "reaches all of the guest's memory by itself, so that none of it "
-			      "can be given back",
-			      name);
-		return -EINVAL;
-	}
+	if (r == 0 && balloon == VFIO_BALLOON_ALLOWED)
+		return refuse_balloon(name);
 	*ret = r ? MDEV : FUNCTION;
 	return 0;
 }
@@ -422,22 +426,27 @@ static int find_group(const char *name, enum kind kind, unsigned int *ret_number
 	return 0;
 }
 
-static int open_device(struct vfio_pci *vp, struct vfio *vfio, const char *name,
-		       enum vfio_balloon balloon)
+int vfio_pci_look(const char *given, enum vfio_balloon balloon, char *name,
+		  unsigned int *ret_group)
 {
 	enum kind kind = FUNCTION;
-	unsigned int number;
 
-	int r = check_kind(name, balloon, &kind);
+	int r = vfio_pci_name(given, name, VFIO_NAME_SIZE);
 	if (r < 0)
-		return r;
-	r = check_driver(name, kind);
-	if (r < 0)
-		return r;
-	r = find_group(name, kind, &number);
-	if (r < 0)
-		return r;
-	r = vfio_group_attach(vfio, number, balloon, &vp->group);
+		return log_err(r,
+			       "vfio: attach %.128s: a PCI device is called 0000:01:00.0, an "
+			       "mdev after its UUID",
+			       given);
+	r = check_kind(name, balloon, &kind);
+	if (r >= 0)
+		r = check_driver(name, kind);
+	return r < 0 ? r : find_group(name, kind, ret_group);
+}
+
+static int open_device(struct vfio_pci *vp, struct vfio *vfio, const char *name,
+		       unsigned int number, enum vfio_balloon balloon)
+{
+	int r = vfio_group_attach(vfio, number, balloon, &vp->group);
 	if (r < 0)
 		return r;
 	return vfio_device_attach(&vp->device, vp->group, name);
@@ -505,28 +514,21 @@ static int build_view(struct vfio_pci *vp, struct vfio *vfio)
 	return add_msix(vp);
 }
 
-int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
-		    enum vfio_balloon balloon, struct vfio_pci **ret)
+static int attach(struct vfio *vfio, struct pci_bus *bus, const char *name, unsigned int group,
+		  enum vfio_balloon balloon, struct vfio_pci **ret)
 {
-	char name[VFIO_NAME_SIZE];
-
 	TRACE(vfio_pci_attach, 0, 0);
-	int r = vfio_pci_name(given, name, sizeof(name));
-	if (r < 0)
-		return log_err(r,
-			       "vfio: attach %.128s: a PCI device is called 0000:01:00.0, an "
-			       "mdev after its UUID",
-			       given);
 	struct vfio_pci *vp = calloc(1, sizeof(*vp));
 	if (!vp)
 		return log_err(-ENOMEM, "vfio: attach %s", name);
-	r = open_device(vp, vfio, name, balloon);
+	int r = open_device(vp, vfio, name, group, balloon);
 	if (r < 0)
 		goto fail;
 	r = build_view(vp, vfio);
 	if (r < 0)
 		goto fail;
-	r = reset_hardware(vp);
+	/* The guest may be running, and at those that share a bus with it. */
+	r = reset_hardware(vp, VFIO_REACH_UNTOUCHED);
 	if (r < 0) {
 		(void)log_err(r, "vfio: reset %s", name);
 		goto fail;
@@ -549,6 +551,28 @@ int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
 	return 0;
 fail:
 	vfio_pci_detach(vp);
+	return r;
+}
+
+int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
+		    enum vfio_balloon balloon, struct vfio_pci **ret)
+{
+	char name[VFIO_NAME_SIZE];
+	unsigned int group;
+
+	int r = vfio_pci_look(given, balloon, name, &group);
+	return r < 0 ? r : attach(vfio, bus, name, group, balloon, ret);
+}
+
+int vfio_pci_attach_opened(struct vfio *vfio, struct pci_bus *bus, struct vfio_opened *opened,
+			   enum vfio_balloon balloon, struct vfio_pci **ret)
+{
+	/* Only mdevs have names without a colon, and by its name the kernel opens the device. */
+	if (balloon == VFIO_BALLOON_ALLOWED && strchr(opened->name, ':'))
+		return refuse_balloon(opened->name);
+	vfio->opened = opened;
+	int r = attach(vfio, bus, opened->name, opened->group, balloon, ret);
+	vfio->opened = NULL;
 	return r;
 }
 

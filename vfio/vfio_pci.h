@@ -12,8 +12,8 @@
  * before the hardware hears of it, and what is switched on is mapped after, since a mapped
  * BAR that does not answer stops a vCPU for good.
  *
- * Threads: attach and detach are for the thread that runs machine_init(), detach with the
- * vCPUs parked. All else runs from the bus's and the I/O buses' callbacks.
+ * Threads: attach and detach are for the thread that runs machine_init(); vCPUs may run. All else
+ * runs from the bus's and the I/O buses' callbacks.
  */
 #ifndef VFIO_VFIO_PCI_H
 #define VFIO_VFIO_PCI_H
@@ -32,7 +32,6 @@ struct vfio_pci {
 	struct vfio_irq irq;
 	struct vfio_config config;
 	struct vfio_bars bars;
-	bool untouched; /* by the guest since the last reset; bus->lock */
 };
 
 /*
@@ -49,6 +48,19 @@ struct vfio_pci {
  */
 must_check int vfio_pci_attach(struct vfio *vfio, struct pci_bus *bus, const char *given,
 			       enum vfio_balloon balloon, struct vfio_pci **ret);
+/*
+ * The same with what somebody else has looked up and opened: nothing is looked at in /sys, and no
+ * node is opened. What is left of `opened` stays the caller's.
+ */
+must_check int vfio_pci_attach_opened(struct vfio *vfio, struct pci_bus *bus,
+				      struct vfio_opened *opened, enum vfio_balloon balloon,
+				      struct vfio_pci **ret);
+/*
+ * What attach asks /sys first: the device's one name, into at least VFIO_NAME_SIZE bytes, and its
+ * group. Fails, and logs, as vfio_pci_attach().
+ */
+must_check int vfio_pci_look(const char *given, enum vfio_balloon balloon, char *name,
+			     unsigned int *ret_group);
 /* The exact reverse; frees. Accepts NULL. */
 void vfio_pci_detach(struct vfio_pci *vp);
 

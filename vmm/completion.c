@@ -17,11 +17,9 @@ static const struct {
 	const char *name;
 	const char *words; /* as in struct option_row; "%%": a PCI device, whatever has it */
 } others[] = {
-	{ "doctor", "--json --memory --help %%" },
-	{ "doctor--memory", "" },
-	{ "bind", "--force --help %%" },
-	{ "unbind", "--help %" },
-	{ "ctl", "@ --json --help" }, /* and its commands, below */
+	{ "doctor", "--json --memory --help %%" }, { "doctor--memory", "" },
+	{ "bind", "--force --help %%" },           { "unbind", "--help %" },
+	{ "ctl", "@ --json --force --help" }, /* and its commands, below */
 };
 
 /* bash ends its words at = and : as well; `word` is all of it. */

@@ -14,11 +14,15 @@
 #include "base/fd.h"
 #include "base/log.h"
 
+#include "vfio/vfio_pci.h"
+#include "vmm/attach.h"
 #include "vmm/options.h"
 
 #define ANSWER_TIMEOUT 10 /* seconds */
 #define STATS_TRIES 50    /* of STATS_PAUSE_MS each: 5 s */
 #define STATS_PAUSE_MS 100
+#define ATTACH_PATIENCE 60 /* of ANSWER_TIMEOUT each: a large guest takes long to pin */
+#define DETACH_PATIENCE 6  /* likewise: more than ATTACH_EJECT_SECONDS */
 #define MIB (1ll << 20)
 
 static const char help[] =
@@ -35,7 +39,7 @@ static const char help[] =
 	"                assigned: inhibit (nothing), or coordinated (the host gets it)\n"
 	"  auto on|off   whether the balloon follows what guest and host need\n"
 	"  link NAME on|off  plug in, or pull, the cable of network card NAME (net0)\n"
-	"  attach|detach BDF  assign a device, or take it back (no hot-plug yet)\n"
+	"  attach BDF, detach [--force] ID  assign a device; get it back from the guest\n"
 	"  stop, cont    halt the guest's vCPUs, let them go on\n"
 	"  reset, powerdown, quit  reset it; press its power button; end it at once\n"
 	"\n"
@@ -54,10 +58,16 @@ struct ctl {
 	const char *path;
 	const struct command *command;
 	uint64_t size;    /* of `balloon` */
+	bool force;       /* of `detach` */
 	const char *word; /* of `policy`, `auto` and `link`; the BDF of `attach` and `detach` */
 	const char *name; /* of `link` */
 	int fd;           /* owned */
-	char *line;       /* in `input`: the last line that came; good until the next */
+	int fds[2];       /* borrowed; to go with the next command */
+	unsigned int nr_fds;
+	unsigned int patience; /* so many times ANSWER_TIMEOUT more for an answer */
+	const char *awaited;   /* the id of a device that leaves; NULL */
+	enum { NO_OUTCOME, IS_DELETED, IS_KEPT } outcome;
+	char *line; /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
 	size_t nr_input;
 	char input[QMP_MAX_OUTPUT];
@@ -103,6 +113,10 @@ static int read_line(struct ctl *c)
 			recv(c->fd, c->input + c->nr_input, sizeof(c->input) - c->nr_input, 0);
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EAGAIN && c->patience > 0) {
+			c->patience--;
+			continue;
+		}
 		if (n <= 0)
 			return explain_receive(c, n);
 		c->nr_input += (size_t)n;
@@ -115,32 +129,94 @@ static int read_line(struct ctl *c)
 	return 0;
 }
 
+/* An answer, or an event. */
+static int read_object(struct ctl *c, json_t **ret)
+{
+	int r = read_line(c);
+
+	if (r < 0)
+		return r;
+	json_t *object = json_loads(c->line, 0, NULL);
+	if (json_is_object(object)) {
+		*ret = object;
+		return 0;
+	}
+	json_decref(object);
+	return log_err(0, "ctl: '%s' does not speak QMP: is it another program's?", c->path),
+	       -EPROTO;
+}
+
+/* What becomes of the device that is awaited may be told before the answer, or after. */
+static void note_event(struct ctl *c, const json_t *event)
+{
+	const char *name = json_string_value(json_object_get(event, "event"));
+	const char *id =
+		json_string_value(json_object_get(json_object_get(event, "data"), "device"));
+
+	if (!name || !id || !c->awaited || strcmp(id, c->awaited) != 0)
+		return;
+	if (strcmp(name, "DEVICE_DELETED") == 0)
+		c->outcome = IS_DELETED;
+	else if (strcmp(name, "DEVICE_UNPLUG_GUEST_ERROR") == 0)
+		c->outcome = IS_KEPT;
+}
+
 /* The next answer that is none of the events in between. */
 static int read_answer(struct ctl *c, json_t **ret)
 {
 	for (;;) {
-		int r = read_line(c);
-		if (r < 0)
+		int r = read_object(c, ret);
+		if (r < 0 || !json_object_get(*ret, "event"))
 			return r;
-		json_t *answer = json_loads(c->line, 0, NULL);
-		if (!json_is_object(answer)) {
-			json_decref(answer);
-			return log_err(0,
-				       "ctl: '%s' does not speak QMP: is it another "
-				       "program's?",
-				       c->path),
-			       -EPROTO;
-		}
-		if (!json_object_get(answer, "event")) {
-			*ret = answer;
-			return 0;
-		}
-		json_decref(answer);
+		note_event(c, *ret);
+		json_decref(*ret);
 	}
+}
+
+static int await_outcome(struct ctl *c)
+{
+	json_t *event = NULL;
+	int r = 0;
+
+	while (r >= 0 && c->outcome == NO_OUTCOME) {
+		r = read_object(c, &event);
+		if (r < 0)
+			break;
+		note_event(c, event);
+		json_decref(event);
+	}
+	return r;
+}
+
+/* A command is short, and goes in one piece. */
+static int send_with_fds(struct ctl *c, const char *text)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(c->fds))];
+	} control = { .header = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	struct iovec bytes = { (char *)(uintptr_t)text, strlen(text) };
+	const struct msghdr message = { .msg_iov = &bytes,
+					.msg_iovlen = 1,
+					.msg_control = &control,
+					.msg_controllen = CMSG_SPACE(c->nr_fds * sizeof(int)) };
+	ssize_t n;
+
+	control.header.cmsg_len = CMSG_LEN(c->nr_fds * sizeof(int));
+	memcpy(CMSG_DATA(&control.header), c->fds, c->nr_fds * sizeof(int));
+	c->nr_fds = 0;
+	do
+		n = sendmsg(c->fd, &message, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n == (ssize_t)strlen(text))
+		return 0;
+	return log_err(n < 0 ? -errno : -EMSGSIZE, "ctl: writing to '%s'", c->path);
 }
 
 static int send_text(struct ctl *c, const char *text)
 {
+	if (c->nr_fds > 0)
+		return send_with_fds(c, text);
 	for (size_t size = strlen(text); size > 0;) {
 		ssize_t n = send(c->fd, text, size, MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
@@ -354,18 +430,125 @@ static int reset_run(struct ctl *c)
 	return just_do(c, "system_reset", NULL, "the guest is reset");
 }
 
-static int attach_run(struct ctl *c)
+/* What it takes to attach a device, opened by who may: what listens may open nothing any more. */
+struct opening {
+	char name[VFIO_NAME_SIZE];
+	enum vfio_balloon balloon;
+	enum device_error on_error;
+	unsigned int group;
+	int group_fd;     /* owned; -1 */
+	int container_fd; /* owned; -1 */
+};
+
+/* "0000:01:00.0", or that and what --device takes behind it. */
+static int parse_device(char *text, struct opening *o, const char **ret_host)
 {
-	return just_do(c, "device_add",
-		       json_pack("{s:s,s:s,s:s}", "driver", "vfio-pci", "host", c->word, "id",
-				 c->word),
-		       "the device is attached");
+	*ret_host = strsep(&text, ",");
+	for (char *key = strsep(&text, ","); key; key = strsep(&text, ",")) {
+		if (strcmp(key, "balloon=allowed") == 0)
+			o->balloon = VFIO_BALLOON_ALLOWED;
+		else if (strcmp(key, "on-error=detach") == 0)
+			o->on_error = DEVICE_ERROR_DETACHES;
+		else
+			return log_err(0,
+				       "ctl: attach key '%s': there are balloon=allowed and "
+				       "on-error=detach",
+				       key),
+			       -EINVAL;
+	}
+	return 0;
 }
 
+static int open_device(struct opening *o, const char *host)
+{
+	int r = vfio_pci_look(host, o->balloon, o->name, &o->group);
+	if (r < 0)
+		return r;
+	r = vfio_open_group(o->group, &o->group_fd);
+	/* Perhaps the guest has it, by another device. */
+	if (r == -EBUSY)
+		return 0;
+	if (r < 0)
+		return vfio_group_explain(o->group, r);
+	r = vfio_open_container(&o->container_fd);
+	return r < 0 ? log_err(r, "ctl: open /dev/vfio/vfio: load the module vfio_iommu_type1, "
+				  "or ask for permission")
+		     : 0;
+}
+
+static int ask_for_device(struct ctl *c, const struct opening *o)
+{
+	json_t *result = NULL;
+	char text[TEXT_SIZE];
+
+	if (o->group_fd >= 0) {
+		c->fds[0] = o->group_fd;
+		c->fds[1] = o->container_fd;
+		c->nr_fds = 2;
+	}
+	c->patience = ATTACH_PATIENCE;
+	int r = get_answer(
+		c, "device_add",
+		json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "driver", "vfio-pci", "host", o->name,
+			  "id", o->name, "balloon",
+			  o->balloon == VFIO_BALLOON_ALLOWED ? "allowed" : "inhibits",
+			  "x-ballast-group", (json_int_t)o->group, "x-ballast-on-error",
+			  o->on_error == DEVICE_ERROR_DETACHES ? "detach" : "stop"),
+		&result);
+	json_int_t back = json_integer_value(
+		json_object_get(json_object_get(result, "x-ballast"), "came-back"));
+	if (r >= 0 && c->output == FOR_PEOPLE)
+		puts("the device is attached");
+	if (r >= 0 && c->output == FOR_PEOPLE && back > 0)
+		printf("the host has %s less: what the balloon had given to it came back\n",
+		       format_bytes(back, text));
+	json_decref(result);
+	return r;
+}
+
+static int attach_run(struct ctl *c)
+{
+	struct opening opening = { .group_fd = -1, .container_fd = -1 };
+	autofree char *text = strdup(c->word);
+	const char *host = NULL;
+
+	int r = text ? parse_device(text, &opening, &host) : log_err(-ENOMEM, "ctl: attach");
+	if (r >= 0)
+		r = open_device(&opening, host);
+	if (r >= 0)
+		r = ask_for_device(c, &opening);
+	vfio_close(&opening.container_fd);
+	vfio_close(&opening.group_fd);
+	return r;
+}
+
+/* Success is that the guest has let go of it. */
 static int detach_run(struct ctl *c)
 {
-	return just_do(c, "device_del", json_pack("{s:s}", "id", c->word),
-		       "the guest is asked for the device");
+	char name[VFIO_NAME_SIZE];
+	json_t *result = NULL;
+
+	c->awaited = vfio_pci_name(c->word, name, sizeof(name)) < 0 ? c->word : name;
+	int r = get_answer(c, "device_del",
+			   c->force ? json_pack("{s:s,s:b}", "id", c->awaited, "force", 1)
+				    : json_pack("{s:s}", "id", c->awaited),
+			   &result);
+	json_decref(result);
+	if (r < 0)
+		return r;
+	c->patience = DETACH_PATIENCE;
+	r = await_outcome(c);
+	if (r < 0)
+		return r;
+	if (c->outcome == IS_KEPT)
+		return log_err(0,
+			       "ctl: the guest has not let go of %s within %u s: try again, or "
+			       "take it with --force",
+			       c->word, ATTACH_EJECT_SECONDS),
+		       -ETIMEDOUT;
+	if (c->output == FOR_PEOPLE)
+		puts("the device is detached");
+	return 0;
 }
 
 static int policy_run(struct ctl *c)
@@ -919,6 +1102,8 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
 			       c->command->name),
 		       -EINVAL;
+	if (c->force && c->command->run != detach_run)
+		return log_err(0, "ctl: --force is for detach"), -EINVAL;
 	if (c->command->operand == NO_OPERAND)
 		return 0;
 	if (c->command->operand == NAME_AND_WORD) {
@@ -958,8 +1143,11 @@ static int parse(struct ctl *c, int argc, char **argv)
 			return 1;
 		if (strcmp(argv[i], "--json") == 0)
 			c->output = AS_JSON;
+		else if (strcmp(argv[i], "--force") == 0)
+			c->force = true;
 		else if (argv[i][0] == '-')
-			return log_err(0, "ctl: option '%s': there are --json and --help",
+			return log_err(0,
+				       "ctl: option '%s': there are --json, --force and --help",
 				       argv[i]),
 			       -EINVAL;
 		else if (nr_operands < nitems(operands))

@@ -8,8 +8,9 @@
  *	stats          what the guest says of its memory, asked anew
  *	policy POLICY  with a device assigned: inhibit, or coordinated
  *	auto on|off    whether the target follows guest and host
- *	attach BDF     assigns one more device, and
- *	detach BDF     takes one back; both are refused yet, with the reason
+ *	attach BDF     assigns one more device, which this opens and hands over; an mdev may have
+ *	               ",balloon=allowed" behind its UUID
+ *	detach ID      asks the guest to let go of one, and waits until it has; with --force takes it
  *	stop, cont     no vCPU runs in between
  *	reset          resets the guest
  *	powerdown      presses the power button

@@ -23,6 +23,7 @@
 #include "vfio/group.h"
 #include "vfio/vfio_pci.h"
 #include "vmm/cpuid.h"
+#include "vmm/host_memory.h"
 #include "vmm/host_pci.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
@@ -271,19 +272,10 @@ static void check_vfio(struct doctor *d)
 		report(d, HOST, "vfio", OK, NULL, "vfio-pci and vfio_iommu_type1 are loaded");
 }
 
-static int read_meminfo(void *opaque, const char *line)
-{
-	unsigned long long *kib = opaque; /* in all, and to spare */
-
-	(void)sscanf(line, "MemTotal: %llu", &kib[0]);
-	(void)sscanf(line, "MemAvailable: %llu", &kib[1]);
-	return 0;
-}
-
 static void check_memory(struct doctor *d)
 {
 	uint64_t mib = d->config->memory >> 20;
-	unsigned long long kib[2] = { 0, 0 };
+	struct host_memory host;
 	struct layout layout;
 
 	if (layout_init(&layout, d->config->memory, d->bits) < 0) {
@@ -293,19 +285,20 @@ static void check_memory(struct doctor *d)
 		       mib, d->bits);
 		return;
 	}
-	if (host_each_line(d->config->root, "proc/meminfo", read_meminfo, kib) < 0 || !kib[0])
+	host_get_memory(d->config->root, &host);
+	if (host.spare == UINT64_MAX || !host.total)
 		report(d, HOST, "memory", WARNING, NULL,
 		       "how much the host has is not known\nmount -t proc proc /proc");
-	else if (mib <= kib[1] >> 10)
+	else if (mib <= host.spare >> 20)
 		report(d, HOST, "memory", OK, NULL,
-		       "a guest of %" PRIu64 " MiB, and the host has %llu MiB to spare", mib,
-		       kib[1] >> 10);
+		       "a guest of %" PRIu64 " MiB, and %s has %" PRIu64 " MiB to spare", mib,
+		       host.owner, host.spare >> 20);
 	else
-		report(d, HOST, "memory", mib <= kib[0] >> 10 ? WARNING : d->for_devices, NULL,
-		       "a guest of %" PRIu64
-		       " MiB, and the host has %llu MiB to spare, %llu in "
-		       "all\ngive the guest less (--memory), or end something else",
-		       mib, kib[1] >> 10, kib[0] >> 10);
+		report(d, HOST, "memory", d->for_devices, NULL,
+		       "a guest of %" PRIu64 " MiB, and %s has %" PRIu64
+		       " MiB to spare, the host %" PRIu64
+		       " in all\ngive the guest less (--memory), or end something else",
+		       mib, host.owner, host.spare >> 20, host.total >> 20);
 }
 
 /* They are asked for by an option: that there are none is no fault. */

@@ -57,9 +57,13 @@ static int listen_at(struct local_socket *s, const struct sockaddr_un *address, 
 		return r;
 	/* Before bind(), which takes the mode over: there is no moment when others may connect. */
 	if (fchmod(s->fd, 0600) < 0 ||
-	    bind(s->fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ||
-	    lstat(path, &st) < 0)
+	    bind(s->fd, (const struct sockaddr *)address, sizeof(*address)) < 0)
 		return -errno;
+	if (lstat(path, &st) < 0) {
+		r = -errno;
+		(void)unlink(path); /* it has our name since a moment ago */
+		return r;
+	}
 	s->name = name;
 	s->device = st.st_dev;
 	s->inode = st.st_ino;

@@ -16,6 +16,7 @@
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
+#include "vmm/host_memory.h"
 #include "vmm/host_pci.h"
 #include "vmm/kvm.h"
 
@@ -86,12 +87,6 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 		break;
 	case VCPU_RESET: request(opaque, POWER_RESET, 0, "guest-reset"); break;
 	}
-}
-
-static void tell_of_device(const struct machine_device *d, const char *event)
-{
-	figures_event(&d->machine->figures, event,
-		      json_pack("{s:s}", "device", d->pci->device.name));
 }
 
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
@@ -181,34 +176,6 @@ static void timer_ready(struct event_source *source, uint32_t events)
 	request(m, POWER_EXIT, STATUS_TIMEOUT, "host-signal");
 }
 
-static void device_err_ready(struct event_source *source, uint32_t events)
-{
-	struct machine_device *d = container_of(source, struct machine_device, err);
-
-	(void)events;
-	if (!eventfd_take(source->fd))
-		return;
-	(void)log_err(0,
-		      "vfio: %s reports an error it does not recover from: stopping the guest",
-		      d->pci->device.name);
-	tell_of_device(d, "device-error");
-	request(d->machine, POWER_EXIT, STATUS_FAILED, "host-error");
-}
-
-/* The kernel repeats itself until the device is given back; once is enough for people. */
-static void device_req_ready(struct event_source *source, uint32_t events)
-{
-	struct machine_device *d = container_of(source, struct machine_device, req);
-
-	(void)events;
-	if (!eventfd_take(source->fd))
-		return;
-	log_warn("vfio: the host asks for %s back; it gets it when the guest ends, going on",
-		 d->pci->device.name);
-	tell_of_device(d, "device-wanted-back");
-	event_loop_remove(&d->machine->loop, source);
-}
-
 /* Start and reset: all vCPUs parked. */
 
 /* Kernel, initrd and boot data are loaded. The tables name the vCPUs and the PCI windows. */
@@ -229,6 +196,7 @@ static int prepare_boot(struct machine *m)
 /* Devices first: none may be at DMA when the kernel is written over what it reads. */
 static int reset_devices(struct machine *m)
 {
+	attach_reset(m);
 	/* Before devices are switched on again: what they raise then shall not be wiped out. */
 	int r = kvm_set_irqchip(m->vm_fd, m->ioapic);
 	if (r < 0)
@@ -368,6 +336,7 @@ static void wake_ready(struct event_source *source, uint32_t events)
 	const char *cause = m->cause;
 	pthread_mutex_unlock(&m->lock);
 	tell_news(m);
+	attach_take_out(m);
 	/* While a reset waits for devices its own request stands. */
 	if (!requested || (m->restarts && event == POWER_RESET))
 		return;
@@ -739,6 +708,7 @@ static int add_platform(struct machine *m)
 		.mem64 = { m->layout.mem64_base, m->layout.mem64_size },
 	};
 	const struct power_handler handler = { .requested = power_requested, .opaque = m };
+	const struct hotplug_handler hotplug = { .ejected = attach_ejected, .opaque = m };
 	const struct port_backend backend =
 		figures_listen(&m->figures, console_backend(&m->serial_console));
 
@@ -755,45 +725,56 @@ static int add_platform(struct machine *m)
 			       LAYOUT_POWER_GSI, LAYOUT_PANIC_PORT,
 			       m->config.exit_port ? LAYOUT_EXIT_PORT : 0, &handler);
 	if (r >= 0)
+		r = hotplug_init(&m->hotplug, &m->pio, &m->power, LAYOUT_HOTPLUG_PORT,
+				 &hotplug);
+	if (r >= 0)
 		r = serial_init(&m->serial, &m->pio, &m->wires.wires, LAYOUT_SERIAL_PORT,
 				LAYOUT_SERIAL_GSI, &backend);
 	return r < 0 ? log_err(r, "platform devices") : 0;
 }
 
-static int machine_attach_vfio(struct machine *m, const struct machine_device_config *config)
+/* What the first device will pin at once, beyond what is there: hugetlb's pages are, all of them. */
+static uint64_t to_be_pinned(const struct machine_config *config, uint64_t resident)
 {
-	struct machine_device *d = &m->devices[m->nr_devices];
+	bool late = config->has_balloon && config->policy == RECLAIM_COORDINATED;
+	uint64_t bytes = late && config->balloon_keep ? config->balloon_keep : config->memory;
+	bool pins = false;
 
-	TRACE(machine_attach_vfio, m->nr_devices, 0);
-	*d = (struct machine_device){
-		.err = { .fd = -1, .ready = device_err_ready },
-		.req = { .fd = -1, .ready = device_req_ready },
-		.machine = m,
-	};
-	int r = vfio_pci_attach(&m->vfio, &m->pci, config->name, config->balloon, &d->pci);
-	if (r < 0)
-		return r;
-	m->nr_devices++;
-	d->err.fd = d->pci->device.err_fd;
-	d->req.fd = d->pci->device.req_fd;
-	if (d->err.fd >= 0)
-		r = event_loop_add(&m->loop, &d->err, EPOLLIN);
-	if (r >= 0 && d->req.fd >= 0)
-		r = event_loop_add(&m->loop, &d->req, EPOLLIN);
-	return r < 0 ? log_err(r, "event loop") : 0;
+	for (unsigned int i = 0; i < config->nr_devices; i++)
+		pins = pins || config->devices[i].balloon != VFIO_BALLOON_ALLOWED;
+	if (!pins || config->backing == RAM_HUGETLB)
+		return 0;
+	return bytes > resident ? bytes - resident : 0;
+}
+
+/* The kernel would not refuse it, but kill us, or another, half-way. */
+static int check_host_memory(const struct machine_config *config)
+{
+	struct host_memory host;
+
+	host_get_memory("", &host);
+	uint64_t needed = to_be_pinned(config, host.resident);
+	if (needed <= host.spare)
+		return 0;
+	return log_err(-ENOMEM,
+		       "--device: %" PRIu64 " MiB more have to be pinned for it, and %s has "
+		       "%" PRIu64 " MiB to spare: give the guest less (--memory), or end "
+		       "something else",
+		       needed >> 20, host.owner, host.spare >> 20);
 }
 
 /* The 64-bit window lies where every IOMMU can reach it, so that devices can reach each other. */
 static int attach_devices(struct machine *m)
 {
-	int r = 0;
+	int r = check_host_memory(&m->config);
 
 	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++) {
-		const char *name = m->config.devices[i].name;
-		r = machine_attach_vfio(m, &m->config.devices[i]);
-		figures_event(&m->figures, r < 0 ? "attach-failure" : "attached",
-			      json_pack("{s:s,s:s}", "device", name, "result",
-					r < 0 ? strerror(-r) : "ok"));
+		const struct attach_request request = {
+			.host = m->config.devices[i].name,
+			.balloon = m->config.devices[i].balloon,
+			.on_error = m->config.devices[i].on_error,
+		};
+		r = attach_at_start(m, &request);
 	}
 	if (r < 0)
 		return r;
@@ -974,7 +955,8 @@ static int init_sandbox(struct machine *m)
 	const struct sandbox_config config = {
 		.mode = m->config.sandbox,
 		.user = m->config.user,
-		.locks = m->config.nr_devices * m->config.memory, /* each may have a context */
+		/* Each may have a context, and another one may come. */
+		.locks = (m->config.nr_devices + (m->config.qmp ? 1u : 0)) * m->config.memory,
 		.metrics = m->figures.metrics_folder,
 		.sockets = { m->config.qmp ? m->qmp.socket.folder : -1,
 			     m->serial_console.socket.folder,
@@ -1027,6 +1009,9 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	figures_mark(&m->figures, PHASE_PROCESSORS);
+	r = not_the_users(attach_init(&m->attach, m));
+	if (r < 0)
+		goto fail;
 	r = attach_devices(m);
 	if (r < 0)
 		goto fail;
@@ -1259,9 +1244,9 @@ void machine_finish(struct machine *m)
 		net_close(&m->nets[i]);
 	virtio_rng_finish(&m->rng);
 	virtio_balloon_finish(&m->balloon);
-	for (unsigned int i = m->nr_devices; i-- > 0;)
-		vfio_pci_detach(m->devices[i].pci);
+	attach_finish(&m->attach);
 	serial_finish(&m->serial);
+	hotplug_finish(&m->hotplug);
 	power_finish(&m->power);
 	rtc_finish(&m->rtc);
 	pci_bus_remove(&m->host_bridge);
@@ -1392,6 +1377,11 @@ void machine_resume(struct machine *m)
 void machine_reset(struct machine *m)
 {
 	request(m, POWER_RESET, 0, "host-qmp-system-reset");
+}
+
+void machine_fail(struct machine *m)
+{
+	request(m, POWER_EXIT, STATUS_FAILED, "host-error");
 }
 
 void machine_quit(struct machine *m)

@@ -5,7 +5,7 @@
  * Lock order: pci_bus.lock > virtio.lock > msix.lock > vfio_irq.lock > memory_map.change_lock >
  * reclaim.gate > vfio_container.lock > memory_map.layout_lock > kvm_wires.lock > io_bus.lock;
  * serial.lock > console.lock; virtio.lock > console.lock. Alone, with none held: machine.lock, vcpu_gate.lock, rtc.lock,
- * vfio_bars.rom_lock.
+ * hotplug.lock, vfio_bars.rom_lock. vfio.lock comes after all others.
  *
  * Threads: machine_init(), machine_run() and machine_finish() on one thread, which becomes the
  * event loop; one more a vCPU.
@@ -15,6 +15,7 @@
 
 #include "base/event_loop.h"
 
+#include "devices/hotplug.h"
 #include "devices/io_bus.h"
 #include "devices/pci.h"
 #include "devices/power.h"
@@ -29,6 +30,7 @@
 #include "memory/ram.h"
 #include "memory/reclaim.h"
 #include "vfio/vfio_pci.h"
+#include "vmm/attach.h"
 #include "vmm/auto_balloon.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
@@ -42,7 +44,7 @@
 #include "vmm/vcpu.h"
 
 #define MACHINE_MAX_CPUS 16u
-#define MACHINE_MAX_DEVICES 31u
+#define MACHINE_MAX_DEVICES ATTACH_MAX_DEVICES
 #define MACHINE_MAX_VIRTIO 31u
 #define MACHINE_MAX_DISKS 16u
 #define MACHINE_MAX_NETS 8u
@@ -66,6 +68,7 @@ enum on_reset { ON_RESET_RESET, ON_RESET_EXIT };
 struct machine_device_config {
 	const char *name;
 	enum vfio_balloon balloon;
+	enum device_error on_error;
 };
 
 /* Plain data, parsed once; every pointer is borrowed and outlives the machine. */
@@ -102,14 +105,6 @@ struct machine_config {
 	const char *events;   /* file for events; NULL: none */
 	enum sandbox_mode sandbox;
 	struct sandbox_user user; /* who to be once everything is open */
-};
-
-/* An assigned device and the two fds the event loop watches for it. */
-struct machine_device {
-	struct vfio_pci *pci; /* owned */
-	struct event_source err;
-	struct event_source req;
-	struct machine *machine;
 };
 
 /* What there is to tell about the guest's memory; all in bytes. */
@@ -153,6 +148,7 @@ struct machine {
 	struct serial serial;
 	struct rtc rtc;
 	struct power power;
+	struct hotplug hotplug;
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
 	struct auto_balloon_host auto_host;
@@ -174,8 +170,7 @@ struct machine {
 	bool restarts; /* the guest's reset waits for those of its virtio devices; event loop */
 	struct qmp qmp;
 	struct vfio vfio;
-	struct machine_device devices[MACHINE_MAX_DEVICES];
-	unsigned int nr_devices;
+	struct attach attach;
 	struct vcpu_gate gate;
 	struct vcpu_host vcpu_host;
 	struct vcpu vcpus[MACHINE_MAX_CPUS];
@@ -247,6 +242,8 @@ void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 /* As if the guest had asked for it: with --on-reset exit it is the end. A paused one stays so. */
 void machine_reset(struct machine *machine);
+/* Something that the guest cannot do without has failed: it ends, as with machine_quit(). */
+void machine_fail(struct machine *machine);
 /* Ends the guest at once; machine_run() returns STATUS_FAILED. */
 void machine_quit(struct machine *machine);
 

@@ -128,10 +128,15 @@ static int parse_devices(char *text, struct machine_config *config)
 				config->devices[i].balloon = VFIO_BALLOON_ALLOWED;
 			continue;
 		}
+		if (strcmp(piece, "on-error=detach") == 0 && config->nr_devices > first) {
+			for (unsigned int i = first; i < config->nr_devices; i++)
+				config->devices[i].on_error = DEVICE_ERROR_DETACHES;
+			continue;
+		}
 		if (strchr(piece, '='))
 			return log_err(0,
-				       "--device key '%s': the only one is balloon=allowed, "
-				       "after the devices it is for",
+				       "--device key '%s': there are balloon=allowed and "
+				       "on-error=detach, after the devices it is for",
 				       piece),
 			       -EINVAL;
 		if (config->nr_devices == MACHINE_MAX_DEVICES)
@@ -653,9 +658,9 @@ const struct option_row option_rows[] = {
 	{ "device", "BDF[,BDF]",
 	  "assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
 	  "01:00.0 or a path below /sys, or an mdev by its UUID;\n"
-	  ",balloon=allowed: that mdev does not inhibit a balloon",
+	  ",balloon=allowed (an mdev: no inhibitor); ,on-error=detach",
 	  parse_devices, OPTION_KEYS, OPTION_ADDS, .bare = "bdf",
-	  .words = "% balloon=allowed" },
+	  .words = "% balloon=allowed on-error=detach" },
 	{ "balloon", "on|KEY=VALUE[,..]",
 	  "initial=SIZE, auto=on, min=, max=, stats=S,\n"
 	  "policy=inhibit|coordinated, granule=SIZE|auto: ballast(1)",

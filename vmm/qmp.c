@@ -17,6 +17,7 @@
 #include "base/log.h"
 
 #include "vfio/group.h"
+#include "vfio/vfio_pci.h"
 #include "vmm/machine.h"
 #include "vmm/options.h"
 
@@ -27,7 +28,8 @@
 
 #define READ_SIZE 4096u
 #define MAX_STATS_PERIOD 31536000 /* a year */
-#define MAX_PARAMETERS 3u
+#define MAX_PARAMETERS 6u
+#define MAX_FDS 2u      /* that come with a command */
 #define MAX_REGIONS 64u /* of a DMA context, told about */
 #define BALLOON_PATH "/machine/peripheral/balloon0"
 #define BALLOON_ID "balloon0"
@@ -59,6 +61,12 @@ struct client {
 	unsigned int depth; /* of open braces and brackets */
 	size_t nr_line;
 	size_t nr_output;
+	bool attaching; /* its device_add is not through: it has to wait */
+	json_t *id;     /* owned; that of the command which runs, or NULL */
+	size_t nr_rest; /* what came behind that device_add */
+	char rest[READ_SIZE];
+	int fds[MAX_FDS]; /* owned; they came with the command that is under way, or with the next */
+	unsigned int nr_fds;
 	char line[QMP_MAX_LINE];
 	char output[QMP_MAX_OUTPUT]; /* not sent yet */
 };
@@ -73,15 +81,17 @@ struct call {
 	unsigned int nr_commands;
 	/* Checked, in the order of the parameters; NULL: not given. */
 	const json_t *arguments[MAX_PARAMETERS];
+	bool answers_itself;     /* now, or later */
 	const char *error_class; /* with `error` */
 	json_t *error;           /* owned; what went wrong, or NULL */
 };
 
 struct parameter {
 	const char *name;
-	json_type type; /* JSON_TRUE: a boolean. A list may be left out */
+	json_type type; /* JSON_TRUE: a boolean */
 	json_int_t min; /* of an integer */
 	json_int_t max;
+	bool may_lack;
 };
 
 struct command {
@@ -89,7 +99,6 @@ struct command {
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
 	struct parameter parameters[MAX_PARAMETERS]; /* up to one without a name */
-	bool takes_more;                             /* arguments nobody looks at */
 };
 
 /* Always NULL, for the caller to return. */
@@ -109,6 +118,56 @@ static json_t *printf_like(3, 4)
 static json_int_t number(uint64_t n)
 {
 	return n > INT64_MAX ? INT64_MAX : (json_int_t)n;
+}
+
+/* NULL: no memory. Takes `error`. */
+static json_t *make_error(const char *error_class, json_t *error)
+{
+	return json_pack("{s:{s:s,s:o}}", "error", "class", error_class, "desc", error);
+}
+
+/* Output. An error, here and where it is sent, means that the client is to be dropped. */
+
+static int put_output(struct client *c, const char *bytes, size_t size)
+{
+	if (c->lost)
+		return -ENOBUFS;
+	if (size > QMP_MAX_OUTPUT - c->nr_output) {
+		log_warn("qmp: a client does not read its answers: dropping it");
+		c->lost = true;
+		return -ENOBUFS;
+	}
+	memcpy(c->output + c->nr_output, bytes, size);
+	c->nr_output += size;
+	return 0;
+}
+
+/* Takes `answer`; NULL: there was no memory for it. */
+static int put_answer(struct client *c, json_t *answer)
+{
+	autofree char *text = answer ? json_dumps(answer, 0) : NULL;
+
+	json_decref(answer);
+	if (!text)
+		return log_err(-ENOMEM, "qmp: an answer");
+	int r = put_output(c, text, strlen(text));
+	return r < 0 ? r : put_output(c, "\r\n", 2);
+}
+
+static int put_error(struct client *c, const char *text)
+{
+	return put_answer(c, make_error(GENERIC_ERROR, json_string(text)));
+}
+
+/* The answer to the command that runs, and the end of it. Takes `answer`. */
+static int put_result(struct client *c, json_t *answer)
+{
+	if (c->id && json_object_set_new(answer, "id", c->id) < 0) {
+		json_decref(answer);
+		answer = NULL;
+	}
+	c->id = NULL;
+	return put_answer(c, answer);
 }
 
 /* Answers about the program */
@@ -206,8 +265,9 @@ static json_t *describe_bar(const struct pci_device *dev, unsigned int i)
 			 (int)prefetch, "mem_type_64", (int)(bar->kind == PCI_BAR_MEM64));
 }
 
-static json_t *describe_pci_device(const struct pci_device *dev)
+static json_t *describe_pci_device(const struct attach *attach, const struct pci_device *dev)
 {
+	const char *id = attach_id(attach, dev);
 	int pin = dev->config[PCI_INTERRUPT_PIN];
 	json_t *regions = json_array();
 
@@ -218,7 +278,7 @@ static json_t *describe_pci_device(const struct pci_device *dev)
 	json_t *irq = pin ? json_integer(pci_intx_gsi(dev, (unsigned int)pin)) : NULL;
 	return json_pack("{s:i,s:i,s:i,s:s,s:i,s:o*,s:{s:i},s:{s:i,s:i,s:i,s:i},s:o}", "bus", 0,
 			 "slot", dev->devfn >> 3, "function", dev->devfn & 7, "qdev_id",
-			 dev->name, "irq_pin", pin, "irq", irq, "class_info", "class",
+			 id ? id : dev->name, "irq_pin", pin, "irq", irq, "class_info", "class",
 			 (int)pci_get_16(dev, PCI_CLASS_DEVICE), "id", "vendor",
 			 (int)pci_get_16(dev, PCI_VENDOR_ID), "device",
 			 (int)pci_get_16(dev, PCI_DEVICE_ID), "subsystem-vendor",
@@ -234,7 +294,9 @@ static json_t *query_pci_run(struct call *call)
 	pthread_mutex_lock(&bus->lock);
 	for (unsigned int i = 0; i < PCI_NR_DEVFNS && devices; i++) {
 		if (bus->devices[i])
-			devices = add_to_list(devices, describe_pci_device(bus->devices[i]));
+			devices =
+				add_to_list(devices, describe_pci_device(&call->machine->attach,
+									 bus->devices[i]));
 	}
 	pthread_mutex_unlock(&bus->lock);
 	return json_pack("[{s:i,s:o}]", "bus", 0, "devices", devices);
@@ -482,6 +544,20 @@ static json_t *list_one(const char *name, const char *type)
 	return json_pack("[{s:s,s:s}]", "name", name, "type", type);
 }
 
+static json_t *list_peripherals(const struct machine *m)
+{
+	json_t *list = m->config.has_balloon ? list_one(BALLOON_ID, "child<" BALLOON_TYPE ">")
+					     : json_array();
+
+	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES && list; i++) {
+		const struct attached *d = &m->attach.devices[i];
+		if (d->pci)
+			list = add_to_list(list, json_pack("{s:s,s:s}", "name", d->id, "type",
+							   "child<vfio-pci>"));
+	}
+	return list;
+}
+
 static json_t *qom_list_run(struct call *call)
 {
 	const char *path = json_string_value(call->arguments[0]);
@@ -495,9 +571,7 @@ static json_t *qom_list_run(struct call *call)
 	if (strcmp(path, "/machine") == 0)
 		return list_one("peripheral", "child<container>");
 	if (strcmp(path, "/machine/peripheral") == 0)
-		return call->machine->config.has_balloon
-			       ? list_one(BALLOON_ID, "child<" BALLOON_TYPE ">")
-			       : json_array();
+		return list_peripherals(call->machine);
 	return fail_without_object(call, path);
 }
 
@@ -556,36 +630,99 @@ static json_t *qom_set_run(struct call *call)
 	return json_object();
 }
 
-/* Hot-plug, which is not there: whoever asks shall know what to do instead. */
+/* Devices that come and go */
+
+/* The group is the client's word for it; that it is the device's the kernel sees to. */
+static int take_opened(struct call *call, const char *host, struct vfio_opened *ret)
+{
+	struct client *c = call->client;
+
+	*ret = (struct vfio_opened){ .group_fd = -1, .container_fd = -1 };
+	if (vfio_pci_name(host, ret->name, sizeof(ret->name)) < 0) {
+		fail(call, GENERIC_ERROR,
+		     "host '%s': a PCI device is called 0000:01:00.0, an mdev after its UUID",
+		     host);
+		return -EINVAL;
+	}
+	ret->group = (unsigned int)json_integer_value(call->arguments[4]);
+	if (c->nr_fds > 0)
+		ret->group_fd = c->fds[0];
+	if (c->nr_fds > 1)
+		ret->container_fd = c->fds[1];
+	c->nr_fds = 0;
+	return 0;
+}
+
+/* One of two words, of which the first stands for what is left out. */
+static int parse_choice(struct call *call, unsigned int i, const char *name, const char *first,
+			const char *second, bool *ret)
+{
+	const char *text = json_string_value(call->arguments[i]);
+
+	*ret = text && strcmp(text, second) == 0;
+	if (!text || *ret || strcmp(text, first) == 0)
+		return 0;
+	fail(call, GENERIC_ERROR, "%s '%s': it is %s or %s", name, text, first, second);
+	return -EINVAL;
+}
+
+/* The client waits for this, in its command or since then. */
+static void device_added(void *opaque, const struct attach_result *result)
+{
+	struct client *c = opaque;
+	json_t *answer = result->r < 0  ? make_error(GENERIC_ERROR, json_string(result->reason))
+			 : result->back ? json_pack("{s:{s:{s:I}}}", "return", "x-ballast",
+						    "came-back", number(result->back))
+					: json_pack("{s:{}}", "return");
+
+	c->attaching = false;
+	c->lost = put_result(c, answer) < 0 || c->lost;
+	if (c == c->qmp->busy)
+		return;
+	/* There is something to send, and then to go on with. */
+	c->waits_for = EPOLLIN | EPOLLOUT;
+	event_loop_modify(c->qmp->loop, &c->source, c->waits_for);
+}
 
 static json_t *device_add_run(struct call *call)
 {
 	const char *driver = json_string_value(call->arguments[0]);
+	struct attach_request request = {
+		.host = json_string_value(call->arguments[1]),
+		.id = json_string_value(call->arguments[2]),
+	};
+	struct vfio_opened opened;
+	bool allowed = false, detaches = false;
 
 	if (strcmp(driver, "vfio-pci") != 0)
 		return fail(call, GENERIC_ERROR,
-			    "driver '%s': it is vfio-pci, and even that cannot be added yet",
-			    driver);
-	return fail(
-		call, GENERIC_ERROR,
-		"driver 'vfio-pci': a device cannot be added to a running guest yet: start it "
-		"with --device");
+			    "driver '%s': of a running guest it can only be vfio-pci", driver);
+	if (parse_choice(call, 3, "balloon", "inhibits", "allowed", &allowed) < 0 ||
+	    parse_choice(call, 5, "x-ballast-on-error", "stop", "detach", &detaches) < 0)
+		return NULL;
+	request.balloon = allowed ? VFIO_BALLOON_ALLOWED : VFIO_BALLOON_INHIBITS;
+	request.on_error = detaches ? DEVICE_ERROR_DETACHES : DEVICE_ERROR_STOPS;
+	if (call->arguments[4]) {
+		if (take_opened(call, request.host, &opened) < 0)
+			return NULL;
+		request.host = opened.name;
+		request.opened = &opened;
+	}
+	call->answers_itself = true;
+	call->client->attaching = true;
+	attach_add(call->machine, &request, device_added, call->client);
+	return NULL;
 }
 
 static json_t *device_del_run(struct call *call)
 {
 	const char *id = json_string_value(call->arguments[0]);
-	const struct machine *m = call->machine;
+	bool force = json_is_true(call->arguments[1]);
 
-	for (unsigned int i = 0; i < m->config.nr_devices; i++) {
-		if (strcmp(m->config.devices[i].name, id) == 0)
-			return fail(call, GENERIC_ERROR,
-				    "device '%s' cannot be taken from a running guest yet: it "
-				    "is given back when the guest ends",
-				    id);
-	}
-	return fail(call, DEVICE_NOT_FOUND,
-		    "there is no device '%s': they have the names that --device gave them", id);
+	if (attach_remove(call->machine, id, force ? DETACH_BY_FORCE : DETACH_ASKS) < 0)
+		return fail(call, DEVICE_NOT_FOUND,
+			    "there is no device '%s': query-pci lists them by their ids", id);
+	return json_object();
 }
 
 static json_t *describe_dma_regions(const struct vfio_mapping_figures *mappings,
@@ -715,7 +852,9 @@ static json_t *set_link_run(struct call *call)
 }
 
 static const struct command commands[] = {
-	{ "qmp_capabilities", qmp_capabilities_run, { { "enable", JSON_ARRAY } } },
+	{ "qmp_capabilities",
+	  qmp_capabilities_run,
+	  { { "enable", JSON_ARRAY, .may_lack = true } } },
 	{ "query-version", query_version_run },
 	{ "query-commands", query_commands_run },
 	{ "query-status", query_status_run },
@@ -736,8 +875,17 @@ static const struct command commands[] = {
 	  { { "path", JSON_STRING },
 	    { "property", JSON_STRING },
 	    { "value", JSON_INTEGER, 0, MAX_STATS_PERIOD } } },
-	{ "device_add", device_add_run, { { "driver", JSON_STRING } }, .takes_more = true },
-	{ "device_del", device_del_run, { { "id", JSON_STRING } } },
+	{ "device_add",
+	  device_add_run,
+	  { { "driver", JSON_STRING },
+	    { "host", JSON_STRING },
+	    { "id", JSON_STRING, .may_lack = true },
+	    { "balloon", JSON_STRING, .may_lack = true },
+	    { "x-ballast-group", JSON_INTEGER, 0, UINT32_MAX, .may_lack = true },
+	    { "x-ballast-on-error", JSON_STRING, .may_lack = true } } },
+	{ "device_del",
+	  device_del_run,
+	  { { "id", JSON_STRING }, { "force", JSON_TRUE, .may_lack = true } } },
 	{ "set_link", set_link_run, { { "name", JSON_STRING }, { "up", JSON_TRUE } } },
 	{ "x-ballast-query-memory", x_ballast_query_memory_run },
 	{ "x-ballast-query-dma-map", x_ballast_query_dma_map_run },
@@ -791,7 +939,7 @@ static const char *describe_type(json_type type)
 static int check_argument(struct call *call, const struct command *command,
 			  const struct parameter *p, const json_t *value)
 {
-	if (!value && p->type == JSON_ARRAY)
+	if (!value && p->may_lack)
 		return 0;
 	if (!value) {
 		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", p->name,
@@ -812,7 +960,7 @@ static bool takes(const struct command *command, const char *name)
 		if (strcmp(name, command->parameters[i].name) == 0)
 			return true;
 	}
-	return command->takes_more;
+	return false;
 }
 
 static int take_arguments(struct call *call, const struct command *command, json_t *arguments)
@@ -887,45 +1035,6 @@ static json_t *execute(struct call *call, json_t *request)
 	return command->run(call);
 }
 
-/* NULL: no memory. Takes `error`. */
-static json_t *make_error(const char *error_class, json_t *error)
-{
-	return json_pack("{s:{s:s,s:o}}", "error", "class", error_class, "desc", error);
-}
-
-/* Output. An error, here and below, means that the client is to be dropped. */
-
-static int put_output(struct client *c, const char *bytes, size_t size)
-{
-	if (c->lost)
-		return -ENOBUFS;
-	if (size > QMP_MAX_OUTPUT - c->nr_output) {
-		log_warn("qmp: a client does not read its answers: dropping it");
-		c->lost = true;
-		return -ENOBUFS;
-	}
-	memcpy(c->output + c->nr_output, bytes, size);
-	c->nr_output += size;
-	return 0;
-}
-
-/* Takes `answer`; NULL: there was no memory for it. */
-static int put_answer(struct client *c, json_t *answer)
-{
-	autofree char *text = answer ? json_dumps(answer, 0) : NULL;
-
-	json_decref(answer);
-	if (!text)
-		return log_err(-ENOMEM, "qmp: an answer");
-	int r = put_output(c, text, strlen(text));
-	return r < 0 ? r : put_output(c, "\r\n", 2);
-}
-
-static int put_error(struct client *c, const char *text)
-{
-	return put_answer(c, make_error(GENERIC_ERROR, json_string(text)));
-}
-
 static int flush_output(struct client *c)
 {
 	ssize_t n = 0;
@@ -955,21 +1064,18 @@ static int run_line(struct client *c)
 	json_t *result = NULL;
 
 	json_t *request = json_loadb(c->line, c->nr_line, JSON_REJECT_DUPLICATES, &error);
+	c->id = json_incref(json_object_get(request, "id"));
 	if (request)
 		result = execute(&call, request);
 	else
 		fail(&call, GENERIC_ERROR, "this is no JSON: %s", error.text);
-	json_t *answer = call.error ? make_error(call.error_class, call.error)
-				    : json_pack("{s:o}", "return", result);
-	json_t *id = json_object_get(request, "id");
-	if (id && json_object_set(answer, "id", id) < 0) {
-		json_decref(answer);
-		answer = NULL;
-	}
 	c->place = request ? BETWEEN_COMMANDS : AFTER_ERROR;
 	c->nr_line = 0;
 	json_decref(request);
-	return put_answer(c, answer);
+	if (call.answers_itself)
+		return c->lost ? -ENOBUFS : 0;
+	return put_result(c, call.error ? make_error(call.error_class, call.error)
+					: json_pack("{s:o}", "return", result));
 }
 
 static int end_line(struct client *c)
@@ -1039,20 +1145,81 @@ static int take_byte(struct client *c, char byte)
 	return c->place == IN_COMMAND && c->depth == 0 ? run_line(c) : 0;
 }
 
+/* What comes behind a device_add waits for its end. */
+static int take_bytes(struct client *c, const char *bytes, size_t size)
+{
+	size_t i = 0;
+	int r = 0;
+
+	while (i < size && r >= 0 && !c->attaching)
+		r = take_byte(c, bytes[i++]);
+	memcpy(c->rest, bytes + i, size - i);
+	c->nr_rest = size - i;
+	return r;
+}
+
+static void close_fds(struct client *c)
+{
+	while (c->nr_fds > 0)
+		fd_close(&c->fds[--c->nr_fds]);
+}
+
+/* Those that came with the bytes; what is more than there is room for the kernel has closed. */
+static void take_fds(struct client *c, struct msghdr *message)
+{
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header;
+	     header = CMSG_NXTHDR(message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		close_fds(c); /* of a command that never came */
+		c->nr_fds = (unsigned int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(c->fds, CMSG_DATA(header), c->nr_fds * sizeof(int));
+	}
+}
+
+static ssize_t receive_message(struct client *c, char *bytes, size_t size)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	} control;
+	struct iovec text = { bytes, size };
+	struct msghdr message = { .msg_iov = &text,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+
+	ssize_t n = recvmsg(c->source.fd, &message, MSG_CMSG_CLOEXEC);
+	if (n >= 0)
+		take_fds(c, &message);
+	return n;
+}
+
+/* What a device_add was in the way of. */
+static int take_rest(struct client *c)
+{
+	char bytes[READ_SIZE];
+	size_t size = c->nr_rest;
+
+	memcpy(bytes, c->rest, size);
+	return take_bytes(c, bytes, size);
+}
+
 static int receive(struct client *c)
 {
 	char bytes[READ_SIZE];
-	int r = 0;
 
-	ssize_t n = recv(c->source.fd, bytes, sizeof(bytes), 0);
+	ssize_t n = receive_message(c, bytes, sizeof(bytes));
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0) {
 		c->at_end = true;
 		return end_line(c);
 	}
-	for (ssize_t i = 0; i < n && r >= 0; i++)
-		r = take_byte(c, bytes[i]);
+	int r = take_bytes(c, bytes, (size_t)n);
+	/* No command that is under way could be theirs. */
+	if (c->place < IN_COMMAND && !c->attaching)
+		close_fds(c);
 	return r;
 }
 
@@ -1072,7 +1239,11 @@ static void drop_client(struct client *c)
 		list_remove(&c->link);
 		c->qmp->nr_clients--;
 	}
+	if (c->attaching)
+		attach_forget(&c->qmp->machine->attach, c);
 	fd_close(&c->source.fd);
+	close_fds(c);
+	json_decref(c->id);
 	watch_listener(c->qmp);
 	free(c);
 }
@@ -1086,7 +1257,8 @@ static int serve(struct client *c)
 		return r;
 	if (c->at_end && c->nr_output == 0)
 		return -ECONNRESET;
-	uint32_t waits_for = (c->at_end ? 0 : EPOLLIN) | (c->nr_output > 0 ? EPOLLOUT : 0);
+	uint32_t waits_for =
+		(c->at_end || c->attaching ? 0 : EPOLLIN) | (c->nr_output > 0 ? EPOLLOUT : 0);
 	if (waits_for != c->waits_for)
 		event_loop_modify(c->qmp->loop, &c->source, waits_for);
 	c->waits_for = waits_for;
@@ -1099,7 +1271,11 @@ static void client_ready(struct event_source *source, uint32_t events)
 	int r = 0;
 
 	c->qmp->busy = c;
-	if (!c->at_end && (events & ~(uint32_t)EPOLLOUT))
+	if (c->attaching && (events & (EPOLLHUP | EPOLLERR)))
+		r = -ECONNRESET; /* nobody is left to be answered */
+	else if (c->nr_rest > 0)
+		r = take_rest(c);
+	if (r >= 0 && !c->at_end && !c->attaching && (events & ~(uint32_t)EPOLLOUT))
 		r = receive(c);
 	c->qmp->busy = NULL;
 	if (r >= 0)
@@ -1198,6 +1374,15 @@ void qmp_event_action(struct qmp *qmp, const char *name, const char *action)
 {
 	if (qmp->loop)
 		tell_clients(qmp, name, json_pack("{s:s}", "action", action));
+}
+
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id)
+{
+	char path[128];
+
+	(void)snprintf(path, sizeof(path), "/machine/peripheral/%s", id);
+	if (qmp->loop)
+		tell_clients(qmp, name, json_pack("{s:s,s:s}", "device", id, "path", path));
 }
 
 /* And no other for a second. If the timer fails, they come as they are. */

@@ -24,8 +24,15 @@
  *	qom-set {"path": ..., "property": "guest-stats-polling-interval", "value": SECONDS}
  *	                             guest-stats as QEMU has them: -1 is what the guest does not
  *	                             report. 64-bit numbers end at 2^63 - 1 here
- *	device_add {"driver": "vfio-pci", "host": BDF, ...}, device_del {"id": BDF}
- *	                             refused with the reason: there is no hot-plug yet
+ *	device_add {"driver": "vfio-pci", "host": BDF, "id": ID, "balloon": "inhibits" or "allowed",
+ *	            "x-ballast-group": N, "x-ballast-on-error": "stop" or "detach"}
+ *	                             assigns a device; all but the first two may be left out, ID is
+ *	                             BDF then. {"x-ballast": {"came-back": BYTES}}: so much of what
+ *	                             the balloon had given to the host it has no more. May take
+ *	                             seconds; what this client says meanwhile waits
+ *	device_del {"id": ID, "force": true or false}
+ *	                             asks the guest to let go of it: DEVICE_DELETED comes when it
+ *	                             has, or DEVICE_UNPLUG_GUEST_ERROR; or takes it, then and there
  *	x-ballast-query-memory       target, held, reclaimed, held back and by whom, pinned,
  *	                             discards by policy: what the host really gained
  *	x-ballast-query-guest-stats  what the guest reported last
@@ -37,10 +44,17 @@
  *
  * Events, for clients that have said qmp_capabilities: SHUTDOWN and RESET with QEMU's `guest` and
  * `reason`, STOP, RESUME, POWERDOWN, GUEST_PANICKED, GUEST_CRASHLOADED, BALLOON_CHANGE;
+ * DEVICE_DELETED, DEVICE_UNPLUG_GUEST_ERROR;
  * X_BALLAST_MEMORY_WAITS, the host has no memory for what the balloon has to give back (it is
  * retried), and X_BALLAST_MEMORY_SERVED. BALLOON_CHANGE comes at most once a second, and the
  * last value comes always. An event of a command's own making comes before the answer, but for
  * those of system_reset and quit, which happen after it.
+ *
+ * In the sandbox nothing can be opened here, so that device_add comes with what it takes
+ * (SCM_RIGHTS): /dev/vfio/N of the device's group, then /dev/vfio/vfio; and N is in its arguments.
+ * If the group is attached already, nothing need come. Fds belong to the device_add whose bytes,
+ * one of them at least, they come with; more than two, and all that come with anything else, are
+ * closed.
  *
  * `balloon` answers with {} as QEMU does, and with a member "x-ballast" in which the host is
  * told who keeps it from gaining anything, if somebody does.
@@ -97,6 +111,8 @@ void qmp_finish(struct qmp *qmp);
 void qmp_event(struct qmp *qmp, const char *name);
 void qmp_event_reason(struct qmp *qmp, const char *name, const char *reason);
 void qmp_event_action(struct qmp *qmp, const char *name, const char *action);
+/* `id` is a device's. */
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id);
 /* The guest's balloon has another size: BALLOON_CHANGE, now or when its second is over. */
 void qmp_balloon_changed(struct qmp *qmp);
 

@@ -31,6 +31,7 @@
 #include "base/bits.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #include "vmm/figures.h"
 #include "vmm/vcpu.h"
@@ -88,7 +89,8 @@ static const struct rule rules[] = {
 	{ LOOP, IOCTL(KVM_SET_MP_STATE), .why = "likewise" },
 	{ LOOP, IOCTL(KVM_SET_IRQCHIP), .why = "and the IOAPIC" },
 	{ LOOP, IOCTL(KVM_KVMCLOCK_CTRL), .why = "a guest that was stopped is told" },
-	{ LOOP, IOCTL(KVM_SET_DEVICE_ATTR), .why = "at the end: a group leaves KVM" },
+	{ LOOP, IOCTL(KVM_CREATE_DEVICE), .why = "with the first group: what knows of groups" },
+	{ LOOP, IOCTL(KVM_SET_DEVICE_ATTR), .why = "a group comes, or leaves KVM" },
 
 	/* Assigned devices */
 	{ BOTH, CALL(pread64), .why = "their config space and BARs; a kernel, loaded again" },
@@ -102,7 +104,17 @@ static const struct rule rules[] = {
 	{ LOOP, IOCTL(VFIO_DEVICE_RESET), .why = "with the guest's reset" },
 	{ LOOP, IOCTL(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO), .why = "likewise, of a whole bus" },
 	{ LOOP, IOCTL(VFIO_DEVICE_PCI_HOT_RESET), .why = "likewise" },
-	{ LOOP, IOCTL(VFIO_GROUP_UNSET_CONTAINER), .why = "at the end" },
+	{ LOOP, IOCTL(VFIO_GROUP_UNSET_CONTAINER), .why = "a group leaves; at the end" },
+	/* One that joins a guest which runs. Its nodes come over the control socket. */
+	{ LOOP, IOCTL(VFIO_GET_API_VERSION), .why = "a container of a group that joins" },
+	{ LOOP, IOCTL(VFIO_CHECK_EXTENSION), .why = "likewise" },
+	{ LOOP, IOCTL(VFIO_SET_IOMMU), .why = "likewise" },
+	{ LOOP, IOCTL(VFIO_GROUP_GET_STATUS), .why = "a group that joins: is it viable?" },
+	{ LOOP, IOCTL(VFIO_GROUP_SET_CONTAINER), .why = "it gets its container" },
+	{ LOOP, IOCTL(VFIO_GROUP_GET_DEVICE_FD), .why = "and its device is opened" },
+	{ LOOP, IOCTL(VFIO_DEVICE_GET_INFO), .why = "which is asked what it is" },
+	{ LOOP, IOCTL(VFIO_DEVICE_GET_REGION_INFO), .why = "likewise: its BARs" },
+	{ LOOP, IOCTL(VFIO_DEVICE_GET_IRQ_INFO), .why = "likewise: its interrupts" },
 
 	/* Memory: the balloon's, and malloc's. None of it is ever to be executed. */
 	{ BOTH, CALL(madvise), .why = "the balloon discards and populates; malloc trims" },
@@ -123,7 +135,8 @@ static const struct rule rules[] = {
 	{ BOTH, CALL(readv), .why = "a tap" },
 	{ BOTH, CALL(writev), .why = "a tap" },
 	{ BOTH, CALL(sendto), .why = "console and control sockets" },
-	{ BOTH, CALL(recvfrom), .why = "passt, the control socket" },
+	{ BOTH, CALL(recvfrom), .why = "passt" },
+	{ LOOP, CALL(recvmsg), .why = "the control socket, and fds that come by it" },
 	{ BOTH, CALL(sendmsg), .why = "passt" },
 	{ BOTH, CALL(poll),
 	  .why = "whether a console has room; whether an interrupt is pending" },
@@ -335,9 +348,6 @@ static int make_filter(struct sandbox *s, enum sandbox_role role)
 	return r;
 }
 
-/* There is one of these where a sanitizer is at work. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
-
 int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 {
 	const struct sigaction action = { .sa_sigaction = violated,
@@ -346,7 +356,7 @@ int sandbox_init(struct sandbox *s, const struct sandbox_config *config)
 
 	*s = (struct sandbox){ .config = *config };
 	if (config->mode != SANDBOX_OFF && __sanitizer_set_report_fd) {
-		/* To look for leaks it starts and traces tasks, opens files and so on. */
+		/* To look for leaks, and for each report, it opens files, starts and traces tasks. */
 		log_debug("sandbox: off: this build has a sanitizer in it");
 		s->config.mode = SANDBOX_OFF;
 	}

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -530,7 +531,9 @@ void vcpus_park(struct vcpu *vcpus, unsigned int count, struct vcpu_gate *gate)
 		started++;
 		/* Whether it is about to enter the guest or within, it comes out. */
 		__atomic_store_n(&vcpus[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		(void)pthread_kill(vcpus[i].thread, VCPU_KICK_SIGNAL);
+		/* Its user may have as many signals pending as he is allowed: others take theirs. */
+		while (pthread_kill(vcpus[i].thread, VCPU_KICK_SIGNAL) == EAGAIN)
+			(void)poll(NULL, 0, 1);
 	}
 	pthread_mutex_lock(&gate->lock);
 	while (gate->parked < started)

@@ -220,9 +220,9 @@ def with_balloon(monitor, *args, policy=False, **more):
 
 def balloon_takes(qmp, mib):
     """Waits until all but so much of a guest of 1.5 GiB is its own."""
-    qmp.execute("balloon", value=(1536 - mib) * MIB)
+    qmp.ask("balloon", {"value": (1536 - mib) * MIB})
     deadline = time.monotonic() + SECONDS
-    while qmp.execute("query-balloon")["actual"] != (1536 - mib) * MIB:
+    while qmp.ask("query-balloon")["actual"] != (1536 - mib) * MIB:
         if time.monotonic() > deadline:
             raise host.GuestFailed(f"the balloon did not take {mib} MiB in {SECONDS} s")
         time.sleep(0.5)

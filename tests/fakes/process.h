@@ -14,7 +14,7 @@
 
 #include "base/util.h"
 
-/* Runs the tests with their fixtures (or NULL), as CK_* of the environment has it. */
+/* Runs the tests with their fixtures (or NULL), as CK_* and UNIT_LEAVE_OUT of the environment have it. */
 int run_tests(const char *module, void (*setup)(void), void (*teardown)(void),
 	      const TTest *const *tests, size_t nr_tests);
 

@@ -101,12 +101,20 @@ void fake_init(void)
 	trace_listen(record_others);
 }
 
+static void free_region(struct fake_region *region)
+{
+	if (!region->memory)
+		return;
+	free(region->memory);
+	(void)munmap(region->window, region->window_size);
+}
+
 void fake_finish(void)
 {
 	trace_listen(NULL);
 	for (unsigned int i = 0; i < fake.nr_devices; i++) {
 		for (unsigned int r = 0; r < FAKE_NR_REGIONS; r++)
-			free(fake.devices[i].regions[r].memory);
+			free_region(&fake.devices[i].regions[r]);
 	}
 }
 
@@ -180,7 +188,7 @@ void fake_set_bar(struct fake_device *dev, unsigned int bar, uint32_t bar_regist
 
 	if (bar < 6)
 		fake_set_32(dev, PCI_BASE_ADDRESS_0 + 4 * bar, bar_register);
-	free(region->memory);
+	free_region(region);
 	*region = (struct fake_region){
 		.size = size,
 		.flags = flags | VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE,
@@ -189,6 +197,12 @@ void fake_set_bar(struct fake_device *dev, unsigned int bar, uint32_t bar_regist
 	uint64_t allocated = align_up(size, 4096);
 	region->memory = aligned_alloc(4096, allocated);
 	memset(region->memory, 0, allocated);
+	region->window_size = allocated + 4096; /* of no bytes there would be no map */
+	void *p =
+		mmap(NULL, region->window_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		abort();
+	region->window = p;
 }
 
 void fake_link_capability(struct fake_device *dev, unsigned int previous, unsigned int offset,
@@ -632,9 +646,9 @@ static bool is_device_memory(const void *host)
 	for (unsigned int i = 0; i < fake.nr_devices; i++) {
 		for (unsigned int r = 0; r < FAKE_NR_REGIONS; r++) {
 			const struct fake_region *region = &fake.devices[i].regions[r];
-			if (region->memory && (const uint8_t *)host >= region->memory &&
+			if (region->window && (const uint8_t *)host >= region->window &&
 			    (const uint8_t *)host <
-				    region->memory + align_up(region->size, 4096))
+				    region->window + align_up(region->size, 4096))
 				return true;
 		}
 	}
@@ -986,6 +1000,8 @@ int vfio_pread(int fd, uint64_t offset, void *buffer, size_t size)
 static void write_config(struct fake_device *dev, uint64_t at, const uint8_t *bytes,
 			 size_t size)
 {
+	bool mastered = fake_get_16(dev, PCI_COMMAND) & PCI_COMMAND_MASTER;
+
 	for (size_t i = 0; i < size; i++) {
 		uint8_t mask = dev->writable[at + i];
 		uint8_t byte = (uint8_t)((dev->config[at + i] & ~mask) | (bytes[i] & mask));
@@ -993,6 +1009,10 @@ static void write_config(struct fake_device *dev, uint64_t at, const uint8_t *by
 		    (byte & PCI_PM_CTRL_STATE_MASK))
 			continue;
 		dev->config[at + i] = byte;
+	}
+	if (dev->dma && mastered && !(fake_get_16(dev, PCI_COMMAND) & PCI_COMMAND_MASTER)) {
+		fake_record("dma %s", dev->name);
+		*dev->dma = 0xdd;
 	}
 }
 
@@ -1039,7 +1059,7 @@ int vfio_mmap(int fd, uint64_t offset, uint64_t size, void **ret_host)
 	fake_record("mmap %s %u 0x%llx 0x%llx", dev->name, index, (unsigned long long)at,
 		    (unsigned long long)size);
 	fake.nr_maps++;
-	*ret_host = region->memory + at;
+	*ret_host = region->window + at;
 	return 0;
 }
 

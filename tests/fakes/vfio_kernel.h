@@ -50,6 +50,12 @@ struct fake_region {
 	uint64_t size;
 	uint32_t flags;
 	uint8_t *memory; /* owned; whole pages */
+	/*
+	 * Owned: what a map of it gives. A device that is switched off answers there with SIGBUS,
+	 * and so nobody but the guest may be at it: here every access is a fault.
+	 */
+	uint8_t *window;
+	uint64_t window_size;
 	bool sparse;
 	struct vfio_region_sparse_mmap_area areas[4];
 	unsigned int nr_areas;
@@ -81,6 +87,7 @@ struct fake_device {
 	uint8_t writable[FAKE_CONFIG_SIZE];
 	unsigned int pm; /* offset of the capability */
 	bool no_d3;      /* a write of D3 stays without effect */
+	uint8_t *dma; /* written to up to the moment it may no longer master the bus; or NULL */
 	struct fake_region regions[FAKE_NR_REGIONS];
 	struct fake_irq irqs[5];
 	bool dead; /* every read and write is -EIO */

@@ -11,6 +11,7 @@
 #include <linux/pci_regs.h>
 
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #define ECAM 0xe0000000ull
 
@@ -18,9 +19,6 @@ struct world world;
 
 static int log_fd = -1;
 static int stderr_fd = -1;
-
-/* Where a sanitizer is at work its reports must not go where the log goes. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 static void start_log(void)
 {

@@ -17,6 +17,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "base/fd.h"
+
 #include "tests/fuzz/driver.h"
 #include "vfio/container.h"
 #include "vmm/machine.h"
@@ -95,6 +97,41 @@ void machine_resume(struct machine *m)
 void machine_reset(struct machine *m)
 {
 	(void)m;
+}
+
+/* As attach.c does, but never later. */
+void attach_add(struct machine *m, const struct attach_request *request, attach_ended *ended,
+		void *opaque)
+{
+	const struct attach_result result = { .r = request->id ? -EPERM : 0,
+					      .back = strlen(request->host) };
+
+	(void)m;
+	if (request->opened) {
+		fd_close(&request->opened->group_fd);
+		fd_close(&request->opened->container_fd);
+	}
+	ended(opaque, &result);
+}
+
+void attach_forget(struct attach *attach, const void *opaque)
+{
+	(void)attach;
+	(void)opaque;
+}
+
+int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
+{
+	(void)m;
+	if (manner == DETACH_BY_FORCE)
+		qmp_event_device(&qmp, "DEVICE_DELETED", id);
+	return strcmp(id, "a") == 0 ? 0 : -ENODEV;
+}
+
+const char *attach_id(const struct attach *attach, const struct pci_device *device)
+{
+	(void)attach;
+	return device->name;
 }
 
 int vcpu_thread_id(struct vcpu *vcpu)

@@ -136,6 +136,7 @@ const struct test_case cases[] = {
 	{ .name = "mmio", .guest = "mmio" },
 	{ .name = "config", .guest = "config" },
 	{ .name = "bars", .guest = "bars" },
+	{ .name = "moves", .guest = "moves", .cpus = 3 },
 	{ .name = "hotplug", .guest = "hotplug", .cpus = 2 },
 	{ .name = "msix", .guest = "msix", .cpus = 2 },
 	{ .name = "intx", .guest = "intx", .options = "exact=0" },

@@ -8,7 +8,7 @@
 
 /*
  * The test device, once in each of the slots below. Every BAR starts with its identity, so
- * that a guest sees which one answers; the I/O BAR's and both memory BARs' other bytes are
+ * that a guest sees which one answers; the I/O BAR's and the memory BARs' other bytes are
  * plain storage unless named here.
  */
 #define TEST_VENDOR 0x7e57u
@@ -32,6 +32,11 @@
 #define TEST_BAR_WIDE_SIZE 0x10000
 #define TEST_BAR_OTHER 4 /* 32-bit memory */
 #define TEST_BAR_OTHER_SIZE 0x1000
+/* 32-bit memory that the guest reaches without the runner, as it does an assigned device's. */
+#define TEST_BAR_MAPPED 5
+#define TEST_BAR_MAPPED_SIZE 0x1000
+#define TEST_MAPPED_WORD 0x8 /* read: TEST_MAPPED, unless the access trapped */
+#define TEST_MAPPED 0x3a993d00u
 
 /* BAR 0; 4 bytes each but for LAST_VALUE's 8. */
 #define TEST_RAISE_MSIX 0x10 /* write: this vector */

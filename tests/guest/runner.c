@@ -175,8 +175,8 @@ static int add_devices(struct run *run)
 	bool own = run->test->balloon || run->test->disk || run->test->net || run->test->rng ||
 		   run->test->console;
 	for (unsigned int i = 0; i < nitems(slots) && r >= 0 && !own; i++)
-		r = test_device_init(&run->devices[i], &m->pci, &m->wires.wires, &m->loop,
-				     slots[i]);
+		r = test_device_init(&run->devices[i], &m->pci, &m->map, &m->wires.wires,
+				     &m->loop, slots[i]);
 	return r;
 }
 
@@ -426,11 +426,20 @@ static unsigned int choose_seed(void)
 	return seed;
 }
 
+/* For guests that go on at random: GUEST_SECONDS=N has them do so for so long, several times in one run. */
+static unsigned int choose_seconds(void)
+{
+	const char *given = getenv("GUEST_SECONDS");
+
+	return given ? (unsigned int)strtoul(given, NULL, 10) : 0;
+}
+
 static int run_once(const struct test_case *test, const char *guests, unsigned int seed,
 		    unsigned int try, bool *ret_again)
 {
 	static struct run run;
 	char kernel[512];
+	const unsigned int seconds = choose_seconds();
 	struct machine_config config = {
 		.kernel = kernel,
 		.cmdline = run.cmdline,
@@ -440,7 +449,7 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 		.serial = { test->serial == CONSOLE_NONE ? CONSOLE_FILE : test->serial,
 			    run.serial_path },
 		.on_reset = test->on_reset,
-		.timeout = test->timeout ? test->timeout : DEFAULT_TIMEOUT,
+		.timeout = (test->timeout ? test->timeout : DEFAULT_TIMEOUT) + 5 * seconds,
 		.exit_port = true,
 		.has_rng = test->rng,
 		.has_console = test->console != CONSOLE_NONE,
@@ -464,8 +473,8 @@ static int run_once(const struct test_case *test, const char *guests, unsigned i
 	}
 	snprintf(kernel, sizeof(kernel), "%s/%s.elf", guests, test->guest);
 	snprintf(run.cmdline, sizeof(run.cmdline),
-		 "cpus=%u memory=%" PRIu64 " now=%lld seed=%u %s", config.nr_cpus,
-		 config.memory, (long long)time(NULL), seed,
+		 "cpus=%u memory=%" PRIu64 " now=%lld seed=%u seconds=%u %s", config.nr_cpus,
+		 config.memory, (long long)time(NULL), seed, seconds,
 		 test->options ? test->options : "");
 	if (!mkdtemp(run.folder))
 		return failed(test->name, "cannot make a folder for its files");

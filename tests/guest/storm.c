@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * storm.c - a guest that does anything to every device at once, from one processor or several: all
- * registers, queues whose chains and rings lie where they must not, config space, MSI-X, BARs over RAM,
- * ECAM, the APIC and each other, and resets in the middle of it. Afterwards all devices still serve.
+ * registers and ports, queues whose chains and rings lie where they must not, config space, MSI-X, BARs
+ * over RAM, ECAM, the APIC and each other, and resets in the middle of it. Half of the time all
+ * processors are at one device, which the seed names. Afterwards all devices still serve.
  *
  * What it does is as random as its seed. It spares itself: no device is told to write over this
- * guest, and the balloon is offered no page of it.
+ * guest, the balloon is offered no page of it, and the ports that end it are left alone.
  */
 #include <linux/pci_regs.h>
 
@@ -20,6 +21,10 @@
 #define NR_DEVICES 5u
 #define NR_RINGS 4u
 #define RNG_TYPE 4
+#define RTC_PORT 0x70
+#define PIC_MASK 0x21
+#define PIC2_MASK 0xa1
+#define AT_ALL 16u /* so many rounds at any device, and then as many at the one */
 
 enum { NET, BLK, CONSOLE, RNG, BALLOON };
 
@@ -206,8 +211,10 @@ static void poke_msix(struct dice *dice, unsigned int i)
 
 static void poke_config(struct dice *dice, unsigned int i)
 {
-	access(dice,
-	       ecam(devices[i].devfn, below(dice, 4) ? below(dice, 256) : below(dice, 4088)));
+	/* Or another function's, which there may not be. */
+	unsigned int devfn = below(dice, 8) ? devices[i].devfn : roll(dice) & 0xff;
+
+	access(dice, ecam(devfn, below(dice, 4) ? below(dice, 256) : below(dice, 4088)));
 	out32(0xcf8, 0x80000000u | devices[i].devfn << 8 | below(dice, 64) * 4);
 	out8((uint16_t)(0xcfc + below(dice, 4)), (uint8_t)roll(dice));
 	(void)in32(0xcfc);
@@ -268,20 +275,50 @@ static void poke_window(struct dice *dice, unsigned int i)
 	access(dice, ecam(devices[i].devfn, at + 16));
 }
 
+static void access_port(struct dice *dice, uint16_t at)
+{
+	switch (below(dice, 3)) {
+	case 0: out8(at, (uint8_t)roll(dice)); break;
+	case 1: out16(at, (uint16_t)roll(dice)); break;
+	default: out32(at, roll(dice)); break;
+	}
+	(void)in8(at);
+	(void)in16(at);
+	(void)in32(at);
+}
+
+/* Serial port, clock, config space, the power button's event, and where nobody is. */
+static void poke_port(struct dice *dice, unsigned int i)
+{
+	const uint16_t ports[] = { (uint16_t)(LAYOUT_SERIAL_PORT + below(dice, 8)),
+				   (uint16_t)(RTC_PORT + below(dice, 2)),
+				   (uint16_t)(0xcf8 + below(dice, 8)), LAYOUT_POWER_EVENT_PORT,
+				   (uint16_t)(LAYOUT_IO_BASE + below(dice, LAYOUT_IO_SIZE)) };
+
+	(void)i;
+	access_port(dice, ports[below(dice, nitems(ports))]);
+}
+
 static void (*const actions[])(struct dice *dice, unsigned int i) = {
 	kick,      poke_queue,  offer,    offer,   start,        poke_status, poke_register,
-	poke_msix, poke_config, poke_bar, go_home, poke_command, poke_window,
+	poke_msix, poke_config, poke_bar, go_home, poke_command, poke_window, poke_port,
 };
 
 #define EVERYTHING UINT32_MAX
 
+/* So many rounds, or for so long, if the command line says how long. */
 static void rage(struct dice *dice, uint64_t rounds)
 {
-	for (uint64_t n = 0; n < rounds;) {
+	const uint32_t duration = (uint32_t)option("seconds") * 1000;
+	const unsigned int one = (unsigned int)(option("seed") % NR_DEVICES);
+	const uint32_t from = milliseconds();
+
+	for (uint64_t n = 0; duration ? milliseconds() - from < duration : n < rounds;) {
 		unsigned int action = below(dice, nitems(actions));
 		if (!(dice->actions & 1u << action))
 			continue;
-		actions[action](dice, below(dice, NR_DEVICES));
+		actions[action](dice,
+				n % (2 * AT_ALL) < AT_ALL ? below(dice, NR_DEVICES) : one);
 		n++;
 	}
 }
@@ -368,6 +405,8 @@ int guest_main(void)
 	print_hex(option("seed"));
 	print("\n");
 	find_all();
+	out8(PIC_MASK, 0xff); /* what the serial port asks for would come as a fault */
+	out8(PIC2_MASK, 0xff);
 	interrupt_handle(VECTOR, count_nothing);
 	interrupts_on();
 	if (nr_cpus > 1)

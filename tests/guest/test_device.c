@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/guest/test_device.h"
 
+#include <errno.h>
+#include <inttypes.h>
 #include <string.h>
+
+#include <sys/mman.h>
 
 #include <linux/pci_regs.h>
 
@@ -121,6 +125,43 @@ static void test_config_write(struct pci_device *pci, unsigned int offset, unsig
 	msix_control_changed(&d->msix);
 }
 
+/* Whatever was behind the map is gone. -errno. */
+static int put_behind_map(struct test_device *d, int protection)
+{
+	void *p = mmap(d->mapped.host, d->mapped.size, protection,
+		       MAP_PRIVATE | MAP_ANONYMOUS | (d->mapped.host ? MAP_FIXED : 0), -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	d->mapped.host = p;
+	return 0;
+}
+
+static void test_bar_mapped(struct pci_device *pci, unsigned int bar)
+{
+	struct test_device *d = container_of(pci, struct test_device, pci);
+	uint32_t *words = d->mapped.host;
+
+	if (bar != TEST_BAR_MAPPED || put_behind_map(d, PROT_READ | PROT_WRITE) < 0)
+		return;
+	words[0] = TEST_IDENTITY(d->slot, bar);
+	words[TEST_MAPPED_WORD / 4] = TEST_MAPPED;
+	d->mapped.gpa = pci->bars[bar].address;
+	if (memory_map_add(d->map, &d->mapped) < 0)
+		(void)log_err(0, "test device: map at 0x%" PRIx64, d->mapped.gpa);
+}
+
+static void test_bar_unmapped(struct pci_device *pci, unsigned int bar)
+{
+	struct test_device *d = container_of(pci, struct test_device, pci);
+
+	if (bar != TEST_BAR_MAPPED)
+		return;
+	memory_map_remove(d->map, &d->mapped);
+	if (put_behind_map(d, PROT_NONE) < 0)
+		(void)log_err(-errno, "test device: what is behind its map stays");
+}
+
 static void test_reset(struct pci_device *pci)
 {
 	struct test_device *d = container_of(pci, struct test_device, pci);
@@ -136,6 +177,8 @@ static void test_reset(struct pci_device *pci)
 
 static const struct pci_device_ops test_device_ops = {
 	.config_write = test_config_write,
+	.bar_mapped = test_bar_mapped,
+	.bar_unmapped = test_bar_unmapped,
 	.reset = test_reset,
 };
 
@@ -154,6 +197,8 @@ static void declare_bars(struct test_device *d)
 		{ TEST_BAR_WIDE, PCI_BAR_MEM64, PCI_PREFETCHABLE, TEST_BAR_WIDE_SIZE, d->wide },
 		{ TEST_BAR_OTHER, PCI_BAR_MEM32, PCI_NON_PREFETCHABLE, TEST_BAR_OTHER_SIZE,
 		  d->other },
+		{ TEST_BAR_MAPPED, PCI_BAR_MEM32, PCI_NON_PREFETCHABLE, TEST_BAR_MAPPED_SIZE,
+		  d->trapped },
 	};
 
 	for (unsigned int i = 0; i < nitems(bars); i++) {
@@ -164,8 +209,8 @@ static void declare_bars(struct test_device *d)
 	}
 }
 
-int test_device_init(struct test_device *d, struct pci_bus *bus, struct wires *wires,
-		     struct event_loop *loop, unsigned int slot)
+int test_device_init(struct test_device *d, struct pci_bus *bus, struct memory_map *map,
+		     struct wires *wires, struct event_loop *loop, unsigned int slot)
 {
 	const struct msix_config msix = {
 		.cap_offset = TEST_MSIX_CAP,
@@ -176,7 +221,15 @@ int test_device_init(struct test_device *d, struct pci_bus *bus, struct wires *w
 		.pba_offset = TEST_MSIX_PBA,
 	};
 
-	*d = (struct test_device){ .loop = loop, .slot = slot, .resample.fd = -1 };
+	*d = (struct test_device){
+		.loop = loop,
+		.map = map,
+		.mapped = { .size = TEST_BAR_MAPPED_SIZE,
+			    .kind = MEMORY_DEVICE,
+			    .name = "test device" },
+		.slot = slot,
+		.resample.fd = -1,
+	};
 	pthread_mutex_init(&d->lock, NULL);
 	pci_device_init(&d->pci, &test_device_ops, "test device", TEST_VENDOR, TEST_DEVICE,
 			TEST_CLASS);
@@ -185,7 +238,9 @@ int test_device_init(struct test_device *d, struct pci_bus *bus, struct wires *w
 	memset(d->pci.writable + TEST_CONFIG_EXTENDED, 0xff, TEST_CONFIG_EXTENDED_SIZE);
 	declare_bars(d);
 	pci_add_capability(&d->pci, PCI_CAP_ID_MSIX, TEST_MSIX_CAP);
-	int r = msix_init(&d->msix, &d->pci, wires, &msix, NULL);
+	int r = put_behind_map(d, PROT_NONE);
+	if (r >= 0)
+		r = msix_init(&d->msix, &d->pci, wires, &msix, NULL);
 	if (r >= 0)
 		r = pci_bus_add(bus, &d->pci, PCI_DEVFN(slot, 0));
 	if (r >= 0)
@@ -210,6 +265,8 @@ void test_device_finish(struct test_device *d)
 	pci_bus_remove(&d->pci);
 	msix_finish(&d->msix);
 	irq_finish(&d->intx);
+	if (d->mapped.host)
+		(void)munmap(d->mapped.host, d->mapped.size);
 	pthread_mutex_destroy(&d->lock);
 	*d = (struct test_device){ 0 };
 }

@@ -1,9 +1,10 @@
 """What the lab's tests report, and how they judge what a guest said."""
 
 import glob
+import os
 import re
 
-from host import GuestFailed
+from host import REPORTS, GuestFailed
 
 # Warnings of the guest's kernel that are the guest's or the lab's own, with the reason. Everything else is a complaint
 # about the machine that Ballast shows it.
@@ -72,6 +73,9 @@ def check_guest_tests(prefix, guest, boots, expected):
 
 def check_confined(prefix, process, uid=0):
     """Each thread of a Ballast whose guest runs is in the sandbox, and has no privileges."""
+    if REPORTS:
+        say("SKIP", f"{prefix}/confined", "with a sanitizer in it Ballast has no sandbox")
+        return
     wanted = {"Uid": str(uid), "CapEff": "0000000000000000", "CapPrm": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}
     names = set()
     for path in glob.glob(f"/proc/{process.pid}/task/*/status"):
@@ -103,3 +107,16 @@ def check_power_off(prefix, guest, seconds=GUEST_SECONDS, status=0):
     if seen == CRASHED != status:
         raise GuestFailed(f"{prefix}: it crashed: {guest.last_words()}")
     check(f"{prefix}/exit-status", seen == status, f"{seen}, expected {status}; {guest.last_words()}")
+
+
+def check_sanitizer(chapter):
+    """If there is one: it has reported nothing, of none of the Ballasts that the chapter ran."""
+    if not REPORTS:
+        return
+    paths = glob.glob(f"{REPORTS}/report*")
+    for path in paths:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                print(f"  {line.rstrip()}", flush=True)
+        os.unlink(path)
+    check(f"{chapter}/sanitizer", not paths, f"{len(paths)} processes are reported of, see above")

@@ -11,8 +11,8 @@ import time
 from balloon import (MIB, WITH_DEVICES, check_equal, check_given_back, check_reclaimed, compare, fill,
                      finish, guest_with_balloon, hold, inflate, let_go, wait_until)
 from checks import GUEST_SECONDS, check, check_confined, check_guest_tests, expected_results, figure
-from host import (BALLAST, BALLOON_SECONDS, EDU, INITRD, NVME, VMLINUX, VMLINUZ, Qmp, available_memory, bind, dma_faults,
-                  host_memory, put_on_disk, read, write)
+from host import (BALLAST, BALLOON_SECONDS, EDU, INITRD, NVME, VMLINUX, VMLINUZ, GuestFailed, Qmp, available_memory, bind,
+                  dma_faults, host_memory, put_on_disk, read, write)
 
 ENTRIES = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 WITHOUT_LIMITLESS_LOCKING = ("setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock")
@@ -68,7 +68,7 @@ def oracle_coordinated():
         finish(prefix, guest)
 
 
-def load(prefix, guest, balloon, seconds=60):
+def load(prefix, guest, balloon, seconds=40):
     """The disk is at work while the balloon goes up and down at random; returns how many bytes were compared."""
     moves = []
     ended = threading.Event()
@@ -215,8 +215,13 @@ def coordinated_kexec():
 @contextlib.contextmanager
 def taken_from_host(left):
     """The host has only so much available, the rest being huge pages that nobody uses."""
-    write("/proc/sys/vm/nr_hugepages", str((host_memory("MemAvailable") - left) // (2 * MIB)))
+    # Memory that is in pieces, or a cache's, makes no huge pages.
+    for knob, value in (("drop_caches", 3), ("compact_memory", 1),
+                        ("nr_hugepages", (host_memory("MemAvailable") - left) // (2 * MIB))):
+        write(f"/proc/sys/vm/{knob}", str(value))
     try:
+        if host_memory("MemAvailable") > 2 * left:
+            raise GuestFailed(f"the lab host has {host_memory('MemAvailable') >> 20} MiB that cannot be taken from it")
         yield
     finally:
         write("/proc/sys/vm/nr_hugepages", "0")

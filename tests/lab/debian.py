@@ -21,6 +21,7 @@ HOST, ROUTER, PORT = "192.168.79.2", "192.168.79.1", 7004
 PACKAGES = ["ethtool", "fdisk", "less"]  # which the guest can do without for a while
 TREES = ["/usr/share", "/usr/lib/x86_64-linux-gnu", "/etc"]  # some thousand files
 PROMPT = "# "
+LOGIN_SECONDS = 180  # a boot says nothing before, and has taken 107
 PANIC = "end Kernel panic"
 FLUSHES = 12  # files that are in the guest's fsync's word before the monitor is killed
 
@@ -57,7 +58,7 @@ class Console:
         os.write(self.writes, line.encode() + b"\n")
 
     def log_in(self):
-        self.expect(r"login: ")
+        self.expect(r"login: ", LOGIN_SECONDS)
         self.send("root")
         self.expect(PROMPT)
 

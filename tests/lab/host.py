@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -22,6 +23,22 @@ NVME_IMAGE = os.environ["LAB_SHARED"] + "/nvme.img"
 
 PCI = "/sys/bus/pci"
 USER_EXITS = "/sys/kernel/tracing/events/kvm/kvm_userspace_exit"
+
+
+def watch_sanitizers():
+    """Has a sanitizer that is built into Ballast report into files of a new folder, which is any user's; None if there is none."""
+    with open(BALLAST, "rb") as file:
+        program = file.read()
+    if b"__asan_init" not in program and b"__tsan_init" not in program:
+        return None
+    folder = tempfile.mkdtemp(prefix="reports-")
+    os.chmod(folder, 0o1777)
+    for name in ("ASAN", "LSAN", "UBSAN", "TSAN"):
+        os.environ[f"{name}_OPTIONS"] = f"log_path={folder}/report:print_stacktrace=1"
+    return folder
+
+
+REPORTS = watch_sanitizers()
 
 
 def write(path, text):
@@ -310,6 +327,14 @@ class Balloon:
         """What the control socket returns to a command of ctl's."""
         return json.loads(self.ctl("--json", self.path, command))["return"]
 
+    def ask_qmp(self, command, arguments=None):
+        """What a command of QMP's returns, over a connection of its own."""
+        client = Qmp(self.path)
+        try:
+            return client.ask(command, arguments)
+        finally:
+            client.close()
+
     def wait(self, bytes_held, seconds):
         """Waits until the guest says that so much is in its balloon, or nothing has moved for that long; returns the figures."""
         actual = None
@@ -334,17 +359,19 @@ class Qmp:
     """A client of the control socket that stays connected, for the events. QEMU's is alike."""
 
     def __init__(self, path):
+        self.names = []
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(300)
         self.socket.connect(path)
         self.stream = self.socket.makefile("rw")
-        self.names = []
         self.stream.readline()  # the greeting
-        self.execute("qmp_capabilities")
+        self.stream.write('{"execute": "qmp_capabilities"}\n')
+        self.stream.flush()
+        self.stream.readline()
 
-    def execute(self, command, **words):
-        """What a command returns."""
-        self.stream.write(json.dumps({"execute": command, "arguments": words}) + "\n")
+    def ask(self, command, arguments=None):
+        """What it returns; the names of events that come before that are kept."""
+        self.stream.write(json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})}) + "\n")
         self.stream.flush()
         while True:
             line = json.loads(self.stream.readline())
@@ -355,7 +382,11 @@ class Qmp:
             self.names.append(line["event"])
 
     def events(self):
-        """The names of those that have come until now, and since this was asked before."""
-        self.execute("query-status")
+        """The names of those that have come until now."""
+        self.ask("query-status")
         names, self.names = self.names, []
         return names
+
+    def close(self):
+        self.stream.close()
+        self.socket.close()

@@ -102,6 +102,28 @@ START_TEST(what_shall_go_is_told_and_shows_until_read_and_again_when_asked_again
 }
 END_TEST
 
+START_TEST(the_guest_is_reminded_until_it_has_read_all)
+{
+	ck_assert(!hotplug_remind(&hotplug));
+	ck_assert_uint_eq(fake_wires_take(&wires, GSI), 0);
+	hotplug_announce(&hotplug, 1);
+	hotplug_set_removable(&hotplug, 2, true);
+	hotplug_ask_eject(&hotplug, 2);
+	(void)fake_wires_take(&wires, GSI);
+	(void)io_bus_read(&pio, EVENTS, 1);
+	for (unsigned int i = 0; i < 2; i++) {
+		ck_assert(hotplug_remind(&hotplug));
+		expect_news();
+	}
+	(void)get(APPEARED);
+	ck_assert(hotplug_remind(&hotplug));
+	expect_news();
+	(void)get(ASKED);
+	ck_assert(!hotplug_remind(&hotplug));
+	ck_assert_uint_eq(fake_wires_take(&wires, GSI), 0);
+}
+END_TEST
+
 START_TEST(the_button_and_hot_plug_share_the_event_register)
 {
 	hotplug_announce(&hotplug, 1);
@@ -287,6 +309,7 @@ int main(void)
 	const TTest *const tests[] = {
 		what_has_appeared_is_told_and_shows_until_read,
 		what_shall_go_is_told_and_shows_until_read_and_again_when_asked_again,
+		the_guest_is_reminded_until_it_has_read_all,
 		the_button_and_hot_plug_share_the_event_register,
 		what_may_be_taken_out_can_be_read,
 		the_guest_lets_go_of_a_slot_once_for_each_device_in_it,

@@ -69,6 +69,8 @@ static struct {
 	int alignment;
 } device;
 
+int __real_virtq_await_kick(struct virtq *vq);
+int __wrap_virtq_await_kick(struct virtq *vq);
 int __real_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring);
 int __real_io_uring_queue_init_params(unsigned int entries, struct io_uring *ring,
@@ -98,6 +100,17 @@ static int fails(int error)
 {
 	errno = error;
 	return -1;
+}
+
+static bool chains_come_and_go; /* what is seen to wait is gone when it is to be taken */
+static unsigned int nr_awaits;
+
+int __wrap_virtq_await_kick(struct virtq *vq)
+{
+	if (!chains_come_and_go)
+		return __real_virtq_await_kick(vq);
+	ck_assert_uint_le(++nr_awaits, QUEUE_SIZE); /* or it goes on for ever */
+	return 1;
 }
 
 int __wrap_io_uring_submit(struct io_uring *ring)
@@ -781,6 +794,17 @@ START_TEST(a_kick_that_brings_a_lot_leaves_some_for_later)
 	for (unsigned int i = 0; i < 80; i++)
 		(void)wait_used(0);
 	ck_assert_uint_eq(figures().bytes_read, 80 * 8 * MIB);
+}
+END_TEST
+
+START_TEST(a_driver_whose_chains_come_and_go_does_not_keep_it)
+{
+	chains_come_and_go = true;
+	nr_awaits = 0;
+	driver_kick(&driver, 0);
+	ck_assert_uint_eq(nr_awaits, QUEUE_SIZE);
+	ck_assert(eventfd_pending(blk.virtio.queues[0].kicked.fd)); /* others first */
+	chains_come_and_go = false;
 }
 END_TEST
 
@@ -1884,6 +1908,7 @@ int main(void)
 		the_driver_does_not_wait_for_all_of_much,
 		each_queue_gets_its_own_back,
 		a_kick_that_brings_a_lot_leaves_some_for_later,
+		a_driver_whose_chains_come_and_go_does_not_keep_it,
 		the_serial_number_is_told,
 		what_is_not_known_is_unsupported,
 		a_discard_leaves_a_hole,

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "base/range.h"
+#include "base/sanitizer.h"
 
 #include "memory/ram.h"
 #include "tests/fakes/process.h"
@@ -191,7 +192,7 @@ static bool has_flag(const char *flag)
 	bool ours = false;
 	bool found = false;
 
-	(void)snprintf(start, sizeof(start), "%lx-", (unsigned long)ram.host);
+	(void)snprintf(start, sizeof(start), "%08lx-", (unsigned long)ram.host);
 	FILE *f = fopen("/proc/self/smaps", "re");
 	ck_assert_ptr_nonnull(f);
 	while (fgets(line, sizeof(line), f)) {
@@ -382,13 +383,10 @@ START_TEST(no_address_space_leaves_nothing_behind)
 }
 END_TEST
 
-/* Where ThreadSanitizer is at work, a mapping needs memory of its own besides. */
-extern void __tsan_init(void) __attribute__((weak));
-
 /* The reservation is there already when the block itself is refused. */
 START_TEST(no_memory_for_the_block_gives_the_reservation_back)
 {
-	if (__tsan_init)
+	if (__tsan_init) /* a mapping needs memory of its own besides */
 		return;
 	expect_failure(RAM_ANONYMOUS, RLIMIT_DATA, PAGE, -ENOMEM);
 }

@@ -15,6 +15,8 @@
 
 #include <sys/mman.h>
 
+#include "base/sanitizer.h"
+
 #include "memory/ram.h"
 #include "memory/reclaim.h"
 #include "tests/fakes/process.h"
@@ -803,9 +805,6 @@ START_TEST(granules_of_many_pages_follow_the_model_when_unsafe)
 	run(RAM_ANONYMOUS, MAX_GRANULE_PAGES, RECLAIM_UNSAFE);
 }
 END_TEST
-
-/* A sanitizer is at work, and slow. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 static uint64_t from_environment(const char *name, uint64_t otherwise)
 {

@@ -14,6 +14,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/sanitizer.h"
+
 #include "memory/ram.h"
 #include "memory/reclaim.h"
 #include "tests/fakes/process.h"
@@ -453,9 +455,6 @@ START_TEST(shared_memory_stays_one)
 	run(RAM_MEMFD);
 }
 END_TEST
-
-/* A sanitizer is at work, and slow. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 static uint64_t from_environment(const char *name, uint64_t otherwise)
 {

@@ -7,6 +7,7 @@
 
 #include <linux/pci_regs.h>
 
+#include "memory/access.h"
 #include "tests/fakes/vfio_world.h"
 
 #define NAME "0000:01:00.0"
@@ -66,9 +67,9 @@ static void expect_refusal(int error, const char *text)
 START_TEST(a_bar_is_mapped_where_the_guest_decodes_it)
 {
 	start();
-	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].memory);
+	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].window);
 	ck_assert_ptr_eq(mapped(0, DEV_BAR0_SIZE - 4096),
-			 dev->regions[0].memory + DEV_BAR0_SIZE - 4096);
+			 dev->regions[0].window + DEV_BAR0_SIZE - 4096);
 }
 END_TEST
 
@@ -78,7 +79,7 @@ START_TEST(a_bar_that_moves_is_mapped_at_its_new_place_only)
 	uint64_t old = address(0);
 	config_write(vp, PCI_BASE_ADDRESS_0 + 4, 4, 0x1f);
 	ck_assert_uint_eq(address(0) >> 32, 0x1f);
-	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].memory);
+	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].window);
 	ck_assert_ptr_null(memory_map_find(&world.map, old, 4096));
 }
 END_TEST
@@ -89,7 +90,7 @@ START_TEST(the_pages_of_the_msix_table_and_pba_trap)
 	ck_assert_ptr_null(mapped(0, DEV_TABLE));
 	ck_assert_ptr_null(mapped(0, DEV_PBA));
 	ck_assert_ptr_nonnull(mapped(0, DEV_TABLE - 4096));
-	ck_assert_ptr_eq(mapped(0, DEV_PBA + 4096), dev->regions[0].memory + DEV_PBA + 4096);
+	ck_assert_ptr_eq(mapped(0, DEV_PBA + 4096), dev->regions[0].window + DEV_PBA + 4096);
 }
 END_TEST
 
@@ -147,10 +148,10 @@ START_TEST(only_the_listed_areas_of_a_sparse_bar_are_mapped)
 {
 	start();
 	ck_assert_ptr_null(mapped(4, 0));
-	ck_assert_ptr_eq(mapped(4, 0x1000), dev->regions[4].memory + 0x1000);
-	ck_assert_ptr_eq(mapped(4, 0x2000), dev->regions[4].memory + 0x2000);
+	ck_assert_ptr_eq(mapped(4, 0x1000), dev->regions[4].window + 0x1000);
+	ck_assert_ptr_eq(mapped(4, 0x2000), dev->regions[4].window + 0x2000);
 	ck_assert_ptr_null(mapped(4, 0x3000));
-	ck_assert_ptr_eq(mapped(4, 0x8000), dev->regions[4].memory + 0x8000);
+	ck_assert_ptr_eq(mapped(4, 0x8000), dev->regions[4].window + 0x8000);
 	dev->regions[4].memory[4] = 0x42;
 	ck_assert_uint_eq(io_bus_read(&world.mmio, address(4) + 4, 4), 0x42);
 }
@@ -199,7 +200,7 @@ START_TEST(a_small_bar_that_may_be_mapped_has_a_page_of_its_own)
 	start();
 	ck_assert_uint_eq(vp->pci.bars[3].region.size, 4096);
 	ck_assert_uint_eq(address(3) % 4096, 0);
-	ck_assert_ptr_eq(mapped(3, 0), dev->regions[3].memory);
+	ck_assert_ptr_eq(mapped(3, 0), dev->regions[3].window);
 	/* Trapped accesses, were there any, end where the hardware does, and that is no news. */
 	ck_assert_uint_eq(io_bus_read(&world.mmio, address(3) + DEV_SMALL_SIZE, 4), 0xffffffff);
 	io_bus_write(&world.mmio, address(3) + DEV_SMALL_SIZE, 4, 0x11223344);
@@ -296,6 +297,118 @@ START_TEST(a_region_that_a_listener_refuses_makes_it_trap)
 	vfio_pci_detach(vp);
 	vp = NULL;
 	memory_map_unlisten(&world.map, &full);
+}
+END_TEST
+
+/* Peer to peer: what each of two containers has of the first device's BAR 0. */
+
+#define OTHER "0000:02:00.0"
+#define NR_CONTAINERS 2u
+
+static const struct fake_mapping *peer_map(unsigned int container, uint64_t iova)
+{
+	const struct fake_container *c = &fake.containers[container];
+
+	for (unsigned int i = 0; i < c->nr_mappings; i++) {
+		if (c->mappings[i].iova == iova)
+			return &c->mappings[i];
+	}
+	return NULL;
+}
+
+static struct vfio_pci *start_with_peer(void)
+{
+	fake.refuses_sharing = true;
+	add_plain_device(OTHER, fake_add_group(9));
+	start();
+	struct vfio_pci *peer = attach(OTHER);
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MEMORY); /* attach has reset the bus */
+	(void)logged();
+	fake_forget_record();
+	return peer;
+}
+
+START_TEST(a_bar_that_moves_does_so_for_other_devices_as_well)
+{
+	struct vfio_pci *peer = start_with_peer();
+	unsigned int nr = fake.containers[1].nr_mappings;
+	uint64_t old = address(0);
+
+	for (unsigned int c = 0; c < NR_CONTAINERS; c++)
+		ck_assert_ptr_eq(peer_map(c, old)->host, dev->regions[0].window);
+	config_write(vp, PCI_BASE_ADDRESS_0 + 4, 4, 0x1f);
+	for (unsigned int c = 0; c < NR_CONTAINERS; c++) {
+		ck_assert_ptr_null(peer_map(c, old));
+		ck_assert_ptr_eq(peer_map(c, address(0))->host, dev->regions[0].window);
+		ck_assert_uint_eq(fake.containers[c].nr_mappings, nr);
+	}
+	/* Nowhere twice, not for a moment. */
+	ck_assert_int_lt(fake_last("unmap c"), fake_first("map c"));
+	vfio_pci_detach(peer);
+}
+END_TEST
+
+/* Others would be at a device that does not answer: that can stop a host. Loop: decoding, D3. */
+START_TEST(what_is_switched_off_is_out_of_other_devices_reach_before)
+{
+	struct vfio_pci *peer = start_with_peer();
+	uint64_t old = address(0);
+
+	if (_i == 0)
+		config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	else
+		config_write(vp, DEV_PM + PCI_PM_CTRL, 2, 3);
+	ck_assert_int_ge(fake_last("unmap c0"), 0);
+	ck_assert_int_ge(fake_last("unmap c1"), 0);
+	ck_assert_int_lt(fake_last("unmap c0"), fake_first("config_write " NAME));
+	ck_assert_int_lt(fake_last("unmap c1"), fake_first("config_write " NAME));
+	for (unsigned int c = 0; c < NR_CONTAINERS; c++) {
+		ck_assert_ptr_null(peer_map(c, old));
+		/* RAM, and what the peer has itself. */
+		ck_assert_ptr_nonnull(peer_map(c, 0));
+		ck_assert_ptr_nonnull(peer_map(c, peer->pci.bars[0].address));
+	}
+	vfio_pci_detach(peer);
+}
+END_TEST
+
+START_TEST(a_bar_that_others_cannot_reach_at_one_place_they_reach_at_the_next)
+{
+	struct vfio_pci *peer = start_with_peer();
+	uint64_t old = address(0);
+
+	fake.map_device_error = -EINVAL;
+	config_write(vp, PCI_BASE_ADDRESS_0 + 4, 4, 0x1f);
+	fake.map_device_error = 0;
+	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].window);
+	ck_assert_ptr_null(peer_map(1, address(0)));
+	ck_assert_ptr_nonnull(strstr(logged(), "devices cannot reach each other"));
+	fake_forget_record();
+	config_write(vp, PCI_BASE_ADDRESS_0 + 4, 4, (uint32_t)(old >> 32));
+	ck_assert_uint_eq(fake_count("unmap"), 0);
+	ck_assert_ptr_eq(peer_map(1, old)->host, dev->regions[0].window);
+	ck_assert_str_eq(logged(), "");
+	vfio_pci_detach(peer);
+}
+END_TEST
+
+/* The fake kernel's maps fault: what we did there would have ended us. */
+START_TEST(we_never_reach_into_a_bars_map)
+{
+	uint8_t bytes[8] = { 0 };
+
+	start();
+	ck_assert_ptr_nonnull(mapped(0, 0));
+	ck_assert_int_eq(memory_read(&world.map, address(0), bytes, sizeof(bytes)), -EFAULT);
+	ck_assert_int_eq(memory_write(&world.map, address(0), bytes, sizeof(bytes)), -EFAULT);
+	ck_assert_ptr_null(memory_ptr(&world.map, address(0), sizeof(bytes)));
+	ck_assert_int_lt(reclaim_take(&world.reclaim, address(0), 4096), 0);
+	/* An access that trapped, since the guest was faster than its BAR: by a system call. */
+	dev->regions[0].memory[8] = 9;
+	ck_assert_uint_eq(io_bus_read(&world.mmio, address(0) + 8, 4), 9);
+	/* So too of a device that is gone. */
+	dev->dead = true;
+	ck_assert_uint_eq(io_bus_read(&world.mmio, address(0) + 8, 4), 0xffffffff);
 }
 END_TEST
 
@@ -407,6 +520,12 @@ int main(void)
 	tcase_add_loop_test(tests, an_impossible_size_is_refused, 0, 5);
 	tcase_add_test(tests, a_map_that_fails_makes_its_bar_trap);
 	tcase_add_test(tests, a_region_that_a_listener_refuses_makes_it_trap);
+	tcase_add_test(tests, a_bar_that_moves_does_so_for_other_devices_as_well);
+	tcase_add_loop_test(tests, what_is_switched_off_is_out_of_other_devices_reach_before, 0,
+			    2);
+	tcase_add_test(tests,
+		       a_bar_that_others_cannot_reach_at_one_place_they_reach_at_the_next);
+	tcase_add_test(tests, we_never_reach_into_a_bars_map);
 	tcase_add_test(tests, a_device_that_does_not_answer_reads_as_ones);
 	tcase_add_test(tests, every_byte_of_every_bar_can_be_read_and_written);
 	tcase_add_test(tests, the_rom_is_read_when_the_guest_looks);

@@ -331,6 +331,10 @@ START_TEST(a_capability_that_does_not_fit_is_hidden)
 	fake_set_16(dev, 0xfe, 0x0180);
 	attach_again();
 	ck_assert_uint_eq(find_capability(ids[_i]), 0);
+	char line[96];
+	(void)snprintf(line, sizeof(line),
+		       "capability 0x%x at 0xfc is longer than its place: hiding it", ids[_i]);
+	ck_assert_ptr_nonnull(strstr(logged(), line));
 }
 END_TEST
 
@@ -608,6 +612,68 @@ START_TEST(a_bus_reset_that_hits_another_of_ours_is_the_last_resort)
 }
 END_TEST
 
+/* The guest is at the other one: that goes through no reset for the sake of one that comes. */
+START_TEST(a_bus_reset_spares_a_device_that_the_guest_uses)
+{
+	struct fake_device *other_dev = add_whole_device("0000:01:00.1", &fake.groups[0]);
+	struct vfio_pci *other = attach("0000:01:00.1");
+
+	config_write(other, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	vfio_pci_detach(vp);
+	vp = NULL;
+	dev->no_reset = true;
+	dev->can_hot_reset = true;
+	affect(7, 1, 0);
+	affect(7, 1, 1);
+	fake_forget_record();
+	int r = vfio_pci_attach(&world.vfio, &world.bus, NAME, VFIO_BALLOON_INHIBITS, &vp);
+	ck_assert_int_eq(r, 0);
+	ck_assert_uint_eq(fake_count("hot_reset"), 0);
+	ck_assert_uint_ne(fake_get_16(other_dev, PCI_COMMAND) & PCI_COMMAND_MASTER, 0);
+	ck_assert_ptr_nonnull(strstr(logged(), NAME ": no kind of reset works"));
+	/* With the guest's reset everything goes through one. */
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	pci_bus_reset(&world.bus);
+	ck_assert_uint_eq(fake_count("hot_reset " NAME " with 1 groups"), 1);
+	ck_assert_uint_eq(fake_count("reset 0000:01:00.1"), 1);
+	ck_assert_uint_eq(fake_get_16(other_dev, PCI_COMMAND), 0);
+	ck_assert_str_eq(logged(), "");
+	vfio_pci_detach(other);
+}
+END_TEST
+
+/* Loop: the bus reset that both need works, or none does. */
+START_TEST(a_guest_reset_stops_the_dma_of_both_functions_of_a_bus)
+{
+	static const char *const names[] = { NAME, "0000:01:00.1" };
+	struct vfio_pci *both[2];
+
+	add_whole_device(names[1], &fake.groups[0]);
+	both[0] = vp;
+	both[1] = attach(names[1]);
+	for (unsigned int i = 0; i < 2; i++) {
+		dev = &fake.devices[i];
+		dev->no_reset = true;
+		dev->can_hot_reset = _i == 0;
+		affect(7, 1, 0);
+		affect(7, 1, 1);
+	}
+	for (unsigned int reset = 0; reset < 100; reset++) {
+		for (unsigned int i = 0; i < 2; i++)
+			config_write(both[i], PCI_COMMAND, 2, DECODE | PCI_COMMAND_MASTER);
+		fake_forget_record();
+		pci_bus_reset(&world.bus);
+		for (unsigned int i = 0; i < 2; i++) {
+			ck_assert_uint_eq(fake_get_16(&fake.devices[i], PCI_COMMAND), 0);
+			ck_assert_uint_ne(fake.devices[i].irqs[0].on, 0);
+		}
+		ck_assert_uint_eq(fake_count("hot_reset"), _i == 0 ? 2 : 0);
+		ck_assert_uint_eq(fake.containers[0].nr_mappings, 2);
+	}
+	vfio_pci_detach(both[1]);
+}
+END_TEST
+
 START_TEST(a_bus_reset_that_hits_a_strangers_function_is_not_done)
 {
 	dev->no_reset = true;
@@ -694,6 +760,9 @@ int main(void)
 	tcase_add_test(tests, a_device_that_cannot_be_reset_is_told_of_and_used);
 	tcase_add_test(tests, a_bus_reset_does_where_no_function_reset_is);
 	tcase_add_test(tests, a_bus_reset_that_hits_another_of_ours_is_the_last_resort);
+	tcase_add_test(tests, a_bus_reset_spares_a_device_that_the_guest_uses);
+	tcase_add_loop_test(tests, a_guest_reset_stops_the_dma_of_both_functions_of_a_bus, 0,
+			    2);
 	tcase_add_test(tests, a_bus_reset_that_hits_a_strangers_function_is_not_done);
 	tcase_add_test(tests, without_flr_a_bus_reset_goes_before_d3);
 	tcase_add_test(tests, a_conventional_device_has_256_bytes);

@@ -439,6 +439,23 @@ START_TEST(a_change_of_policy_is_taken_back_half_way)
 }
 END_TEST
 
+START_TEST(who_joins_in_the_middle_of_a_change_inhibits_too)
+{
+	struct vfio_group *second;
+
+	start(1);
+	fake_add_group(9);
+	take(0, 4 * GRANULE);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, GRANULE), 1);
+	ck_assert_int_eq(vfio_group_attach(&world.vfio, 9, VFIO_BALLOON_INHIBITS, &second), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 2);
+	ck_assert_int_eq(vfio_inhibit(&world.vfio, UINT64_MAX), 0);
+	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 2);
+	vfio_group_detach(second);
+	stop(1);
+}
+END_TEST
+
 START_TEST(a_change_of_policy_without_memory_changes_nothing)
 {
 	start(1);
@@ -769,6 +786,7 @@ int main(void)
 		the_policy_changes_at_run_time,
 		a_change_of_policy_goes_on_bit_by_bit,
 		a_change_of_policy_is_taken_back_half_way,
+		who_joins_in_the_middle_of_a_change_inhibits_too,
 		a_change_of_policy_without_memory_changes_nothing,
 		bars_are_mapped_as_ever,
 		all_of_ram_must_be_allowed_to_be_locked_before_any_is,

@@ -15,6 +15,7 @@
 #include "base/fd.h"
 
 #include "tests/fakes/process.h"
+#include "tests/fakes/vfio_kernel.h"
 #include "vmm/ctl.h"
 
 #define GREETING "{\"QMP\": {\"version\": {}, \"capabilities\": []}}"
@@ -37,6 +38,7 @@ static struct {
 	pthread_t thread;
 	char wrong[4096]; /* the first request that was not expected */
 	unsigned int nr_requests;
+	unsigned int nr_fds; /* that came with requests */
 } server;
 
 static char directory[64];
@@ -93,12 +95,38 @@ static bool send_line(int fd, const char *text)
 	return send(fd, line, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
+/* Counts fds that come with it, and closes them. */
+static bool receive_byte(int fd, char *byte)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(4 * sizeof(int))];
+	} control;
+	struct iovec bytes = { byte, 1 };
+	struct msghdr message = { .msg_iov = &bytes,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	int fds[4];
+
+	if (recvmsg(fd, &message, MSG_CMSG_CLOEXEC) != 1)
+		return false;
+	if (message.msg_controllen == 0)
+		return true;
+	unsigned int nr = (unsigned int)((control.header.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+	memcpy(fds, CMSG_DATA(&control.header), nr * sizeof(int));
+	for (unsigned int i = 0; i < nr; i++)
+		close(fds[i]);
+	server.nr_fds += nr;
+	return true;
+}
+
 /* Without its newline. */
 static bool receive_line(int fd, char *line, size_t size)
 {
 	size_t n = 0;
 
-	while (n < size && recv(fd, line + n, 1, 0) == 1) {
+	while (n < size && receive_byte(fd, line + n)) {
 		if (line[n] == '\n') {
 			line[n] = '\0';
 			return true;
@@ -544,24 +572,114 @@ START_TEST(stop_cont_and_reset_say_what_was_done)
 }
 END_TEST
 
-START_TEST(a_device_is_asked_for_and_the_refusal_is_told)
-{
-	static const char refusal[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": "
-				      "\"not yet\"}}";
+#define A "0000:01:00.0"
+#define ADD(more)                                                                                 \
+	"{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", \"host\": " more \
+	", \"x-ballast-group\": 7, \"x-ballast-on-error\": \"stop\"}}"
+#define ADD_A ADD("\"" A "\", \"id\": \"" A "\", \"balloon\": \"inhibits\"")
+#define DEL_A "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"" A "\"}}"
+#define MDEV "83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"
+#define EVENT(name, id) "{\"event\": \"" name "\", \"data\": {\"device\": \"" id "\"}}"
+#define REFUSAL "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}}"
 
+START_TEST(a_device_is_opened_and_handed_over)
+{
+	fake_init();
+	struct fake_group *group = fake_add_group(7);
+	(void)fake_add_device(A, group);
+	(void)fake_add_mdev(MDEV, group);
+	EXPECT({ ADD_A, DONE });
+	ck_assert_int_eq(run_with_server("SOCKET attach 01:00.0"), 0);
+	ck_assert_str_eq(printed(), "the device is attached\n");
+	ck_assert_uint_eq(server.nr_fds, 2);
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+	EXPECT({ ADD("\"" MDEV "\", \"id\": \"" MDEV "\", \"balloon\": \"allowed\""),
+		 "{\"return\": {\"x-ballast\": {\"came-back\": 5242880}}}" });
+	ck_assert_int_eq(run_with_server("SOCKET attach " MDEV ",balloon=allowed"), 0);
+	ck_assert_str_eq(printed(), "the device is attached\nthe host has 5 MiB less: what the "
+				    "balloon had given to it came back\n");
+	EXPECT({ ADD_A, REFUSAL });
+	ck_assert_int_eq(run_with_server("SOCKET attach " A), 1);
+	process_expect_log("E ctl: not now\n");
+	/* Perhaps by another device of its group: who has it will know. */
+	group->open_error = -EBUSY;
+	server.nr_fds = 0;
 	EXPECT({ "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", "
-		 "\"host\": \"01:00.0\", \"id\": \"01:00.0\"}}",
-		 refusal });
-	ck_assert_int_eq(run_with_server("SOCKET attach 01:00.0"), 1);
-	process_expect_log("E ctl: not yet\n");
-	EXPECT({ "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"01:00.0\"}}",
-		 refusal });
-	ck_assert_int_eq(run_with_server("SOCKET detach 01:00.0"), 1);
-	process_expect_log("E ctl: not yet\n");
-	ck_assert_str_eq(printed(), "");
-	EXPECT({ "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"01:00.0\"}}", DONE });
+		 "\"host\": \"" A "\", \"id\": \"" A "\", \"balloon\": \"inhibits\", "
+		 "\"x-ballast-group\": 7, \"x-ballast-on-error\": \"detach\"}}",
+		 DONE });
+	ck_assert_int_eq(run_with_server("SOCKET attach " A ",on-error=detach"), 0);
+	ck_assert_uint_eq(server.nr_fds, 0);
+	(void)printed();
+	fake_finish();
+}
+END_TEST
+
+START_TEST(a_device_that_cannot_be_opened_is_told)
+{
+	fake_init();
+	struct fake_group *group = fake_add_group(7);
+	struct fake_device *dev = fake_add_device(A, group);
+	static const struct step none = { NULL, NULL };
+
+	expect_steps(&none, 1);
+	ck_assert_int_eq(run_with_server("SOCKET attach 09:00.0"), 1);
+	process_expect_log("attach 0000:09:00.0: not on this host");
+	ck_assert_int_eq(run_with_server("SOCKET attach " A ",on-error=stop"), 1);
+	process_expect_log("attach key 'on-error=stop': there are balloon=allowed and");
+	group->open_error = -EACCES;
+	ck_assert_int_eq(run_with_server("SOCKET attach " A), 1);
+	process_expect_log("open group 7: be root, or have /dev/vfio/7 given to you");
+	group->open_error = 0;
+	(void)strcpy(dev->driver, "nvme");
+	ck_assert_int_eq(run_with_server("SOCKET attach " A), 1);
+	process_expect_log("bound to nvme, not to vfio-pci");
+	(void)strcpy(dev->driver, "vfio-pci");
+	/* After three looks into /sys two opens. */
+	for (unsigned int n = 1; n <= 5; n++) {
+		fake.nr_calls = 0;
+		fake.fail_at = n;
+		ck_assert_int_eq(run_with_server("SOCKET attach " A), 1);
+		process_expect_log(n < 4    ? "E vfio: attach " A ": ask "
+				   : n == 4 ? "E vfio: open group 7: Input/output error"
+					    : "E ctl: open /dev/vfio/vfio: load the module");
+	}
+	ck_assert_uint_eq(server.nr_fds, 0);
+	ck_assert_uint_eq(process_nr_fds(), fds_before);
+	fake_finish();
+}
+END_TEST
+
+START_TEST(a_device_is_detached_when_the_guest_has_let_go_of_it)
+{
+	EXPECT({ DEL_A,
+		 DONE "\r\n" EVENT("STOP", A) "\r\n" EVENT(
+			 "DEVICE_DELETED", "another") "\r\n" EVENT("DEVICE_DELETED", A) });
 	ck_assert_int_eq(run_with_server("SOCKET detach 01:00.0"), 0);
-	ck_assert_str_eq(printed(), "the guest is asked for the device\n");
+	ck_assert_str_eq(printed(), "the device is detached\n");
+	/* It may be quicker than the answer. */
+	EXPECT({ "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"it\", \"force\": "
+		 "true}}",
+		 EVENT("DEVICE_DELETED", "it") "\r\n" DONE });
+	ck_assert_int_eq(run_with_server("SOCKET detach it --force"), 0);
+	ck_assert_str_eq(printed(), "the device is detached\n");
+	EXPECT({ DEL_A, REFUSAL });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
+	process_expect_log("E ctl: not now\n");
+	EXPECT({ DEL_A, DONE "\r\n" EVENT("DEVICE_UNPLUG_GUEST_ERROR", A) });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
+	process_expect_log("E ctl: the guest has not let go of " A
+			   " within 30 s: try again, or "
+			   "take it with --force\n");
+	EXPECT({ DEL_A, NULL });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
+	process_expect_log("hung up without an answer");
+	/* Who is silent for good is not waited for for ever. */
+	impatient = true;
+	EXPECT({ DEL_A, DONE });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
+	process_expect_log("no answer from");
+	ck_assert_str_eq(printed(), "");
 }
 END_TEST
 
@@ -825,8 +943,10 @@ START_TEST(wrong_usage_is_told_with_what_would_be_right)
 		{ "SOCKET balloon 512M 1", "'1' is too much after balloon" },
 		{ "SOCKET memory now", "'now' is too much after memory" },
 		{ "SOCKET memory a b c d", "'a' is too much after memory" },
-		{ "--jsn SOCKET memory", "option '--jsn': there are --json and --help" },
+		{ "--jsn SOCKET memory",
+		  "option '--jsn': there are --json, --force and --help" },
 		{ "SOCKET balloon -1", "option '-1'" },
+		{ "SOCKET attach 01:00.0 --force", "--force is for detach" },
 	};
 
 	for (unsigned int i = 0; i < nitems(cases); i++) {
@@ -876,7 +996,9 @@ int main(void)
 		powerdown_and_quit_say_what_was_done,
 		a_command_is_sent_in_one_piece,
 		stop_cont_and_reset_say_what_was_done,
-		a_device_is_asked_for_and_the_refusal_is_told,
+		a_device_is_opened_and_handed_over,
+		a_device_that_cannot_be_opened_is_told,
+		a_device_is_detached_when_the_guest_has_let_go_of_it,
 		status_shows_what_the_guest_is_made_of,
 		a_cable_is_plugged_in_and_pulled,
 		events_in_between_are_passed_over,

@@ -332,6 +332,8 @@ START_TEST(memory_must_fit_the_address_space_and_the_host)
 {
 	ck_assert_int_eq(run_with(6ull << 30, 0, "", ""), 0);
 	expect("host", "memory", "warning", "6144 MiB, and the host has 4096 MiB", "--memory");
+	ck_assert_int_eq(run_with(6ull << 30, 1, CARD, ""), 1);
+	expect("host", "memory", "problem", "6144 MiB, and the host has 4096 MiB", "--memory");
 	ck_assert_int_eq(run_with(10ull << 30, 0, "", ""), 0);
 	expect("host", "memory", "warning", "8192 in all", "--memory");
 	ck_assert_int_eq(run_with(10ull << 30, 1, CARD, ""), 1);
@@ -342,6 +344,31 @@ START_TEST(memory_must_fit_the_address_space_and_the_host)
 	tree_remove("proc/meminfo");
 	ck_assert_int_eq(run(0), 0);
 	expect("host", "memory", "warning", "not known", "mount -t proc");
+}
+END_TEST
+
+/* Its page cache is no obstacle; a limit is one on all that is below it. */
+START_TEST(memory_must_fit_the_memory_cgroups)
+{
+	tree_write("proc/self/cgroup", "1:cpu:/elsewhere\n0::/a/b\n");
+	tree_write("sys/fs/cgroup/a/memory.max", "1073741824\n");
+	tree_write("sys/fs/cgroup/a/memory.current", "314572800\n");
+	tree_write("sys/fs/cgroup/a/memory.stat",
+		   "anon 1\ninactive_file 104857600\nactive_file 104857600\n");
+	tree_write("sys/fs/cgroup/a/b/memory.max", "max\n");
+	tree_write("sys/fs/cgroup/a/b/memory.current", "1048576\n");
+	ck_assert_int_eq(run_with(924ull << 20, 1, CARD, ""), 0);
+	expect("host", "memory", "ok", "the memory cgroup /a has 924 MiB", NULL);
+	ck_assert_int_eq(run_with(925ull << 20, 1, CARD, ""), 1);
+	expect("host", "memory", "problem", "the memory cgroup /a has 924 MiB", "--memory");
+	tree_write("sys/fs/cgroup/a/b/memory.max", "134217728\n");
+	ck_assert_int_eq(run_with(512ull << 20, 1, CARD, ""), 1);
+	expect("host", "memory", "problem", "the memory cgroup /a/b has 127 MiB", "--memory");
+	/* Swap takes what others leave. */
+	tree_write("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n"
+				   "SwapFree: 1048576 kB\n");
+	ck_assert_int_eq(run_with(1024ull << 20, 1, CARD, ""), 0);
+	expect("host", "memory", "ok", "the memory cgroup /a/b has 1151 MiB", NULL);
 }
 END_TEST
 
@@ -664,6 +691,7 @@ int main(void)
 		an_iommu_that_is_off_is_switched_on_by_what_has_it_off,
 		modules_that_are_missing_are_named,
 		memory_must_fit_the_address_space_and_the_host,
+		memory_must_fit_the_memory_cgroups,
 		huge_pages_are_counted,
 		a_device_that_is_not_there_is_told,
 		a_driver_of_the_hosts_is_told_with_the_command,

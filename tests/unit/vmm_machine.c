@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -18,6 +20,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sanitizer.h"
 
 #include "memory/access.h"
 #include "tests/fakes/kvm.h"
@@ -1120,14 +1123,14 @@ static int gets_sigterm(struct kvm_run *run)
 
 static int waits_for_the_button(struct kvm_run *run)
 {
-	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+	while (!(__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST) & POWER_EVENT_BUTTON))
 		usleep(1000);
 	return powers_off(run);
 }
 
 static int gets_sigterm_again_after_the_button(struct kvm_run *run)
 {
-	while (!__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST))
+	while (!(__atomic_load_n(&machine.power.events, __ATOMIC_SEQ_CST) & POWER_EVENT_BUTTON))
 		usleep(1000);
 	return gets_sigterm(run);
 }
@@ -1638,11 +1641,11 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	fake_kvm.steps[0] = gets_sigterm;
 	fake_kvm.steps[1] = gets_sigterm_again_after_the_button;
 	init();
-	eventfd_signal(machine.devices[0].req.fd);
+	eventfd_signal(machine.attach.devices[0].req.fd);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
 	machine_finish(&machine);
 	expect_in_log("W vfio: the host asks for " DEVICE
-		      " back; it gets it when the guest ends",
+		      " back; it gets it when the guest lets go of it, which it is asked to",
 		      "I SIGTERM: stopping");
 	json_t *events = parse_events(take_file(path));
 	ck_assert_uint_eq(count_events(events, "attached", "device", DEVICE), 1);
@@ -1652,7 +1655,7 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 
 	memset(fake_kvm.steps, 0, sizeof(fake_kvm.steps));
 	init();
-	eventfd_signal(machine.devices[0].err.fd);
+	eventfd_signal(machine.attach.devices[0].err.fd);
 	ck_assert_int_eq(machine_run(&machine), STATUS_FAILED);
 	machine_finish(&machine);
 	expect_in_log("E vfio: " DEVICE " reports an error it does not recover from",
@@ -1660,6 +1663,499 @@ START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 	events = parse_events(take_file(path));
 	ck_assert_uint_eq(count_events(events, "device-error", "device", DEVICE), 1);
 	json_decref(events);
+
+	config.devices[0].on_error = DEVICE_ERROR_DETACHES;
+	init();
+	eventfd_signal(machine.attach.devices[0].err.fd);
+	machine.attach.devices[0].err.ready(&machine.attach.devices[0].err, EPOLLIN);
+	expect_in_log("E vfio: " DEVICE " reports an error it does not recover from",
+		      "taking it from the guest");
+	ck_assert_ptr_null(machine.attach.devices[0].pci);
+	ck_assert_uint_eq(reclaim_inhibitors(&machine.reclaim), 0);
+	machine_finish(&machine);
+	events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "device-error", "device", DEVICE), 1);
+	ck_assert_uint_eq(count_events(events, "detached", "device", DEVICE), 1);
+	json_decref(events);
+	fake_finish();
+}
+END_TEST
+
+/* Devices that come and go. */
+
+#define SECOND "0000:02:00.0"
+#define BALLOON_GPA (32 * MIB)
+
+/* What must be as it was when a device has come and gone, or has not come. */
+struct holdings {
+	unsigned int fds, slots, irqfds, routes, groups, inhibitors, pinners, on_bus, maps;
+	uint64_t held, reclaimed, pinned;
+	uint32_t removable;
+};
+
+static struct holdings look(void)
+{
+	struct reclaim_figures f;
+	struct holdings h = {
+		.fds = process_nr_fds(),
+		.slots = fake_kvm_nr_slots(),
+		.irqfds = fake_kvm.nr_irqfds,
+		.routes = fake_kvm.nr_routes,
+		.groups = fake_kvm.nr_groups,
+		.maps = fake.nr_maps,
+		.pinned = vfio_pinned(&machine.vfio),
+		.removable = machine.hotplug.removable,
+	};
+
+	reclaim_figures(&machine.reclaim, &f);
+	h.inhibitors = f.nr_inhibitors;
+	h.pinners = f.nr_pinners;
+	h.held = f.held;
+	h.reclaimed = f.reclaimed;
+	for (unsigned int i = 0; i < PCI_NR_DEVFNS; i++)
+		h.on_bus += machine.pci.devices[i] != NULL;
+	return h;
+}
+
+static void expect_same(const struct holdings *before)
+{
+	const struct holdings now = look();
+
+	ck_assert_uint_eq(now.fds, before->fds);
+	ck_assert_uint_eq(now.slots, before->slots);
+	ck_assert_uint_eq(now.irqfds, before->irqfds);
+	ck_assert_uint_eq(now.routes, before->routes);
+	ck_assert_uint_eq(now.groups, before->groups);
+	ck_assert_uint_eq(now.inhibitors, before->inhibitors);
+	ck_assert_uint_eq(now.pinners, before->pinners);
+	ck_assert_uint_eq(now.on_bus, before->on_bus);
+	ck_assert_uint_eq(now.maps, before->maps);
+	ck_assert_uint_eq(now.held, before->held);
+	ck_assert_uint_eq(now.reclaimed, before->reclaimed);
+	ck_assert_uint_eq(now.pinned, before->pinned);
+	ck_assert_uint_eq(now.removable, before->removable);
+}
+
+/* A guest with 8 MiB in its balloon, and a device on the host with a BAR, an INTx pin and MSI. */
+static void init_with_balloon(void)
+{
+	fake_init();
+	struct fake_device *dev = fake_add_device(DEVICE, fake_add_group(7));
+	dev->irqs[VFIO_PCI_ERR_IRQ_INDEX].count = 1;
+	dev->irqs[VFIO_PCI_REQ_IRQ_INDEX].count = 1;
+	dev->irqs[VFIO_PCI_INTX_IRQ_INDEX].count = 1;
+	dev->config[PCI_INTERRUPT_PIN] = 1;
+	fake_set_bar(dev, 0, 0, 4096, VFIO_REGION_INFO_FLAG_MMAP);
+	config.has_balloon = true;
+	init();
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, BALLOON_GPA, 8 * MIB), 0);
+}
+
+/* Among lines of what went well so far. */
+static void expect_logged(const char *part)
+{
+	const char *log = process_log();
+
+	ck_assert_msg(strstr(log, part), "no \"%s\" in \"%s\"", part, log);
+}
+
+static struct attach_result attached;
+static bool has_ended;
+
+static void ended(void *opaque, const struct attach_result *result)
+{
+	ck_assert_ptr_eq(opaque, &has_ended);
+	ck_assert(!has_ended);
+	attached = *result;
+	has_ended = true;
+}
+
+static void begin_attach(const struct attach_request *request)
+{
+	has_ended = false;
+	attach_add(&machine, request, ended, &has_ended);
+}
+
+/* To its end, which takes steps. */
+static int attach_by(const struct attach_request *request, uint64_t *ret_back)
+{
+	struct event_source *step = &machine.attach.step;
+
+	begin_attach(request);
+	while (!has_ended)
+		step->ready(step, EPOLLIN);
+	*ret_back = attached.back;
+	if (attached.r < 0)
+		ck_assert_str_ne(attached.reason, "");
+	return attached.r;
+}
+
+static int attach_some(const char *host, uint64_t *ret_back)
+{
+	const struct attach_request request = { .host = host };
+
+	fake_forget_record();
+	return attach_by(&request, ret_back);
+}
+
+static void let_go(void)
+{
+	attach_ejected(&machine, machine.attach.devices[0].pci->pci.devfn >> 3);
+	attach_take_out(&machine);
+}
+
+START_TEST(a_device_comes_and_goes_500_times)
+{
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go(); /* what knows of groups is made once, and stays */
+	const struct holdings before = look();
+	ck_assert_uint_eq(before.reclaimed, 8 * MIB);
+	ck_assert_uint_eq(before.removable, 0);
+	for (unsigned int i = 0; i < 500; i++) {
+		ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+		ck_assert_uint_eq(back, 8 * MIB);
+		const struct holdings with = look();
+		ck_assert_uint_eq(with.inhibitors, 1);
+		ck_assert_uint_eq(with.reclaimed, 0);
+		ck_assert_uint_eq(with.held, 8 * MIB);
+		ck_assert_uint_eq(with.pinned, config.memory);
+		ck_assert_uint_eq(with.on_bus, before.on_bus + 1);
+		ck_assert_uint_ne(with.removable, 0);
+		if (i % 2)
+			let_go();
+		else
+			ck_assert_int_eq(attach_remove(&machine, "01:00.0", DETACH_BY_FORCE),
+					 0);
+		expect_same(&before);
+	}
+	ck_assert_int_eq(fake.containers[0].fd, 0);
+	(void)process_log();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* Loop within: VFIO's calls, then KVM's. */
+START_TEST(every_step_of_an_attach_that_fails_leaves_all_as_it_was)
+{
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	for (unsigned int kvms = 0; kvms < 2; kvms++) {
+		unsigned int n = 0, nr_failed = 0;
+		bool failed = true;
+		for (; failed; n++) {
+			fake.nr_calls = 0;
+			fake.failed = false;
+			fake.fail_at = kvms ? 0 : n + 1;
+			fake_kvm.nr_calls = 0;
+			fake_kvm.failed = NULL;
+			fake_kvm.fail_at = kvms ? n + 1 : 0;
+			(void)process_log();
+			int r = attach_some(DEVICE, &back);
+			fake.fail_at = fake_kvm.fail_at = 0;
+			failed = kvms ? fake_kvm.failed != NULL : fake.failed;
+			nr_failed += r < 0;
+			if (r < 0)
+				expect_logged("E vfio: ");
+			else
+				let_go();
+			expect_same(&before);
+		}
+		/* All but, of VFIO's, the reset and a map of the BAR. */
+		ck_assert_uint_eq(nr_failed, kvms ? n - 1 : n - 1 - 2);
+		ck_assert_uint_ge(nr_failed, kvms ? 1 : 20);
+	}
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+START_TEST(what_an_attach_takes_may_be_opened_by_others)
+{
+	struct vfio_opened opened = {
+		.name = DEVICE, .group = 7, .group_fd = -1, .container_fd = -1
+	};
+	const struct attach_request request = { .host = DEVICE, .id = "it", .opened = &opened };
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	(void)process_log();
+	const struct holdings before = look();
+	ck_assert_int_eq(attach_by(&request, &back), -EBUSY);
+	expect_logged("attach " DEVICE ": no descriptor of /dev/vfio/7 came with it");
+	ck_assert_int_eq(vfio_open_group(7, &opened.group_fd), 0);
+	ck_assert_int_eq(attach_by(&request, &back), -EBADF);
+	expect_logged("no descriptor of /dev/vfio/vfio came with it");
+	expect_same(&before);
+	ck_assert_int_eq(vfio_open_group(7, &opened.group_fd), 0);
+	ck_assert_int_eq(vfio_open_container(&opened.container_fd), 0);
+	fake_forget_record();
+	ck_assert_int_eq(attach_by(&request, &back), 0);
+	ck_assert_int_eq(opened.group_fd, -1);
+	ck_assert_int_eq(opened.container_fd, -1);
+	ck_assert_uint_eq(fake_count("open_group") + fake_count("open_container"), 0);
+	/* It is called as was asked for, and has its own name as well. */
+	ck_assert_str_eq(machine.attach.devices[0].id, "it");
+	(void)process_log();
+	ck_assert_int_eq(attach_by(&request, &back), -EEXIST);
+	expect_logged(DEVICE ": it is assigned already");
+	ck_assert_int_eq(attach_remove(&machine, "other", DETACH_BY_FORCE), -ENODEV);
+	ck_assert_int_eq(attach_remove(&machine, "it", DETACH_BY_FORCE), 0);
+	expect_same(&before);
+	(void)process_log();
+	machine.sandbox.config.mode = SANDBOX_ON;
+	ck_assert_int_eq(attach_some(DEVICE, &back), -EPERM);
+	expect_logged("the sandbox opens nothing: use ballast ctl attach");
+	machine.sandbox.config.mode = SANDBOX_OFF;
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* Loop within: one container takes both groups, or each has its own. */
+START_TEST(the_balloon_moves_while_a_device_is_on_its_way)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+	uint64_t back = 0;
+
+	config.memory = 96 * MIB; /* two steps */
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	begin_attach(&request);
+	ck_assert(!has_ended);
+	ck_assert_uint_eq(look().inhibitors, 1);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	step->ready(step, EPOLLIN);
+	ck_assert(!has_ended);
+	ck_assert_int_eq(fake.containers[0].fd, 0);
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	ck_assert_uint_eq(look().held, 12 * MIB);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	/* One at a time. */
+	struct attach_result first = attached;
+	attach_add(&machine, &request, ended, &has_ended);
+	ck_assert_int_eq(attached.r, -EBUSY);
+	has_ended = false;
+	attached = first;
+	step->ready(step, EPOLLIN);
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(attached.back, 8 * MIB);
+	ck_assert_uint_eq(look().inhibitors, 1);
+	let_go();
+	ck_assert_uint_eq(look().reclaimed, 12 * MIB);
+	ck_assert_int_eq(reclaim_give_back(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	expect_same(&before);
+	/* Who asked goes; then the guest ends in the middle of it. */
+	begin_attach(&request);
+	attach_forget(&machine.attach, &before);
+	attach_forget(&machine.attach, &has_ended);
+	step->ready(step, EPOLLIN);
+	step->ready(step, EPOLLIN);
+	ck_assert(!has_ended);
+	ck_assert_ptr_nonnull(machine.attach.devices[0].pci);
+	let_go();
+	begin_attach(&request);
+	machine_finish(&machine);
+	ck_assert(!has_ended);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
+START_TEST(a_second_group_comes_and_the_first_goes)
+{
+	uint64_t back = 0;
+
+	init_with_balloon();
+	(void)fake_add_device(SECOND, fake_add_group(9));
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	for (unsigned int refuses = 0; refuses < 2; refuses++) {
+		fake.refuses_sharing = refuses;
+		ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+		ck_assert_uint_eq(back, 8 * MIB);
+		ck_assert_int_eq(attach_some(SECOND, &back), 0);
+		ck_assert_uint_eq(back, 0);
+		ck_assert_uint_eq(look().inhibitors, 2);
+		ck_assert_uint_eq(look().pinners, 1 + refuses);
+		ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_BY_FORCE), 0);
+		/* The other one still pins. */
+		ck_assert_uint_eq(look().reclaimed, 0);
+		ck_assert_uint_eq(look().pinned, config.memory);
+		ck_assert_int_eq(attach_remove(&machine, SECOND, DETACH_BY_FORCE), 0);
+		expect_same(&before);
+	}
+	(void)process_log();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+static int lets_go_of_slots(struct kvm_run *run)
+{
+	uint32_t slots = machine.hotplug.removable;
+
+	memcpy(port_data(run), &slots, sizeof(slots));
+	return access_port(run, KVM_EXIT_IO_OUT, LAYOUT_HOTPLUG_PORT + 8, 4, 1);
+}
+
+START_TEST(a_guest_lets_go_of_a_device_while_it_runs)
+{
+	const char *path = use_events();
+	uint64_t back = 0;
+
+	fake_kvm.steps[0] = lets_go_of_slots;
+	fake_kvm.steps[1] = powers_off;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_uint_ne(machine.hotplug.appeared, 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	ck_assert_uint_ne(machine.hotplug.asked, 0);
+	/* It may be asked again, and has its time anew. */
+	machine.attach.devices[0].seconds_left = 1;
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	ck_assert_uint_eq(machine.attach.devices[0].seconds_left, ATTACH_EJECT_SECONDS);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	ck_assert_ptr_null(machine.attach.devices[0].pci);
+	ck_assert_uint_eq(look().inhibitors, 0);
+	ck_assert_uint_eq(fake.nr_maps, 0);
+	machine_finish(&machine);
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "attached", "device", DEVICE), 1);
+	ck_assert_uint_eq(count_events(events, "detach-asked", "device", DEVICE), 2);
+	ck_assert_uint_eq(count_events(events, "detached", "device", DEVICE), 1);
+	json_decref(events);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
+START_TEST(a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else)
+{
+	uint64_t back = 0;
+
+	fake_kvm.steps[0] = resets;
+	fake_kvm.steps[1] = powers_off;
+	init_with_balloon();
+	(void)fake_add_device(SECOND, fake_add_group(9));
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_int_eq(attach_some(SECOND, &back), 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	ck_assert_ptr_null(machine.attach.devices[0].pci);
+	ck_assert_ptr_nonnull(machine.attach.devices[1].pci);
+	ck_assert_uint_eq(look().inhibitors, 1);
+	(void)process_log();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+static int switches_dma_on_and_resets(struct kvm_run *run)
+{
+	uint64_t devfn = machine.attach.devices[0].pci->pci.devfn;
+
+	fake.devices[0].dma = memory_ptr(&machine.map, ENTRY, 7);
+	io_bus_write(&machine.mmio, LAYOUT_ECAM_BASE + (devfn << 12) + PCI_COMMAND, 2,
+		     PCI_COMMAND_MASTER);
+	return resets(run);
+}
+
+START_TEST(a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew)
+{
+	uint64_t back = 0;
+
+	fake_kvm.steps[0] = switches_dma_on_and_resets;
+	fake_kvm.steps[1] = powers_off;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_int_eq(machine_run(&machine), STATUS_POWER_OFF);
+	ck_assert_uint_eq(fake_count("dma " DEVICE), 1);
+	ck_assert_str_eq(memory_ptr(&machine.map, ENTRY, 7), "kernel");
+	(void)process_log();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* The timer's second is over. */
+static void tick(void)
+{
+	const struct itimerspec soon = { .it_value.tv_nsec = 1 };
+	struct event_source *timer = &machine.attach.timer;
+	struct pollfd fd = { .fd = timer->fd, .events = POLLIN };
+
+	ck_assert_int_eq(timerfd_settime(timer->fd, 0, &soon, NULL), 0);
+	ck_assert_int_eq(poll(&fd, 1, -1), 1);
+	timer->ready(timer, EPOLLIN);
+}
+
+START_TEST(a_guest_is_reminded_of_what_it_has_not_read_and_asked_again)
+{
+	struct itimerspec left;
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	machine.power.events = 0; /* as if the interrupt had come to nobody */
+	tick();
+	ck_assert_uint_eq(machine.power.events, POWER_EVENT_HOTPLUG);
+	machine.hotplug.appeared = 0;
+	tick();
+	ck_assert_int_eq(timerfd_gettime(machine.attach.timer.fd, &left), 0);
+	ck_assert_int_eq(left.it_interval.tv_sec, 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	machine.hotplug.asked = 0; /* read, and nothing came of it */
+	for (unsigned int i = 0; i < 9; i++)
+		tick();
+	ck_assert_uint_eq(machine.hotplug.asked, 0);
+	tick();
+	ck_assert_uint_ne(machine.hotplug.asked, 0);
+	machine_finish(&machine);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
+START_TEST(a_guest_that_does_not_let_go_is_told_of)
+{
+	const char *path = use_events();
+	struct itimerspec left;
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	for (unsigned int i = 0; i < ATTACH_EJECT_SECONDS; i++) {
+		(void)process_log();
+		tick();
+		ck_assert_int_eq(timerfd_gettime(machine.attach.timer.fd, &left), 0);
+		ck_assert_int_eq(left.it_interval.tv_sec, i + 1 < ATTACH_EJECT_SECONDS);
+	}
+	expect_logged("W vfio: the guest has not let go of " DEVICE " within 30 s: it stays");
+	ck_assert_ptr_nonnull(machine.attach.devices[0].pci);
+	/* It may yet. */
+	let_go();
+	ck_assert_ptr_null(machine.attach.devices[0].pci);
+	machine_finish(&machine);
+	json_t *events = parse_events(take_file(path));
+	ck_assert_uint_eq(count_events(events, "detach-timeout", "device", DEVICE), 1);
+	json_decref(events);
+	(void)process_log();
 	fake_finish();
 }
 END_TEST
@@ -1974,9 +2470,6 @@ END_TEST
 
 /* The sandbox: in a process of its own, which cannot look at itself any more. */
 
-/* There is one where a sanitizer is at work. */
-extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
-
 static int status_in_sandbox(void)
 {
 	const struct rlimit no_core = { 0, 0 };
@@ -2255,6 +2748,16 @@ int main(void)
 		events_tell_once_of_a_stop_and_of_its_end,
 		an_iommu_with_no_room_beside_memory_is_refused,
 		a_device_in_trouble_is_told_and_one_wanted_back_as_well,
+		a_device_comes_and_goes_500_times,
+		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
+		what_an_attach_takes_may_be_opened_by_others,
+		the_balloon_moves_while_a_device_is_on_its_way,
+		a_second_group_comes_and_the_first_goes,
+		a_guest_lets_go_of_a_device_while_it_runs,
+		a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else,
+		a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew,
+		a_guest_is_reminded_of_what_it_has_not_read_and_asked_again,
+		a_guest_that_does_not_let_go_is_told_of,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
 		events_are_appended_and_a_pipe_may_be_slow,

@@ -290,11 +290,15 @@ START_TEST(devices_may_allow_the_balloon)
 	ck_assert_int_eq(config.devices[1].balloon, VFIO_BALLOON_ALLOWED);
 	ck_assert_int_eq(config.devices[2].balloon, VFIO_BALLOON_INHIBITS);
 	ck_assert_int_eq(config.devices[3].balloon, VFIO_BALLOON_INHIBITS);
+	parse_well("ballast run --kernel k --device a,on-error=detach --device b");
+	ck_assert_int_eq(config.devices[0].on_error, DEVICE_ERROR_DETACHES);
+	ck_assert_int_eq(config.devices[1].on_error, DEVICE_ERROR_STOPS);
 	parse_well("ballast run --kernel k --device a --device b,balloon=allowed");
 	ck_assert_int_eq(config.devices[0].balloon, VFIO_BALLOON_INHIBITS);
 	ck_assert_int_eq(config.devices[1].balloon, VFIO_BALLOON_ALLOWED);
 	expect_refusal("ballast run --kernel k --device a,balloon=maybe",
-		       "--device key 'balloon=maybe': the only one is balloon=allowed");
+		       "--device key 'balloon=maybe': there are balloon=allowed and "
+		       "on-error=detach");
 	expect_refusal("ballast run --kernel k --device a,rom=off", "'rom=off'");
 }
 END_TEST

@@ -50,6 +50,17 @@ static struct {
 	unsigned int nr_pauses;
 	unsigned int nr_resumes;
 	unsigned int nr_resets;
+	int attach_error;
+	uint64_t came_back;
+	bool takes_its_time;
+	attach_ended *ended;
+	void *opaque;
+	struct attach_request attached; /* with copies of what it points to */
+	char host[64];
+	char id[64];
+	struct vfio_opened opened;
+	const char *id_of_bridge;
+	int nr_detached[2]; /* by manner */
 } world;
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
@@ -136,6 +147,51 @@ void machine_reset(struct machine *m)
 {
 	ck_assert_ptr_eq(m, &machine);
 	world.nr_resets++;
+}
+
+void attach_add(struct machine *m, const struct attach_request *request, attach_ended *ended,
+		void *opaque)
+{
+	struct attach_result result = { .r = world.attach_error, .back = world.came_back };
+
+	ck_assert_ptr_eq(m, &machine);
+	world.attached = *request;
+	(void)snprintf(world.host, sizeof(world.host), "%s", request->host);
+	(void)snprintf(world.id, sizeof(world.id), "%s", request->id ? request->id : "");
+	if (request->opened) {
+		world.opened = *request->opened;
+		fd_close(&request->opened->group_fd);
+		fd_close(&request->opened->container_fd);
+	}
+	(void)snprintf(result.reason, sizeof(result.reason), "vfio: no device: %s", world.host);
+	world.ended = ended;
+	world.opaque = opaque;
+	if (!world.takes_its_time)
+		ended(opaque, &result);
+}
+
+void attach_forget(struct attach *attach, const void *opaque)
+{
+	ck_assert_ptr_eq(attach, &machine.attach);
+	ck_assert_ptr_eq(opaque, world.opaque);
+	world.opaque = NULL;
+}
+
+int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
+{
+	ck_assert_ptr_eq(m, &machine);
+	if (strcmp(id, "a") != 0)
+		return -ENODEV;
+	world.nr_detached[manner]++;
+	if (manner == DETACH_BY_FORCE)
+		qmp_event_device(&qmp, "DEVICE_DELETED", id);
+	return 0;
+}
+
+const char *attach_id(const struct attach *attach, const struct pci_device *device)
+{
+	ck_assert_ptr_eq(attach, &machine.attach);
+	return strcmp(device->name, "host bridge") == 0 ? world.id_of_bridge : NULL;
 }
 
 unsigned int virtio_balloon_get_stats_period(struct virtio_balloon *balloon)
@@ -1052,10 +1108,11 @@ START_TEST(the_bus_is_told_as_qemu_does)
 	ck_assert_int_eq(pci_bus_add(&machine.pci, &bridge, PCI_DEVFN(0, 0)), 0);
 	ck_assert_int_eq(pci_bus_add(&machine.pci, &card, PCI_DEVFN(3, 1)), 0);
 	int fd = start();
+	world.id_of_bridge = "its id";
 	ck_assert_str_eq(
 		ASK("query-pci"),
 		"{\"return\": [{\"bus\": 0, \"devices\": [{\"bus\": 0, \"slot\": 0, "
-		"\"function\": 0, \"qdev_id\": \"host bridge\", \"irq_pin\": 0, "
+		"\"function\": 0, \"qdev_id\": \"its id\", \"irq_pin\": 0, "
 		"\"class_info\": {\"class\": 1536}, \"id\": {\"vendor\": 6966, \"device\": 8, "
 		"\"subsystem-vendor\": 0, \"subsystem\": 0}, \"regions\": []}, {\"bus\": 0, "
 		"\"slot\": 3, \"function\": 1, \"qdev_id\": \"net0\", \"irq_pin\": 1, \"irq\": "
@@ -1142,23 +1199,207 @@ START_TEST(the_balloon_can_be_looked_for)
 }
 END_TEST
 
-START_TEST(hot_plug_is_refused_with_the_reason)
+#define ADD(more) ASK_WITH("device_add", "\"driver\": \"vfio-pci\", " more)
+
+START_TEST(a_device_can_be_added)
 {
 	int fd = start();
 
-	expect_error(ASK_WITH("device_add", "\"driver\": \"vfio-pci\", \"host\": \"01:00.0\", "
-					    "\"id\": \"a\", \"x-more\": [1]"),
-		     "GenericError", "running guest yet: start it with --device");
-	expect_error(ASK_WITH("device_add", "\"driver\": \"e1000e\""), "GenericError",
-		     "driver 'e1000e': it is vfio-pci");
+	ck_assert_str_eq(ADD("\"host\": \"01:00.0\""), DONE);
+	ck_assert_str_eq(world.host, "01:00.0");
+	ck_assert_ptr_null(world.attached.id);
+	ck_assert_ptr_null(world.attached.opened);
+	ck_assert_int_eq(world.attached.balloon, VFIO_BALLOON_INHIBITS);
+	world.came_back = 5 * MIB;
+	ck_assert_str_eq(ADD("\"host\": \"01:00.0\", \"id\": \"a\", \"balloon\": \"allowed\""),
+			 "{\"return\": {\"x-ballast\": {\"came-back\": 5242880}}}");
+	ck_assert_str_eq(world.id, "a");
+	ck_assert_int_eq(world.attached.balloon, VFIO_BALLOON_ALLOWED);
+	ck_assert_int_eq(world.attached.on_error, DEVICE_ERROR_STOPS);
+	(void)ADD("\"host\": \"1\", \"x-ballast-on-error\": \"detach\"");
+	ck_assert_int_eq(world.attached.on_error, DEVICE_ERROR_DETACHES);
+	process_expect_no_log();
+	world.attach_error = -ENOMEM;
+	expect_error(ADD("\"host\": \"01:00.0\""), "GenericError", "vfio: no device: 01:00.0");
+	expect_error(ADD("\"host\": \"1\", \"balloon\": \"no\""), "GenericError",
+		     "balloon 'no': it is inhibits or allowed");
+	expect_error(ADD("\"host\": \"1\", \"x-ballast-on-error\": \"\""), "GenericError",
+		     "x-ballast-on-error '': it is stop or detach");
+	expect_error(ADD("\"host\": \"1\", \"x-more\": [1]"), "GenericError",
+		     "argument 'x-more' is none of device_add");
+	expect_error(ASK_WITH("device_add", "\"driver\": \"e1000e\", \"host\": \"1\""),
+		     "GenericError", "driver 'e1000e': of a running guest");
 	expect_error(ASK_WITH("device_add", "\"host\": \"01:00.0\""), "GenericError",
 		     "argument 'driver' is missing");
-	expect_error(ASK_WITH("device_del", "\"id\": \"01:00.0\""), "DeviceNotFound",
-		     "there is no device '01:00.0'");
-	machine.config.devices[0].name = "01:00.0";
-	machine.config.nr_devices = 1;
-	expect_error(ASK_WITH("device_del", "\"id\": \"01:00.0\""), "GenericError",
-		     "'01:00.0' cannot be taken from a running guest yet");
+	close(fd);
+}
+END_TEST
+
+START_TEST(a_device_can_be_taken_back)
+{
+	int fd = start();
+
+	expect_error(ASK_WITH("device_del", "\"id\": \"b\""), "DeviceNotFound",
+		     "there is no device 'b'");
+	ck_assert_str_eq(ASK_WITH("device_del", "\"id\": \"a\""), DONE);
+	ck_assert_str_eq(ASK_WITH("device_del", "\"id\": \"a\", \"force\": false"), DONE);
+	ck_assert_int_eq(world.nr_detached[DETACH_ASKS], 2);
+	send_text(fd, "{\"execute\": \"device_del\", \"arguments\": "
+		      "{\"id\": \"a\", \"force\": true}}");
+	const char *text = read_all(fd);
+	ck_assert_ptr_nonnull(strstr(text, "{\"event\": \"DEVICE_DELETED\", \"data\": "
+					   "{\"device\": \"a\", \"path\": "
+					   "\"/machine/peripheral/a\"}"));
+	ck_assert_ptr_nonnull(strstr(text, "}\r\n" DONE "\r\n"));
+	ck_assert_int_eq(world.nr_detached[DETACH_BY_FORCE], 1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(who_adds_a_device_waits_and_others_do_not)
+{
+	struct attach_result result = { .back = MIB };
+	int fd = start();
+	int other = start();
+
+	world.takes_its_time = true;
+	send_text(fd,
+		  "{\"execute\": \"device_add\", \"id\": 1, \"arguments\": {\"driver\": "
+		  "\"vfio-pci\", \"host\": \"a\"}}{\"execute\": \"query-status\", \"id\": 2}"
+		  "{\"execute\": \"device_add\", \"id\": 3, \"arguments\": {\"driver\": "
+		  "\"vfio-pci\", \"host\": \"b\"}} {\"execute\": \"quit\", ");
+	send_text(fd, "\"id\": 4}\n");
+	ck_assert_str_eq(read_all(fd), "");
+	send_text(other, "{\"execute\": \"query-status\"}");
+	(void)read_one(other);
+	ck_assert_str_eq(world.host, "a");
+	world.ended(world.opaque, &result);
+	settle();
+	const char *text = read_all(fd);
+	ck_assert_ptr_nonnull(strstr(text,
+				     "{\"return\": {\"x-ballast\": {\"came-back\": 1048576}}, "
+				     "\"id\": 1}\r\n"));
+	ck_assert_ptr_nonnull(strstr(text, "\"id\": 2}\r\n"));
+	ck_assert_ptr_null(strstr(text, "\"id\": 3"));
+	ck_assert_str_eq(world.host, "b");
+	result.r = -EIO;
+	(void)strcpy(result.reason, "why");
+	world.ended(world.opaque, &result);
+	settle();
+	ck_assert_str_eq(read_all(fd),
+			 "{\"error\": {\"class\": \"GenericError\", \"desc\": \"why\"}, "
+			 "\"id\": 3}\r\n{\"return\": {}, \"id\": 4}\r\n");
+	/* Who goes meanwhile is not told. */
+	send_text(fd, "{\"execute\": \"device_add\", \"id\": 5, \"arguments\": {\"driver\": "
+		      "\"vfio-pci\", \"host\": \"c\"}}");
+	ck_assert_ptr_nonnull(world.opaque);
+	close(fd);
+	settle();
+	ck_assert_ptr_null(world.opaque);
+	close(other);
+}
+END_TEST
+
+/* With as many fds of /dev/null. */
+static void send_with_fds(int fd, const char *text, unsigned int nr)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(4 * sizeof(int))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(nr * sizeof(int)),
+				  .cmsg_level = SOL_SOCKET,
+				  .cmsg_type = SCM_RIGHTS } };
+	struct iovec bytes = { (char *)(uintptr_t)text, strlen(text) };
+	const struct msghdr message = { .msg_iov = &bytes,
+					.msg_iovlen = 1,
+					.msg_control = &control,
+					.msg_controllen = CMSG_SPACE(nr * sizeof(int)) };
+	int fds[4];
+
+	for (unsigned int i = 0; i < nr; i++)
+		fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	memcpy(CMSG_DATA(&control.header), fds, nr * sizeof(int));
+	ck_assert_int_eq(sendmsg(fd, &message, MSG_NOSIGNAL), strlen(text));
+	for (unsigned int i = 0; i < nr; i++)
+		close(fds[i]);
+}
+
+static const char add_opened[] =
+	"{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", "
+	"\"host\": \"01:00.0\", \"x-ballast-group\": 7}}";
+
+/* More than two are closed, and so is what nobody has taken. */
+START_TEST(what_a_device_takes_may_come_with_the_command)
+{
+	int fd = start();
+	unsigned int fds = process_nr_fds();
+
+	for (unsigned int nr = 0; nr <= 4; nr++) {
+		if (nr > 0)
+			send_with_fds(fd, add_opened, nr);
+		else
+			send_text(fd, add_opened);
+		settle();
+		ck_assert_str_eq(read_one(fd), DONE);
+		ck_assert_ptr_nonnull(world.attached.opened);
+		ck_assert_str_eq(world.host, "0000:01:00.0");
+		ck_assert_str_eq(world.opened.name, "0000:01:00.0");
+		ck_assert_uint_eq(world.opened.group, 7);
+		ck_assert_int_eq(world.opened.group_fd >= 0, nr > 0);
+		ck_assert_int_eq(world.opened.container_fd >= 0, nr > 1);
+		ck_assert_uint_eq(process_nr_fds(), fds);
+	}
+	/* They were that command's. */
+	send_text(fd, add_opened);
+	ck_assert_str_eq(read_one(fd), DONE);
+	ck_assert_int_eq(world.opened.group_fd, -1);
+	close(fd);
+}
+END_TEST
+
+START_TEST(fds_may_come_in_the_middle_of_a_command_and_behind_another)
+{
+	static const char status[] = "{\"execute\": \"query-status\"}";
+	char text[512];
+	int fd = start();
+	unsigned int fds = process_nr_fds();
+
+	(void)snprintf(text, sizeof(text), "%s%.10s", status, add_opened);
+	send_with_fds(fd, text, 2);
+	settle();
+	(void)read_one(fd);
+	send_text(fd, add_opened + 10);
+	ck_assert_str_eq(read_one(fd), DONE);
+	ck_assert_int_ge(world.opened.container_fd, 0);
+	ck_assert_uint_eq(process_nr_fds(), fds);
+	/* Others in their place; then the client is gone in the middle of it all. */
+	send_with_fds(fd, "{\"execute\": ", 2);
+	settle();
+	send_with_fds(fd, "\"device_add\", ", 2);
+	settle();
+	ck_assert_uint_eq(process_nr_fds(), fds + 2);
+	close(fd);
+	settle();
+	ck_assert_uint_eq(process_nr_fds(), fds - 2);
+}
+END_TEST
+
+START_TEST(fds_that_come_with_garbage_are_not_kept)
+{
+	static const char *const texts[] = { "garbage", "{\"execute\": \"device_del\"}",
+					     "{}}",     "\n",
+					     "[\n",     " " };
+	int fd = start();
+	unsigned int fds = process_nr_fds();
+
+	for (unsigned int i = 0; i < nitems(texts); i++) {
+		send_with_fds(fd, texts[i], 2);
+		settle();
+		(void)read_all(fd);
+		ck_assert_msg(process_nr_fds() == fds, "%s", texts[i]);
+		send_text(fd, "\n");
+		(void)read_all(fd);
+	}
 	close(fd);
 }
 END_TEST
@@ -1841,7 +2082,12 @@ int main(void)
 		the_bus_is_told_as_qemu_does,
 		the_balloon_has_qemus_properties,
 		the_balloon_can_be_looked_for,
-		hot_plug_is_refused_with_the_reason,
+		a_device_can_be_added,
+		a_device_can_be_taken_back,
+		who_adds_a_device_waits_and_others_do_not,
+		what_a_device_takes_may_come_with_the_command,
+		fds_may_come_in_the_middle_of_a_command_and_behind_another,
+		fds_that_come_with_garbage_are_not_kept,
 		no_device_means_no_dma_map,
 		a_command_needs_no_newline_and_may_have_company,
 		a_command_may_come_in_two_pieces_cut_anywhere,

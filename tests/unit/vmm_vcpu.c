@@ -18,6 +18,22 @@ static struct kvm_cpuid2 cpuid;
 static unsigned int nr_events;
 static unsigned int fds_before;
 
+/* As by a kernel where too many signals are pending. */
+static unsigned int kicks_to_refuse;
+static unsigned int nr_kicks; /* that were not refused */
+
+int __real_pthread_kill(pthread_t thread, int signal);
+int __wrap_pthread_kill(pthread_t thread, int signal);
+int __wrap_pthread_kill(pthread_t thread, int signal)
+{
+	if (kicks_to_refuse > 0) {
+		kicks_to_refuse--;
+		return EAGAIN;
+	}
+	nr_kicks++;
+	return __real_pthread_kill(thread, signal);
+}
+
 static void event(void *opaque, enum vcpu_event what)
 {
 	(void)opaque;
@@ -102,6 +118,19 @@ START_TEST(parking_right_after_resuming_finds_everybody)
 		vcpus_resume(&gate);
 		park_all();
 	}
+	finish_all();
+}
+END_TEST
+
+START_TEST(a_kick_that_is_refused_is_made_again)
+{
+	start_all();
+	vcpus_resume(&gate);
+	nr_kicks = 0;
+	kicks_to_refuse = 3;
+	park_all();
+	ck_assert_uint_eq(kicks_to_refuse, 0);
+	ck_assert_uint_eq(nr_kicks, NR_CPUS);
 	finish_all();
 }
 END_TEST
@@ -232,6 +261,7 @@ int main(void)
 		they_wait_at_the_gate_until_it_opens,
 		parking_stops_all_and_resuming_lets_them_go_on,
 		parking_right_after_resuming_finds_everybody,
+		a_kick_that_is_refused_is_made_again,
 		only_those_that_were_started_are_waited_for,
 		one_that_closes_the_gate_parks_itself,
 		a_read_is_answered_before_parking,
