@@ -26,7 +26,7 @@ def bind_all():
 def check_coordinated(prefix, memory, rise=None, part=0.9):
     """So much at least of what is held was reclaimed, the host has it, and the rest is pinned.
 
-    A small guest is soon fragmented; a fresh one of some size has to give up more (tests/bench/yield has the figures).
+    A small guest is soon fragmented; a fresh one of some size has to give up more (tests/bench/run has the figures).
     """
     check(f"{prefix}/policy", memory["policy"] == "coordinated" and memory["held-back"]["inhibited-by"] == [], memory)
     check(f"{prefix}/reclaimed", memory["reclaimed"] >= memory["held"] * part,

@@ -356,11 +356,12 @@ class Balloon:
 
 
 class Qmp:
-    """A client of the control socket that stays connected, for the events."""
+    """A client of the control socket that stays connected, for the events. QEMU's is alike."""
 
     def __init__(self, path):
         self.names = []
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(300)
         self.socket.connect(path)
         self.stream = self.socket.makefile("rw")
         self.stream.readline()  # the greeting
@@ -374,7 +375,9 @@ class Qmp:
         self.stream.flush()
         while True:
             line = json.loads(self.stream.readline())
-            if "event" not in line:
+            if "error" in line:
+                raise GuestFailed(f"{command}: {line['error']}")
+            if "return" in line:
                 return line["return"]
             self.names.append(line["event"])
 
