@@ -24,7 +24,7 @@ TRACING = "/sys/kernel/tracing"
 HOST, GUEST, PORT = "192.168.77.1", "192.168.77.2", "7700"
 # Exit codes of AMD's processors (APM 2, appendix C), Intel's have others.
 CLASSES = {0x60: "interrupt", 0x64: "interrupt window", 0x72: "CPUID", 0x78: "HLT", 0x7b: "port I/O", 0x7c: "MSR",
-           0x81: "VMMCALL", 0x14: "CR4", 0x89: "WBINVD", 0x400: "page fault"}
+           0x81: "VMMCALL", 0x14: "CR4", 0x65: "CR0", 0x89: "WBINVD", 0x400: "page fault"}
 # What is where on a PC: from, to, what; the first that fits.
 PLACES = {
     "port": ((0x20, 0x21, "PIC"), (0xa0, 0xa1, "PIC"), (0x40, 0x43, "PIT"), (0x61, 0x61, "PIT"), (0x60, 0x64, "keyboard"),
@@ -320,7 +320,8 @@ def boot(rows, rounds):
 def exits(rows, _):
     found = in_turns(1, "exits until init", exits_once)
     most = {name: max(value or 0 for value in values.values()) for name, values in found.items()}
-    for name in sorted(found, key=lambda name: (name.split(":")[0], -most[name])):
+    kinds = ["reason", *PLACES]
+    for name in sorted(found, key=lambda name: (kinds.index(name.split(":")[0]), -most[name])):
         if most[name] >= 20:
             add(rows, name, "exits" if name.startswith("reason") else "accesses", found[name])
 
@@ -582,9 +583,9 @@ def scaling(rows, rounds):
                 finally:
                     process.kill()
 
-    sizes = [(f"RAM {memory}", start_bare, MONITORS, (1, memory)) for memory in ("256M", "1G", "4G")]
-    sizes += [(f"{cpus} vCPUs", start_bare, MONITORS, (cpus, "256M")) for cpus in (1, 2, 4)]
-    sizes += [(f"{count} disks", lambda monitor, count: boot_once(monitor, *monitor.disks(paths[:count])), those("disks"),
+    sizes = [(f"RAM: {memory}", start_bare, MONITORS, (1, memory)) for memory in ("256M", "1G", "4G")]
+    sizes += [(f"vCPUs: {cpus}", start_bare, MONITORS, (cpus, "256M")) for cpus in (1, 2, 4)]
+    sizes += [(f"disks: {count}", lambda monitor, count: boot_once(monitor, *monitor.disks(paths[:count])), those("disks"),
                (count,)) for count in (1, 4, 8)]
     for what, attempt, able, size_of_it in sizes:
         found = in_turns(rounds if attempt != start_bare else 3 * rounds, what,
