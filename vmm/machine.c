@@ -308,11 +308,15 @@ static void balloon_changed(void *opaque)
 	wake(m, &m->balloon_changed);
 }
 
+bool machine_take_balloon_change(struct machine *m)
+{
+	return __atomic_exchange_n(&m->balloon_changed, false, __ATOMIC_SEQ_CST);
+}
+
 /* What vCPUs have left to be told, while they run on. */
 static void tell_news(struct machine *m)
 {
-	if (__atomic_exchange_n(&m->balloon_changed, false, __ATOMIC_SEQ_CST))
-		qmp_balloon_changed(&m->qmp);
+	qmp_balloon_changed(&m->qmp);
 	/* That of this boot is told; the next boot may have one again. */
 	if (!m->crash_told && __atomic_load_n(&m->crash_loaded, __ATOMIC_SEQ_CST)) {
 		m->crash_told = true;

@@ -106,6 +106,7 @@ START_TEST(an_mdev_that_allows_discards_does_not_stop_them)
 	ck_assert_uint_eq(fake_count("map c0 0x100000000 0x200000"), 1);
 	*byte = 1;
 	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, 4096);
 	ck_assert_uint_eq(*byte, 0);
 	vfio_pci_detach(vp);
@@ -121,6 +122,7 @@ START_TEST(beside_a_function_what_an_mdev_allows_is_forbidden)
 	struct vfio_pci *function;
 
 	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 4096), 0);
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, 4096);
 	ck_assert_int_eq(try_attach(A, &function), 0);
 	ck_assert_uint_eq(figures().held_back, 4096);
