@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -661,6 +662,14 @@ static int not_the_users(int r)
 	return is_the_users(r) ? -EIO : r;
 }
 
+/* Zeroing memory keeps a processor busy; all of a large host's would be in each other's way. */
+static unsigned int nr_populators(void)
+{
+	long nr = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return nr < 1 ? 1 : nr > RAM_MAX_POPULATORS ? RAM_MAX_POPULATORS : (unsigned int)nr;
+}
+
 static int add_ram(struct machine *m)
 {
 	static const char *const hints[] = {
@@ -683,6 +692,7 @@ static int add_ram(struct machine *m)
 	if (r < 0)
 		return log_err(r, "--memory %" PRIu64 "M%s", m->config.memory >> 20,
 			       hints[m->config.backing]);
+	m->ram.nr_populators = nr_populators();
 	m->low = (struct memory_region){
 		.size = m->layout.low_size,
 		.host = m->ram.host,
@@ -1129,6 +1139,7 @@ static int start(struct machine *m)
 		r = open_rest(m);
 	if (r >= 0)
 		r = give_sockets(m);
+	m->ram.nr_populators = 1; /* the sandbox lets no thread begin */
 	if (r >= 0)
 		r = sandbox_drop(&m->sandbox);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)
