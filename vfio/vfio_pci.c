@@ -576,6 +576,45 @@ int vfio_pci_attach_opened(struct vfio *vfio, struct pci_bus *bus, struct vfio_o
 	return r;
 }
 
+/* One that was pulled out reads as ones. */
+static bool decodes_memory(const struct vfio_pci *vp)
+{
+	uint32_t command = 0;
+
+	return read_hardware(vp, PCI_COMMAND, 2, &command) >= 0 && command != UINT16_MAX &&
+	       command & PCI_COMMAND_MEMORY;
+}
+
+static bool trap(struct pci_device *pci)
+{
+	if (!vfio_bars_trap(&vfio_pci_of(pci)->bars))
+		return false;
+	log_guest(
+		&pci->budget,
+		"vfio: %s: its memory does not answer the processor: it traps until the guest "
+		"switches it on anew",
+		pci->name);
+	return true;
+}
+
+bool vfio_pci_trap(struct pci_bus *bus)
+{
+	bool any = false;
+
+	pthread_mutex_lock(&bus->lock);
+	for (unsigned int round = 0; round < 2 && !any; round++) {
+		for (unsigned int i = 0; i < PCI_NR_DEVFNS; i++) {
+			struct pci_device *pci = bus->devices[i];
+			if (!pci || pci->ops != &vfio_pci_ops)
+				continue;
+			if (round > 0 || !decodes_memory(vfio_pci_of(pci)))
+				any = trap(pci) || any;
+		}
+	}
+	pthread_mutex_unlock(&bus->lock);
+	return any;
+}
+
 void vfio_pci_detach(struct vfio_pci *vp)
 {
 	if (!vp)

@@ -1,5 +1,7 @@
 """The lab's chapter about devices that come and go while the guest runs, with a balloon in it."""
 
+import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -15,6 +17,8 @@ CYCLES = 2
 LOAD_SECONDS = int(os.environ.get("SOAK_SECONDS", 30))
 KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
+PIDFD_GETFD = 438  # pidfd_getfd, which Python has not
+COMMAND = (7 << 40) + 4  # in the file of a VFIO device: its config space's command register
 # In the guest: what each edu says to its driver, once so many are there.
 WAIT_FOR_EDUS = ("find_edus() {{ for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }}; "
                  "n=0; until [ $(find_edus | wc -w) = {} ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edus)")
@@ -57,10 +61,25 @@ def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
 
-def check_edu(name, guest, nr):
+def check_edu(name, guest, nr, answer="0x010000ed"):
     """The guest's driver has so many, and each answers."""
     said = guest.ask(WAIT_FOR_EDUS.format(int(nr)), 120)
-    check(name, said == [" ".join(["0x010000ed"] * nr)], said)
+    check(name, said == [" ".join([answer] * nr)], said)
+
+
+@contextlib.contextmanager
+def device_of(pid):
+    """The file of the one VFIO device that a process has open, as our own."""
+    number = next(fd for fd in os.listdir(f"/proc/{pid}/fd") if "vfio-device" in os.readlink(f"/proc/{pid}/fd/{fd}"))
+    process = os.pidfd_open(pid)
+    device = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, int(number), 0)
+    os.close(process)
+    if device < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    try:
+        yield device
+    finally:
+        os.close(device)
 
 
 def comes_and_goes(prefix, guest, balloon):
@@ -153,6 +172,24 @@ def taken(prefix, guest, balloon):
     check_edu(f"{prefix}/force-told-to-guest", guest, False)
 
 
+def stops_answering(prefix, guest, balloon):
+    """
+    Somebody else switches its memory off while the guest has it mapped: KVM finds nothing there but SIGBUS, as of a device that
+    is pulled out. The guest reads ones, and goes on; and what answers again it reads again.
+    """
+    must(prefix, balloon, "attach", EDU)
+    check_edu(f"{prefix}/mapped", guest, True)
+    with device_of(guest.process.pid) as device:
+        command = os.pread(device, 2, COMMAND)
+        os.pwrite(device, bytes(2), COMMAND)
+        check_edu(f"{prefix}/reads-ones", guest, True, "0xffffffff")
+        told = [line for line in guest.errors if f"{EDU}: its memory does not answer the processor" in line]
+        check(f"{prefix}/told-once", len(told) == 1, guest.errors[-5:])
+        os.pwrite(device, command, COMMAND)
+        check_edu(f"{prefix}/answers-again", guest, True)
+    must(prefix, balloon, "detach", EDU)
+
+
 def under_load(prefix, guest, balloon):
     """nvme, which has come too, is at work while the balloon moves and edu comes and goes: no byte differs."""
     must(prefix, balloon, "attach", NVME)
@@ -217,6 +254,7 @@ def hot_plug():
         before = comes_and_goes(f"{prefix}/comes-and-goes", guest, balloon)
         cannot_come(f"{prefix}/cannot-come", guest, balloon, before)
         taken(f"{prefix}/taken", guest, balloon)
+        stops_answering(f"{prefix}/stops-answering", guest, balloon)
         under_load(f"{prefix}/load", guest, balloon)
         after = holdings(guest, balloon)
         check(f"{prefix}/balanced", {**after, "held": 0, "reclaimed": 0} == {**before, "held": 0, "reclaimed": 0},
