@@ -19,9 +19,10 @@ KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
 PIDFD_GETFD = 438  # pidfd_getfd, which Python has not
 COMMAND = (7 << 40) + 4  # in the file of a VFIO device: its config space's command register
-# In the guest: what each edu says to its driver, once so many are there.
+# In the guest: what each edu says to its driver, once that is so, or after a while.
 WAIT_FOR_EDUS = ("find_edus() {{ for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }}; "
-                 "n=0; until [ $(find_edus | wc -w) = {} ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edus)")
+                 "n=0; until [ \"$(echo $(find_edus))\" = \"{}\" ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; "
+                 "tell edu $(find_edus)")
 # Likewise: each nvme goes through a function reset; the disk can be read; it is read for ever.
 RESET_DISK = "for d in /sys/bus/pci/drivers/nvme/0*; do echo 1 >$d/reset || exit 1; done"
 READ_DISK = "[ $(dd if=/dev/nvme0n1 bs=1M count=16 iflag=direct status=none | wc -c) = 16777216 ]"
@@ -61,10 +62,15 @@ def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
 
+def slot_of(balloon, name):
+    return next(device["slot"] for device in balloon.ask_qmp("query-pci")[0]["devices"] if device["qdev_id"] == name)
+
+
 def check_edu(name, guest, nr, answer="0x010000ed"):
     """The guest's driver has so many, and each answers."""
-    said = guest.ask(WAIT_FOR_EDUS.format(int(nr)), 120)
-    check(name, said == [" ".join([answer] * nr)], said)
+    answers = " ".join([answer] * nr)
+    said = guest.ask(WAIT_FOR_EDUS.format(answers), 120)
+    check(name, said == [answers], said)
 
 
 @contextlib.contextmanager
@@ -162,7 +168,7 @@ def guest_starts_anew(prefix, guest, balloon):
 
 
 def taken(prefix, guest, balloon):
-    """By force, from a guest that stands still."""
+    """By force, from a guest that stands still; what comes before it has heard of that does not go with it."""
     must(prefix, balloon, "attach", EDU)
     check_edu(f"{prefix}/driver", guest, True)
     must(prefix, balloon, "stop")
@@ -170,14 +176,29 @@ def taken(prefix, guest, balloon):
     check(f"{prefix}/by-force", balloon.memory()["pinned"] == 0, balloon.memory())
     must(prefix, balloon, "cont")
     check_edu(f"{prefix}/force-told-to-guest", guest, False)
+    must(prefix, balloon, "attach", EDU)
+    check_edu(f"{prefix}/comes-again", guest, True)
+    before = slot_of(balloon, EDU)
+    must(prefix, balloon, "stop")
+    must(prefix, balloon, "detach", EDU, "--force")
+    must(prefix, balloon, "attach", EDU)
+    must(prefix, balloon, "cont")
+    guest.ask(f"n=0; while [ -e /sys/bus/pci/devices/0000:00:{before:02x}.0 ] && [ $((n += 1)) -le 200 ]; do sleep 0.2; done", 120)
+    check_edu(f"{prefix}/another-came", guest, True)
+    check(f"{prefix}/another-slot", slot_of(balloon, EDU) != before, before)
+    must(prefix, balloon, "detach", EDU)
+    check_edu(f"{prefix}/gone-in-guest", guest, False)
+    return before
 
 
-def stops_answering(prefix, guest, balloon):
+def stops_answering(prefix, guest, balloon, slot):
     """
     Somebody else switches its memory off while the guest has it mapped: KVM finds nothing there but SIGBUS, as of a device that
-    is pulled out. The guest reads ones, and goes on; and what answers again it reads again.
+    is pulled out. The guest reads ones, and goes on; and what answers again it reads again. It comes into the slot that the guest
+    did let go of.
     """
     must(prefix, balloon, "attach", EDU)
+    check(f"{prefix}/slot-again", slot_of(balloon, EDU) == slot, slot)
     check_edu(f"{prefix}/mapped", guest, True)
     with device_of(guest.process.pid) as device:
         command = os.pread(device, 2, COMMAND)
@@ -253,8 +274,8 @@ def hot_plug():
         check_confined(prefix, guest.process)
         before = comes_and_goes(f"{prefix}/comes-and-goes", guest, balloon)
         cannot_come(f"{prefix}/cannot-come", guest, balloon, before)
-        taken(f"{prefix}/taken", guest, balloon)
-        stops_answering(f"{prefix}/stops-answering", guest, balloon)
+        slot = taken(f"{prefix}/taken", guest, balloon)
+        stops_answering(f"{prefix}/stops-answering", guest, balloon, slot)
         under_load(f"{prefix}/load", guest, balloon)
         after = holdings(guest, balloon)
         check(f"{prefix}/balanced", {**after, "held": 0, "reclaimed": 0} == {**before, "held": 0, "reclaimed": 0},

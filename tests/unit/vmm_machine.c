@@ -1890,6 +1890,47 @@ START_TEST(a_device_comes_and_goes_500_times)
 }
 END_TEST
 
+/* The guest reads which slots it is asked for; and answers, which may be late. */
+static void read_what_is_asked(void)
+{
+	(void)io_bus_read(&machine.pio, LAYOUT_HOTPLUG_PORT + 4, 4);
+}
+
+START_TEST(a_late_answer_does_not_take_what_has_come_since)
+{
+	struct vfio_pci **pci = &machine.attach.devices[0].pci;
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	const uint8_t first = (*pci)->pci.devfn;
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_BY_FORCE), 0);
+	read_what_is_asked();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	const uint8_t second = (*pci)->pci.devfn;
+	ck_assert_uint_ne(second, first);
+	io_bus_write(&machine.pio, LAYOUT_HOTPLUG_PORT + 8, 4, 1u << (first >> 3));
+	attach_take_out(&machine);
+	ck_assert_ptr_nonnull(*pci);
+	/* It has answered: the slot can be had again. One that was asked twice answers twice. */
+	for (unsigned int i = 0; i < 2; i++) {
+		ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+		read_what_is_asked();
+	}
+	for (unsigned int i = 0; i < 2; i++) {
+		io_bus_write(&machine.pio, LAYOUT_HOTPLUG_PORT + 8, 4, 1u << (second >> 3));
+		attach_take_out(&machine);
+		ck_assert_int_eq(!*pci, i == 0);
+		if (i == 0)
+			ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+		ck_assert_uint_eq((*pci)->pci.devfn, first);
+	}
+	machine_finish(&machine);
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
 /* Loop within: VFIO's calls, then KVM's. */
 START_TEST(every_step_of_an_attach_that_fails_leaves_all_as_it_was)
 {
@@ -2802,6 +2843,7 @@ int main(void)
 		a_guest_goes_on_without_a_device_that_is_gone,
 		a_device_in_trouble_is_told_and_one_wanted_back_as_well,
 		a_device_comes_and_goes_500_times,
+		a_late_answer_does_not_take_what_has_come_since,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
 		what_an_attach_takes_may_be_opened_by_others,
 		the_balloon_moves_while_a_device_is_on_its_way,
