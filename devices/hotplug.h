@@ -50,7 +50,7 @@ struct hotplug {
 	uint32_t asked;    /* to eject, and the guest has not read it */
 	uint32_t ejecting; /* asked, and the guest has not let go */
 	uint32_t removable;
-	/* For each slot: so many times the guest has read that it is asked, and has not let go since. */
+	/* For each slot: so many times the guest has read that it is asked, and not let go since. */
 	uint32_t owed[HOTPLUG_NR_SLOTS];
 };
 
@@ -61,9 +61,9 @@ must_check int hotplug_init(struct hotplug *hotplug, struct io_bus *pio, struct 
 void hotplug_finish(struct hotplug *hotplug);
 
 /*
- * Guest reset: what the guest has not read, or not answered, is forgotten. Returns the slots it had been asked to
- * let go of and has not, bit n slot n: the caller takes them as ejected, since the guest that
- * was asked is gone; they are no longer removable. vCPUs parked.
+ * Guest reset: what the guest has not read, or not answered, is forgotten. Returns the slots it
+ * had been asked to let go of and has not, bit n slot n: the caller takes them as ejected, since
+ * the guest that was asked is gone; they are no longer removable. vCPUs parked.
  */
 must_check uint32_t hotplug_reset(struct hotplug *hotplug);
 
