@@ -90,6 +90,13 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 	}
 }
 
+static bool vcpu_unreachable(void *opaque)
+{
+	struct machine *m = opaque;
+
+	return vfio_pci_trap(&m->pci);
+}
+
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
 static void stop_requested(struct machine *m, const char *who, const char *cause)
 {
@@ -949,6 +956,7 @@ static int add_vcpus(struct machine *m)
 		.mmio = &m->mmio,
 		.begin = vcpu_begin,
 		.event = vcpu_event,
+		.unreachable = vcpu_unreachable,
 		.opaque = m,
 	};
 	for (unsigned int i = 0; i < m->config.nr_cpus; i++) {
