@@ -16,7 +16,8 @@
  * that says why; no process, no file and no terminal mode is left behind. Of a device: that its
  * group can be opened again.
  *
- * FAULTS=all in the environment: each errno of a point, and the first occasions of each.
+ * FAULTS=all in the environment: each errno of a point, and the first occasions of each. FAULTS=NAME:
+ * likewise, of what only the set-up of that name meets.
  * FAULTS_VERBOSE=1: a line for each.
  */
 #include <dirent.h>
@@ -116,6 +117,7 @@ static char folder[] = "/tmp/ballast-faults-XXXXXX";
 static int master = -1;
 static int terminal = -1;
 static bool all;
+static const char *only; /* a set-up's name, or NULL */
 static struct point points[MAX_POINTS];
 static unsigned int nr_points;
 static uint8_t text[MAX_TEXT];
@@ -848,8 +850,9 @@ static void try_all(const struct setup *setup, const struct point *p)
 static void do_setup(const struct setup *setup)
 {
 	unsigned int tries = getenv("LAB_EMULATED") ? TRIES : 1;
-	unsigned int known = nr_points;
+	unsigned int first = nr_points;
 	int64_t began = now_ms();
+	bool known = setup->known || (only && strcmp(setup->name, only) != 0);
 	const char *why = NULL;
 	bool survived = false;
 
@@ -864,13 +867,13 @@ static void do_setup(const struct setup *setup)
 		return;
 	}
 	unsigned int found = nr_points;
-	for (unsigned int i = known; i < found && !setup->known; i++) {
+	for (unsigned int i = first; i < found && !known; i++) {
 		if (errors_of(&points[i])[0])
 			try_all(setup, &points[i]);
 		else
 			tell("cannot fail", setup, &points[i]);
 	}
-	printf("%s: %u new points, %.1f s\n", setup->name, found - known,
+	printf("%s: %u new points, %.1f s\n", setup->name, found - first,
 	       (double)(now_ms() - began) / 1000);
 	(void)fflush(stdout);
 }
@@ -947,7 +950,10 @@ int main(int argc, char **argv)
 	}
 	ballast = paths[0];
 	guests = paths[1];
-	all = getenv("FAULTS") && strcmp(getenv("FAULTS"), "all") == 0;
+	only = getenv("FAULTS");
+	all = only;
+	if (all && strcmp(only, "all") == 0)
+		only = NULL;
 	const struct setup *setups = start_setups;
 	unsigned int nr_setups = nitems(start_setups);
 	if (strcmp(argv[3], "run") == 0) {

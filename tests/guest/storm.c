@@ -24,7 +24,8 @@
 #define RTC_PORT 0x70
 #define PIC_MASK 0x21
 #define PIC2_MASK 0xa1
-#define AT_ALL 16u /* so many rounds at any device, and then as many at the one */
+#define EVERYTHING UINT32_MAX /* the actions of who plays no role */
+#define AT_ALL 16u            /* so many rounds at any device, and then as many at the one */
 
 enum { NET, BLK, CONSOLE, RNG, BALLOON };
 
@@ -71,11 +72,14 @@ static uint64_t no_place(struct dice *dice)
 	return places[below(dice, nitems(places))];
 }
 
+static void kick_queue(unsigned int i, uint32_t queue)
+{
+	write16(devices[i].notify + queue * devices[i].notify_multiplier, (uint16_t)queue);
+}
+
 static void kick(struct dice *dice, unsigned int i)
 {
-	uint32_t queue = below(dice, 8) ? below(dice, NR_RINGS + 1) : roll(dice) & 0x3ff;
-
-	write16(devices[i].notify + queue * devices[i].notify_multiplier, (uint16_t)queue);
+	kick_queue(i, below(dice, 8) ? below(dice, NR_RINGS + 1) : roll(dice) & 0x3ff);
 }
 
 /* Of the balloon's rings, if it is the balloon: what others have been given is no list of pages. */
@@ -125,25 +129,15 @@ static void describe(struct dice *dice, unsigned int i, struct ring *ring, unsig
 		address = (uint64_t)numbers;
 		length = 4 * below(dice, nitems(numbers) + 1);
 	}
-	unsigned int flags = n == 0 ? DESC_NEXT : below(dice, 8);
+	unsigned int flags = n == 0 ? DESC_NEXT : below(dice, 4);
+	if (n > 0 && below(dice, 4) == 0)
+		flags |= DESC_INDIRECT;
 	if (flags & DESC_INDIRECT)
 		address = (uint64_t)all_rings[i][below(dice, NR_RINGS)].desc;
 	if (below(dice, 8) == 0)
 		address = no_place(dice);
 	ring_describe(ring, n, address, length, flags,
 		      below(dice, 4) ? n + 1 : below(dice, RING_SIZE + 2));
-}
-
-static void offer(struct dice *dice, unsigned int i)
-{
-	struct ring *ring = &all_rings[i][below(dice, NR_RINGS)];
-
-	for (unsigned int n = 0; n < 4; n++)
-		describe(dice, i, ring, n);
-	ring_offer(ring, below(dice, 8) ? 0 : below(dice, RING_SIZE * 2));
-	if (below(dice, 16) == 0)
-		ring->avail.idx = (uint16_t)roll(dice);
-	kick(dice, i);
 }
 
 /* As a driver would, but that nobody waits for anything, and another may be at it as well. */
@@ -164,6 +158,34 @@ static void start(struct dice *dice, unsigned int i)
 		ring_enable(&all_rings[i][n]);
 	}
 	virtio_set_status(d, 0xf);
+}
+
+static void move_home(unsigned int i)
+{
+	for (unsigned int bar = 0; bar < 6; bar++)
+		config_write(devices[i].devfn, PCI_BASE_ADDRESS_0 + 4 * bar,
+			     saved[i][PCI_BASE_ADDRESS_0 / 4 + bar]);
+	config_command(devices[i].devfn, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
+
+static void offer(struct dice *dice, unsigned int i)
+{
+	unsigned int queue =
+		below(dice, 2) ? 0 : below(dice, NR_RINGS); /* all have the first */
+	struct ring *ring = &all_rings[i][queue];
+
+	/* The rest of the storm leaves few at work, and nobody looks at what those are offered. */
+	if (dice->actions == EVERYTHING && below(dice, 8) &&
+	    virtio_status(&devices[i]) != 0xf) {
+		move_home(i);
+		start(dice, i);
+	}
+	for (unsigned int n = 0; n < 4; n++)
+		describe(dice, i, ring, n);
+	ring_offer(ring, below(dice, 8) ? 0 : below(dice, RING_SIZE * 2));
+	if (below(dice, 16) == 0)
+		ring->avail.idx = (uint16_t)roll(dice);
+	kick_queue(i, queue);
 }
 
 static void poke_status(struct dice *dice, unsigned int i)
@@ -218,14 +240,6 @@ static void poke_config(struct dice *dice, unsigned int i)
 	out32(0xcf8, 0x80000000u | devices[i].devfn << 8 | below(dice, 64) * 4);
 	out8((uint16_t)(0xcfc + below(dice, 4)), (uint8_t)roll(dice));
 	(void)in32(0xcfc);
-}
-
-static void move_home(unsigned int i)
-{
-	for (unsigned int bar = 0; bar < 6; bar++)
-		config_write(devices[i].devfn, PCI_BASE_ADDRESS_0 + 4 * bar,
-			     saved[i][PCI_BASE_ADDRESS_0 / 4 + bar]);
-	config_command(devices[i].devfn, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
 
 /* Over RAM, which is the sink then, ECAM, the APICs, another's BAR, or somewhere free; and uses it there. */
@@ -303,8 +317,6 @@ static void (*const actions[])(struct dice *dice, unsigned int i) = {
 	kick,      poke_queue,  offer,    offer,   start,        poke_status, poke_register,
 	poke_msix, poke_config, poke_bar, go_home, poke_command, poke_window, poke_port,
 };
-
-#define EVERYTHING UINT32_MAX
 
 /* So many rounds, or for so long, if the command line says how long. */
 static void rage(struct dice *dice, uint64_t rounds)
