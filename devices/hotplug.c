@@ -2,6 +2,7 @@
 #include "devices/hotplug.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/trace.h"
 
@@ -18,6 +19,23 @@ static uint32_t take(uint32_t *bits)
 	return taken;
 }
 
+/* Under the lock. The guest lets go once for each time that it reads this. */
+static uint32_t take_asked(struct hotplug *hotplug)
+{
+	for (unsigned int slot = 0; slot < HOTPLUG_NR_SLOTS; slot++)
+		hotplug->owed[slot] += hotplug->asked >> slot & 1;
+	return take(&hotplug->asked);
+}
+
+/* Under the lock. */
+static void answer(struct hotplug *hotplug, uint32_t slots)
+{
+	for (unsigned int slot = 0; slot < HOTPLUG_NR_SLOTS; slot++) {
+		if (slots >> slot & 1 && hotplug->owed[slot] > 0)
+			hotplug->owed[slot]--;
+	}
+}
+
 static uint64_t hotplug_read(void *opaque, uint64_t offset, unsigned int size)
 {
 	struct hotplug *hotplug = opaque;
@@ -29,7 +47,7 @@ static uint64_t hotplug_read(void *opaque, uint64_t offset, unsigned int size)
 	if (offset == APPEARED)
 		value = take(&hotplug->appeared);
 	if (offset == ASKED)
-		value = take(&hotplug->asked);
+		value = take_asked(hotplug);
 	if (offset == EJECT)
 		value = hotplug->removable;
 	pthread_mutex_unlock(&hotplug->lock);
@@ -52,6 +70,7 @@ static void hotplug_write(void *opaque, uint64_t offset, unsigned int size, uint
 	if (size != 4 || offset != EJECT)
 		return;
 	pthread_mutex_lock(&hotplug->lock);
+	answer(hotplug, (uint32_t)value);
 	uint32_t slots = (uint32_t)value & hotplug->removable;
 	forget(hotplug, slots);
 	pthread_mutex_unlock(&hotplug->lock);
@@ -97,6 +116,7 @@ uint32_t hotplug_reset(struct hotplug *hotplug)
 	forget(hotplug, ejecting);
 	hotplug->appeared = 0;
 	hotplug->asked = 0;
+	memset(hotplug->owed, 0, sizeof(hotplug->owed));
 	pthread_mutex_unlock(&hotplug->lock);
 	return ejecting;
 }
@@ -131,6 +151,16 @@ void hotplug_ask_eject(struct hotplug *hotplug, unsigned int slot)
 	hotplug->ejecting |= 1u << slot & hotplug->removable;
 	pthread_mutex_unlock(&hotplug->lock);
 	power_raise_event(hotplug->power, POWER_EVENT_HOTPLUG);
+}
+
+uint32_t hotplug_owed(struct hotplug *hotplug)
+{
+	pthread_mutex_lock(&hotplug->lock);
+	uint32_t slots = hotplug->asked;
+	for (unsigned int slot = 0; slot < HOTPLUG_NR_SLOTS; slot++)
+		slots |= hotplug->owed[slot] > 0 ? 1u << slot : 0;
+	pthread_mutex_unlock(&hotplug->lock);
+	return slots;
 }
 
 bool hotplug_remind(struct hotplug *hotplug)

@@ -50,6 +50,8 @@ struct hotplug {
 	uint32_t asked;    /* to eject, and the guest has not read it */
 	uint32_t ejecting; /* asked, and the guest has not let go */
 	uint32_t removable;
+	/* For each slot: so many times the guest has read that it is asked, and not let go since. */
+	uint32_t owed[HOTPLUG_NR_SLOTS];
 };
 
 /* -EEXIST: a port is taken. On failure nothing is left behind. */
@@ -59,9 +61,9 @@ must_check int hotplug_init(struct hotplug *hotplug, struct io_bus *pio, struct 
 void hotplug_finish(struct hotplug *hotplug);
 
 /*
- * Guest reset: what the guest has not read is forgotten. Returns the slots it had been asked to
- * let go of and has not, bit n slot n: the caller takes them as ejected, since the guest that
- * was asked is gone; they are no longer removable. vCPUs parked.
+ * Guest reset: what the guest has not read, or not answered, is forgotten. Returns the slots it
+ * had been asked to let go of and has not, bit n slot n: the caller takes them as ejected, since
+ * the guest that was asked is gone; they are no longer removable. vCPUs parked.
  */
 must_check uint32_t hotplug_reset(struct hotplug *hotplug);
 
@@ -80,6 +82,12 @@ void hotplug_announce(struct hotplug *hotplug, unsigned int slot);
  * has of it; nothing is pending then.
  */
 void hotplug_ask_eject(struct hotplug *hotplug, unsigned int slot);
+
+/*
+ * The slots of which the guest lets go yet, whatever is in them by then, bit n slot n: it was asked
+ * more often than it has answered, though the device that was meant may be gone.
+ */
+uint32_t hotplug_owed(struct hotplug *hotplug);
 
 /*
  * Raises the interrupt once more, if there is something that the guest has not read: it may have

@@ -409,15 +409,28 @@ void pci_bus_finish(struct pci_bus *bus)
 	*bus = (struct pci_bus){ 0 };
 }
 
+static int find_slot_among(struct pci_bus *bus, uint32_t slots)
+{
+	for (unsigned int slot = 0; slot < 32; slot++) {
+		if (slots >> slot & 1 && !bus->devices[PCI_DEVFN(slot, 0)])
+			return PCI_DEVFN(slot, 0);
+	}
+	return -ENOSPC;
+}
+
 static int find_slot(struct pci_bus *bus, int devfn)
 {
 	if (devfn != PCI_ANY_SLOT)
 		return bus->devices[devfn] ? -EEXIST : devfn;
-	for (unsigned int slot = 0; slot < 32; slot++) {
-		if (!bus->devices[PCI_DEVFN(slot, 0)])
-			return PCI_DEVFN(slot, 0);
-	}
-	return -ENOSPC;
+	int r = find_slot_among(bus, ~bus->last_slots);
+	return r >= 0 ? r : find_slot_among(bus, bus->last_slots);
+}
+
+void pci_bus_take_last(struct pci_bus *bus, uint32_t slots)
+{
+	pthread_mutex_lock(&bus->lock);
+	bus->last_slots = slots;
+	pthread_mutex_unlock(&bus->lock);
 }
 
 int pci_bus_add(struct pci_bus *bus, struct pci_device *dev, int devfn)

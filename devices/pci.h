@@ -92,6 +92,7 @@ struct pci_bus {
 	struct pci_windows windows;
 	struct pci_device *devices[PCI_NR_DEVFNS]; /* lock */
 	uint32_t config_address;                   /* 0xcf8; lock */
+	uint32_t last_slots;                       /* bit n: slot n; lock */
 	struct io_region ecam;
 	struct io_region address_port;
 	struct io_region data_port;
@@ -135,12 +136,15 @@ void pci_set_bar(struct pci_device *dev, unsigned int bar, enum pci_bar_kind kin
 void pci_add_capability(struct pci_device *dev, uint8_t id, unsigned int offset);
 
 /*
- * Puts the device on the bus at `devfn`; PCI_ANY_SLOT: function 0 of the lowest free slot.
+ * Puts the device on the bus at `devfn`; PCI_ANY_SLOT: function 0 of the lowest free slot, of
+ * those of pci_bus_take_last() only if there is no other.
  * -EEXIST: taken. -ENOSPC: no slot is free. Its BARs have no addresses before pci_bus_reset():
  * in a guest that runs it is the guest who places them, as where no firmware sees a card come.
  */
 #define PCI_ANY_SLOT (-1)
 must_check int pci_bus_add(struct pci_bus *bus, struct pci_device *dev, int devfn);
+/* From now on these slots, bit n slot n, and no others, are the last that PCI_ANY_SLOT takes. */
+void pci_bus_take_last(struct pci_bus *bus, uint32_t slots);
 /*
  * Unmaps its BARs and takes it off; the slot is free. vCPUs may run: on return none is in its
  * ops or in the handlers of its BARs, and none will be. Not from within one of these, nor with a

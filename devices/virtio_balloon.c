@@ -63,7 +63,7 @@
 #define RESET_STEP (64ull << 20)
 #define DEFLATE_RUN_PAGES 1024u
 
-/* A granule rests for one to two of these. */
+/* A granule rests for one to two of these; a part of a huge page waits for one. */
 #define REST_SECONDS 1
 
 static struct virtio_balloon *balloon_of(struct virtio *virtio)
@@ -167,11 +167,12 @@ static uint64_t next_run(const uint32_t *pfns, unsigned int nr, uint64_t max_pag
 	return (last - first + 1) << PFN_SHIFT;
 }
 
+/* To a tick of the kernel's, a few milliseconds: that costs nothing. */
 static int64_t now_ms(void)
 {
 	struct timespec now = { 0 };
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
+	(void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* this clock always exists */
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
@@ -256,7 +257,7 @@ static void waited_for_memory(struct virtio_balloon *b, const char *what)
 	tell_event(b, VIRTIO_BALLOON_SERVED);
 }
 
-/* Granules may be at rest now: look again after a while. */
+/* Granules may be at rest now, and parts of huge pages wait: look again after a while. */
 static void start_rest(struct virtio_balloon *b)
 {
 	if (b->rests)
@@ -283,10 +284,9 @@ static unsigned int serve_element_of_pages(struct virtio_balloon *b, unsigned in
 	element->at_work = false;
 	if (r < 0)
 		return 0;
-	if (index == QUEUE_DEFLATE) {
+	if (index == QUEUE_DEFLATE)
 		waited_for_memory(b, "deflate");
-		start_rest(b);
-	}
+	start_rest(b);
 	b->nr_elements[index]++;
 	finish_element(b, index, element->chain.head);
 	return element->nr_done;

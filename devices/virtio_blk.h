@@ -9,7 +9,8 @@
  *  - request: an element of a queue, read once, checked, copied. It becomes one operation after
  *    the other of the disk's io_uring, each at most 4 MiB of it, until it is done. All that a kick
  *    brings is submitted at once. What the kernel has at hand is done by then; the rest comes
- *    back through an eventfd, on the event loop.
+ *    back through an eventfd, on the event loop. A small write to a file on tmpfs is made there and
+ *    then: it waits for memory at most, as the guest's RAM does.
  *  - flush: a request is acknowledged when its data is in the host's page cache, or on the disk
  *    with direct=on; a flush, when all that was acknowledged before it came is on stable storage
  *    (fdatasync). One runs at a time: Linux tells of a write-back that failed once, to whoever
@@ -104,6 +105,7 @@ struct virtio_blk {
 	char name[96];             /* for logs */
 	struct event_loop *loop;   /* borrowed, outlives this; NULL: none */
 	int fd;                    /* owned */
+	bool in_memory;            /* a file on tmpfs, by the page cache */
 	uint32_t block_size;       /* logical: bytes, a power of two */
 	uint32_t memory_align;     /* of buffers; 1: none is needed */
 	struct event_source timer; /* fd owned: time to look at the size */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 
 #include <sys/mman.h>
 
@@ -14,6 +15,9 @@
 
 #define HUGE_PAGE_SIZE (2ull << 20)
 #define BASE_PAGE_SIZE 4096ull
+
+/* One thread makes so much present at least: to begin one costs less. */
+#define POPULATE_LEAST (8ull << 20)
 
 static int open_backing(struct ram *ram)
 {
@@ -112,16 +116,63 @@ int ram_discard(struct ram *ram, uint64_t offset, uint64_t size)
 	return r < 0 ? -errno : 0;
 }
 
+/* Part of what is made present, by a thread of its own. */
+struct part {
+	void *at;
+	uint64_t size;
+	pthread_t thread;
+	int result;
+};
+
+static int populate(void *at, uint64_t size)
+{
+	int r;
+
+	do {
+		r = madvise(at, size, MADV_POPULATE_WRITE);
+	} while (r < 0 && (errno == EINTR || errno == EAGAIN));
+	if (r < 0 && errno == EINVAL)
+		return 0; /* Linux before 5.14: whoever pins faults the pages in */
+	return r < 0 ? -errno : 0;
+}
+
+static void *populate_part(void *opaque)
+{
+	struct part *part = opaque;
+
+	part->result = populate(part->at, part->size);
+	return NULL;
+}
+
+/* By so many threads at the most. What none is to be had for is left to this one. */
+static int populate_in_parts(char *at, uint64_t size, unsigned int nr_threads)
+{
+	struct part parts[RAM_MAX_POPULATORS];
+	uint64_t each = align_up(size / nr_threads, HUGE_PAGE_SIZE);
+	unsigned int nr = 0;
+
+	if (each < POPULATE_LEAST)
+		each = POPULATE_LEAST;
+	for (; size > each; size -= each, nr++) {
+		parts[nr] = (struct part){ .at = at + (size - each), .size = each };
+		if (pthread_create(&parts[nr].thread, NULL, populate_part, &parts[nr]) != 0)
+			break;
+	}
+	int r = populate(at, size);
+	while (nr-- > 0) {
+		(void)pthread_join(parts[nr].thread, NULL); /* it is ours, and joined once */
+		if (r >= 0)
+			r = parts[nr].result;
+	}
+	return r;
+}
+
 int ram_populate(struct ram *ram, uint64_t offset, uint64_t size)
 {
 	TRACE(ram_populate, offset, size);
 	int r = check_range(ram, offset, size);
 	if (r < 0)
 		return r;
-	do {
-		r = madvise((char *)ram->host + offset, size, MADV_POPULATE_WRITE);
-	} while (r < 0 && (errno == EINTR || errno == EAGAIN));
-	if (r < 0 && errno == EINVAL)
-		return 0; /* Linux before 5.14: whoever pins faults the pages in */
-	return r < 0 ? -errno : 0;
+	return populate_in_parts((char *)ram->host + offset, size,
+				 ram->nr_populators ? ram->nr_populators : 1);
 }

@@ -17,6 +17,8 @@
 
 #include "base/util.h"
 
+#define RAM_MAX_POPULATORS 8u
+
 enum ram_backing {
 	RAM_ANONYMOUS, /* private anonymous memory, transparent huge pages asked for */
 	RAM_MEMFD,     /* shared memfd of base pages */
@@ -28,7 +30,13 @@ struct ram {
 	uint64_t size;      /* bytes */
 	uint64_t page_size; /* the smallest piece that can be discarded */
 	enum ram_backing backing;
-	int fd;            /* owned; -1 for RAM_ANONYMOUS */
+	int fd; /* owned; -1 for RAM_ANONYMOUS */
+	/*
+	 * How many threads ram_populate() may have at work on a large range, the caller's among
+	 * them: at most RAM_MAX_POPULATORS. 0, 1: the caller alone, as where no thread may begin.
+	 * The owner's to set while nobody populates.
+	 */
+	unsigned int nr_populators;
 	void *reservation; /* the mapping with its guards */
 	uint64_t reserved;
 };

@@ -18,6 +18,12 @@
 #define STEP (64ull << 20)
 #define PROGRESS_SECONDS 2
 
+/*
+ * The host has nothing of its huge pages until they are gone as a whole, and to take one to
+ * pieces costs more than to give it up. What nobody pins waits for its neighbours.
+ */
+#define HUGE_PAGES ((2ull << 20) / GUEST_PAGE_SIZE)
+
 /* The books on one region of RAM. All under the gate. */
 struct block {
 	struct list_node link;
@@ -31,10 +37,13 @@ struct block {
 	uint64_t *released;  /* owned; a bit a granule */
 	uint64_t *rests;     /* owned; a bit a granule: made live since the last tick */
 	uint64_t *rested;    /* owned; likewise: since the one before */
+	uint64_t
+		*waits; /* owned; a bit a huge page: held in part, discarded at the next tick */
 	uint64_t nr_held;
 	uint64_t nr_reclaimed; /* units */
 	uint64_t nr_released;  /* granules */
 	uint64_t nr_resting;   /* bits in both */
+	uint64_t nr_waiting;   /* huge pages */
 };
 
 /* A struct span here is of pages, units or granules of a block. */
@@ -129,6 +138,13 @@ static enum reclaim_policy policy_now(const struct reclaim *reclaim)
 		return RECLAIM_DIRECT;
 	return reclaim->driver == RECLAIM_DRIVER_TELLS_FIRST ? RECLAIM_COORDINATED
 							     : RECLAIM_INHIBIT;
+}
+
+/* Nobody pins, and what is held may be discarded later as well as now. */
+static bool may_wait(const struct reclaim *reclaim)
+{
+	return policy_now(reclaim) == RECLAIM_DIRECT &&
+	       reclaim->driver == RECLAIM_DRIVER_TELLS_FIRST;
 }
 
 /* How many pages can be discarded by themselves. */
@@ -334,13 +350,10 @@ static bool is_due(const struct block *block, uint64_t piece, uint64_t pages,
 	       (policy != RECLAIM_COORDINATED || !is_resting(block, piece));
 }
 
-/* Of these pieces, those that are due, in runs. */
+/* Of these pieces, of so many pages each, those that are due, in runs. */
 static void discard_held(struct reclaim *reclaim, struct block *block, struct span pieces,
-			 enum reclaim_policy policy)
+			 uint64_t pages, enum reclaim_policy policy)
 {
-	uint64_t pages =
-		policy == RECLAIM_COORDINATED ? block->granule_pages : block->unit_pages;
-
 	for (uint64_t i = pieces.first; i < pieces.end; i++) {
 		struct span run = { i, i };
 		while (run.end < pieces.end && is_due(block, run.end, pages, policy))
@@ -350,6 +363,14 @@ static void discard_held(struct reclaim *reclaim, struct block *block, struct sp
 		i = run.end - 1;
 		discard_run(reclaim, block, pages_in(block, run, pages), policy);
 	}
+}
+
+/* Of the units that these pages are of. */
+static void discard_units(struct reclaim *reclaim, struct block *block, struct span pages,
+			  enum reclaim_policy policy)
+{
+	discard_held(reclaim, block, touched(pages, block->unit_pages), block->unit_pages,
+		     policy);
 }
 
 /* Bytes, of all blocks. */
@@ -372,10 +393,24 @@ static void discard_all_held(struct reclaim *reclaim)
 		return;
 	list_for_each(n, &reclaim->blocks) {
 		struct block *block = block_of(n);
+		uint64_t pages = piece_pages(reclaim, block);
 		if (block->nr_held)
-			discard_held(reclaim, block,
-				     touched(all_pages(block), piece_pages(reclaim, block)),
+			discard_held(reclaim, block, touched(all_pages(block), pages), pages,
 				     policy);
+	}
+}
+
+/* What has not become whole since the last tick is discarded as it is, if it still may be. */
+static void discard_waiting(struct reclaim *reclaim, struct block *block)
+{
+	struct span all = touched(all_pages(block), HUGE_PAGES);
+	for (uint64_t i = all.first; block->nr_waiting; i++) {
+		i = bits_find(block->waits, (struct span){ i, all.end }, true);
+		block->nr_waiting -= bit_clear(block->waits, i);
+		if (may_wait(reclaim))
+			discard_units(reclaim, block,
+				      pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES),
+				      RECLAIM_DIRECT);
 	}
 }
 
@@ -383,6 +418,7 @@ static void discard_all_held(struct reclaim *reclaim)
 
 static void block_free(struct block *block)
 {
+	free(block->waits);
 	free(block->rested);
 	free(block->rests);
 	free(block->released);
@@ -411,8 +447,9 @@ static struct block *block_create(const struct reclaim *reclaim,
 	block->released = bits_create(nr_granules);
 	block->rests = bits_create(nr_granules);
 	block->rested = bits_create(nr_granules);
+	block->waits = bits_create(touched(all_pages(block), HUGE_PAGES).end);
 	if (!block->held || !block->reclaimed || !block->released || !block->rests ||
-	    !block->rested) {
+	    !block->rested || !block->waits) {
 		block_free(block);
 		return NULL;
 	}
@@ -602,6 +639,9 @@ void pinner_join(struct reclaim *reclaim, struct pinner *pinner)
 	TRACE(pinner_join, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
 	assert(!list_linked(&pinner->link));
+	/* As long as units can be. */
+	list_for_each(n, &reclaim->blocks)
+		discard_waiting(reclaim, block_of(n));
 	uint64_t before = reclaimed_bytes(reclaim);
 	/* One that may not tell may be using it: all is about to be pinned. */
 	if (reclaim->driver != RECLAIM_DRIVER_TELLS_FIRST && list_empty(&reclaim->pinners))
@@ -745,6 +785,27 @@ static void tell_inhibitors(struct reclaim *reclaim)
 	}
 }
 
+/* Nobody pins. Of the huge pages that these pages are of, those held as a whole; others wait. */
+static void discard_huge(struct reclaim *reclaim, struct block *block, struct span pages)
+{
+	struct span huge = touched(pages, HUGE_PAGES);
+
+	for (uint64_t i = huge.first; i < huge.end; i++) {
+		struct span run = { i, i };
+		while (run.end < huge.end &&
+		       bits_all(block->held,
+				pages_in(block, (struct span){ run.end, run.end + 1 },
+					 HUGE_PAGES)))
+			run.end++;
+		if (run.end == i) {
+			block->nr_waiting += bit_set(block->waits, i);
+			continue;
+		}
+		i = run.end - 1;
+		discard_units(reclaim, block, pages_in(block, run, HUGE_PAGES), RECLAIM_DIRECT);
+	}
+}
+
 static void take_pages(struct reclaim *reclaim, struct block *block, struct span pages)
 {
 	enum reclaim_policy policy = policy_now(reclaim);
@@ -758,7 +819,12 @@ static void take_pages(struct reclaim *reclaim, struct block *block, struct span
 		return;
 	}
 	if (policy == RECLAIM_COORDINATED) {
-		discard_held(reclaim, block, touched(pages, block->granule_pages), policy);
+		discard_held(reclaim, block, touched(pages, block->granule_pages),
+			     block->granule_pages, policy);
+		return;
+	}
+	if (may_wait(reclaim)) {
+		discard_huge(reclaim, block, pages);
 		return;
 	}
 	if (reclaim->driver == RECLAIM_DRIVER_MAY_NOT_TELL) {
@@ -768,7 +834,7 @@ static void take_pages(struct reclaim *reclaim, struct block *block, struct span
 		/* What was held before may be in use; what is named now is not, this once. */
 		unmark_reclaimed(block, pages);
 	}
-	discard_held(reclaim, block, touched(pages, block->unit_pages), policy);
+	discard_units(reclaim, block, pages, policy);
 }
 
 /* A guest that toggles the last page of a granule waits for its next round. */
@@ -1008,6 +1074,8 @@ bool reclaim_tick(struct reclaim *reclaim)
 	bool rests = false;
 
 	pthread_mutex_lock(&reclaim->gate);
+	list_for_each(n, &reclaim->blocks)
+		discard_waiting(reclaim, block_of(n));
 	list_for_each(n, &reclaim->blocks) {
 		if (block_of(n)->nr_resting == 0)
 			continue;
@@ -1082,6 +1150,27 @@ static void add_held_back(const struct reclaim *reclaim, const struct block *blo
 	figures->incomplete += block->nr_held * GUEST_PAGE_SIZE - complete;
 }
 
+/* Held bytes that wait for the rest of their huge page, if the next tick will take them. */
+static void add_waiting(const struct reclaim *reclaim, const struct block *block,
+			struct reclaim_figures *figures)
+{
+	struct span all = touched(all_pages(block), HUGE_PAGES);
+
+	if (block->nr_waiting == 0 || !may_wait(reclaim))
+		return;
+	for (uint64_t i = bits_find(block->waits, all, true); i < all.end;
+	     i = bits_find(block->waits, (struct span){ i + 1, all.end }, true)) {
+		struct span units =
+			units_of(block, pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES));
+		for (uint64_t unit = units.first; unit < units.end; unit++) {
+			struct span its = pages_in(block, (struct span){ unit, unit + 1 },
+						   block->unit_pages);
+			if (bits_all(block->held, its) && !bit_test(block->reclaimed, unit))
+				figures->resting += span_size(its);
+		}
+	}
+}
+
 static void name_owners(const struct reclaim *reclaim, struct reclaim_figures *ret)
 {
 	list_for_each(n, &reclaim->inhibitors) {
@@ -1104,6 +1193,7 @@ void reclaim_figures(struct reclaim *reclaim, struct reclaim_figures *ret)
 	list_for_each(n, &reclaim->blocks) {
 		ret->held += block_of(n)->nr_held * GUEST_PAGE_SIZE;
 		add_held_back(reclaim, block_of(n), ret);
+		add_waiting(reclaim, block_of(n), ret);
 	}
 	ret->reclaimed = reclaimed_bytes(reclaim);
 	ret->held_back = ret->held - ret->reclaimed;

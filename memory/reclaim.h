@@ -17,11 +17,14 @@
  *    be smaller.
  *  - piece: a granule while there are pinners, else a unit. It is discarded when all of its
  *    pages are held, however many elements that took.
+ *  - waiting: pages that nobody pins wait until all of a huge page of the host's (2 MiB of a
+ *    region) is held, which the host would otherwise have to take to pieces; but no longer than
+ *    until the next tick.
  *  - live, released: a granule is live as long as all pinners have it pinned, and released
  *    from before it is discarded until after all of them have it pinned again.
  *  - reclaimed: a unit that was discarded while held, and not given back since. Held memory
- *    that is not reclaimed is *held back*: by an inhibitor, by a piece not held as a whole, or
- *    by a discard that failed.
+ *    that is not reclaimed is *held back*: by an inhibitor, by a piece not held as a whole, by
+ *    waiting for the rest of a huge page, or by a discard that failed.
  *  - inhibitor: embedded in the object that pins (a VFIO group, a KVM without synchronous
  *    MMU). It names its owner, and, being an object and not a count, cannot be lowered twice.
  *    Zeroed: not raised. While one is raised nothing is discarded; raising one while there are
@@ -118,7 +121,7 @@ struct reclaim_figures {
 	uint64_t reclaimed;         /* of these, given back to the host */
 	uint64_t held_back;         /* of these, not: held - reclaimed */
 	uint64_t incomplete;        /* of those held back: in pieces not held as a whole */
-	uint64_t resting;           /* of those held back: whole granules at rest */
+	uint64_t resting; /* of those held back: at rest, or waiting: gone within two seconds */
 	unsigned int nr_inhibitors;
 	unsigned int nr_pinners;
 	unsigned int nr_owners; /* how many inhibitors are named: at most RECLAIM_MAX_OWNERS */
@@ -247,8 +250,9 @@ void reclaim_forget(struct reclaim *reclaim);
 must_check int reclaim_restore(struct reclaim *reclaim, uint64_t most);
 
 /*
- * Time passes: to be called about once a second while it returns true. Granules that have
- * rested for that long are released if they are held as a whole.
+ * Time passes: to be called about a second after something was taken or given back, and once a
+ * second while it returns true. What waited for the rest of a huge page is discarded; granules
+ * that have rested for that long are released if they are held as a whole.
  */
 bool reclaim_tick(struct reclaim *reclaim);
 

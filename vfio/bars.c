@@ -335,3 +335,16 @@ void vfio_bars_unmap(struct vfio_bars *bars, unsigned int index)
 	for (unsigned int i = 0; i < bar->nr_areas; i++)
 		memory_map_remove(bars->map, &bar->areas[i].region);
 }
+
+bool vfio_bars_trap(struct vfio_bars *bars)
+{
+	bool mapped = false;
+
+	for (unsigned int index = 0; index < VFIO_NR_BARS; index++) {
+		const struct vfio_bar *bar = &bars->bars[index];
+		for (unsigned int i = 0; i < bar->nr_areas; i++)
+			mapped = mapped || list_linked(&bar->areas[i].region.link);
+		vfio_bars_unmap(bars, index);
+	}
+	return mapped;
+}

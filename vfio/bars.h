@@ -9,11 +9,14 @@
  *    pending bits are cut out, since those are emulated.
  *  - Everything else of a BAR traps, and is read or written by a system call. So does all of a
  *    BAR whose areas could not be mapped: slower, and no different.
+ *  - A map that stops answering (the device was pulled out, or lost power) is a SIGBUS for whoever
+ *    touches it, and an error of KVM's where a guest does: its areas are taken away then, and
+ *    all traps, until the BAR is decoded anew. System calls get -EIO, and the guest ones.
  *  - A BAR smaller than a page of which the kernel lets us map the page is shown to the guest
  *    a page large. Nothing else can then be placed in that page, which the map covers whole.
  *
- * Threads: init and finish before the device is on a bus, and after; map and unmap under
- * bus->lock.
+ * Threads: init and finish before the device is on a bus, and after; map, unmap and trap
+ * under bus->lock.
  */
 #ifndef VFIO_BARS_H
 #define VFIO_BARS_H
@@ -64,5 +67,7 @@ void vfio_bars_finish(struct vfio_bars *bars);
 /* BAR `index` is decoded at its address now, or about to leave it. */
 void vfio_bars_map(struct vfio_bars *bars, unsigned int index);
 void vfio_bars_unmap(struct vfio_bars *bars, unsigned int index);
+/* Takes away what is mapped of all BARs, which stay decoded. Whether anything was. */
+bool vfio_bars_trap(struct vfio_bars *bars);
 
 #endif /* VFIO_BARS_H */

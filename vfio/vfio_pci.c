@@ -576,6 +576,64 @@ int vfio_pci_attach_opened(struct vfio *vfio, struct pci_bus *bus, struct vfio_o
 	return r;
 }
 
+/* One that was pulled out reads as ones. */
+static bool decodes_memory(const struct vfio_pci *vp)
+{
+	uint32_t command = 0;
+
+	return read_hardware(vp, PCI_COMMAND, 2, &command) >= 0 && command != UINT16_MAX &&
+	       command & PCI_COMMAND_MEMORY;
+}
+
+static bool trap(struct pci_device *pci)
+{
+	if (!vfio_bars_trap(&vfio_pci_of(pci)->bars))
+		return false;
+	log_guest(
+		&pci->budget,
+		"vfio: %s: its memory does not answer the processor: it traps until the guest "
+		"switches it on anew",
+		pci->name);
+	return true;
+}
+
+bool vfio_pci_trap(struct pci_bus *bus)
+{
+	bool any = false;
+
+	pthread_mutex_lock(&bus->lock);
+	for (unsigned int round = 0; round < 2 && !any; round++) {
+		for (unsigned int i = 0; i < PCI_NR_DEVFNS; i++) {
+			struct pci_device *pci = bus->devices[i];
+			if (!pci || pci->ops != &vfio_pci_ops)
+				continue;
+			if (round > 0 || !decodes_memory(vfio_pci_of(pci)))
+				any = trap(pci) || any;
+		}
+	}
+	pthread_mutex_unlock(&bus->lock);
+	return any;
+}
+
+/*
+ * Before its memory is unmapped, and somebody else's, the device must stop using it: what was under
+ * way when bus mastering went off ends with the reset. One that the guest never touched is at nothing.
+ */
+static void stop(struct vfio_pci *vp)
+{
+	struct vfio_device *dev = &vp->device;
+
+	if (quiesce(vp) < 0)
+		log_debug("vfio: %s: bus mastering stays on until it is closed", dev->name);
+	if (!(dev->flags & VFIO_DEVICE_FLAGS_RESET) ||
+	    !__atomic_load_n(&dev->touched, __ATOMIC_SEQ_CST))
+		return;
+	if (vfio_device_reset(dev, VFIO_REACH_UNUSED) < 0)
+		log_warn(
+			"vfio: %s: its reset fails: what it is at may go on until it is closed",
+			dev->name);
+}
+
 void vfio_pci_detach(struct vfio_pci *vp)
 {
 	if (!vp)
@@ -583,10 +641,8 @@ void vfio_pci_detach(struct vfio_pci *vp)
 	TRACE(vfio_pci_detach, 0, 0);
 	pci_bus_remove(&vp->pci);
 	vfio_irq_finish(&vp->irq);
-	/* Before its memory is unmapped the device must stop using it. */
-	if (vp->device.group && vp->device.fd >= 0 && quiesce(vp) < 0)
-		log_debug("vfio: %s: bus mastering stays on until it is closed",
-			  vp->device.name);
+	if (vp->device.group && vp->device.fd >= 0)
+		stop(vp);
 	vfio_bars_finish(&vp->bars);
 	vfio_device_detach(&vp->device);
 	if (vp->group)

@@ -5,12 +5,13 @@
  *
  * Attaching ends way D: the group is attached (or shared, if it is already), the device
  * opened, its view built, the function reset, the device put on the bus. Detaching is the
- * reverse: off the bus, interrupts off, bus mastering off, closed; the group goes with its
- * last device.
+ * reverse: off the bus, interrupts off, bus mastering off, reset if the function can be, closed;
+ * the group goes with its last device.
  *
  * Order that matters: what is switched off (memory decode, power) is unmapped from the guest
- * before the hardware hears of it, and what is switched on is mapped after, since a mapped
- * BAR that does not answer stops a vCPU for good.
+ * before the hardware hears of it, and what is switched on is mapped after, since a vCPU cannot
+ * go on at a mapped BAR that does not answer. One that stops answering by itself is
+ * vfio_pci_trap()'s.
  *
  * Threads: attach and detach are for the thread that runs machine_init(); vCPUs may run. All else
  * runs from the bus's and the I/O buses' callbacks.
@@ -63,6 +64,13 @@ must_check int vfio_pci_look(const char *given, enum vfio_balloon balloon, char 
 			     unsigned int *ret_group);
 /* The exact reverse; frees. Accepts NULL. */
 void vfio_pci_detach(struct vfio_pci *vp);
+
+/*
+ * Of a vCPU, which KVM cannot let reach what it touched: takes away the maps of those devices that
+ * do not answer, or, where all do, of all; what the guest does there traps from now on. False: there
+ * was none, so it was no BAR. Takes bus->lock. What is done is logged.
+ */
+bool vfio_pci_trap(struct pci_bus *bus);
 
 /*
  * The one way a device is called in /sys, from one of the ways users call it, into at least

@@ -228,6 +228,7 @@ static int attach_device(struct machine *m, struct attached *d,
 		.machine = m,
 		.on_error = request->on_error,
 	};
+	pci_bus_take_last(&m->pci, hotplug_owed(&m->hotplug));
 	int r = request->opened ? vfio_pci_attach_opened(&m->vfio, &m->pci, request->opened,
 							 request->balloon, &d->pci)
 				: vfio_pci_attach(&m->vfio, &m->pci, request->host,

@@ -12,7 +12,10 @@
  *  - leaving: the guest has been asked, is asked again, and has ATTACH_EJECT_SECONDS. If they pass
  *    the device stays, which is told; asking may be repeated, and who does not want to wait takes it
  *    by force. The guest's own reset lets go of it, too. A guest may let go without having been
- *    asked; and one that was asked twice, and is slow, of what has come into the slot since.
+ *    asked.
+ *  - a slot that the guest still owes: it was asked for it and has not let go, though the device is
+ *    gone, by force or since it was asked twice. It would let go of what has come there since: such
+ *    a slot is taken again only once it has, or has reset, or if no other is free.
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
  *  - on its way: a device that will have RAM pinned that nobody has now. First all of RAM is made
  *    present, under an inhibitor, a piece at a time, so that the event loop serves others in between

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -87,6 +88,13 @@ static void vcpu_event(void *opaque, enum vcpu_event event)
 		break;
 	case VCPU_RESET: request(opaque, POWER_RESET, 0, "guest-reset"); break;
 	}
+}
+
+static bool vcpu_unreachable(void *opaque)
+{
+	struct machine *m = opaque;
+
+	return vfio_pci_trap(&m->pci);
 }
 
 /* Asked from outside to end: the guest may, the first time, do so by itself. */
@@ -308,11 +316,15 @@ static void balloon_changed(void *opaque)
 	wake(m, &m->balloon_changed);
 }
 
+bool machine_take_balloon_change(struct machine *m)
+{
+	return __atomic_exchange_n(&m->balloon_changed, false, __ATOMIC_SEQ_CST);
+}
+
 /* What vCPUs have left to be told, while they run on. */
 static void tell_news(struct machine *m)
 {
-	if (__atomic_exchange_n(&m->balloon_changed, false, __ATOMIC_SEQ_CST))
-		qmp_balloon_changed(&m->qmp);
+	qmp_balloon_changed(&m->qmp);
 	/* That of this boot is told; the next boot may have one again. */
 	if (!m->crash_told && __atomic_load_n(&m->crash_loaded, __ATOMIC_SEQ_CST)) {
 		m->crash_told = true;
@@ -657,6 +669,14 @@ static int not_the_users(int r)
 	return is_the_users(r) ? -EIO : r;
 }
 
+/* Zeroing memory keeps a processor busy; all of a large host's would be in each other's way. */
+static unsigned int nr_populators(void)
+{
+	long nr = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return nr < 1 ? 1 : nr > RAM_MAX_POPULATORS ? RAM_MAX_POPULATORS : (unsigned int)nr;
+}
+
 static int add_ram(struct machine *m)
 {
 	static const char *const hints[] = {
@@ -679,6 +699,7 @@ static int add_ram(struct machine *m)
 	if (r < 0)
 		return log_err(r, "--memory %" PRIu64 "M%s", m->config.memory >> 20,
 			       hints[m->config.backing]);
+	m->ram.nr_populators = nr_populators();
 	m->low = (struct memory_region){
 		.size = m->layout.low_size,
 		.host = m->ram.host,
@@ -935,6 +956,7 @@ static int add_vcpus(struct machine *m)
 		.mmio = &m->mmio,
 		.begin = vcpu_begin,
 		.event = vcpu_event,
+		.unreachable = vcpu_unreachable,
 		.opaque = m,
 	};
 	for (unsigned int i = 0; i < m->config.nr_cpus; i++) {
@@ -1125,6 +1147,7 @@ static int start(struct machine *m)
 		r = open_rest(m);
 	if (r >= 0)
 		r = give_sockets(m);
+	m->ram.nr_populators = 1; /* the sandbox lets no thread begin */
 	if (r >= 0)
 		r = sandbox_drop(&m->sandbox);
 	for (unsigned int i = 0; i < m->nr_vcpus && r >= 0; i++)

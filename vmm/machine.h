@@ -227,6 +227,8 @@ void machine_stop_auto(struct machine *machine);
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);
+/* Whether the guest has changed its balloon since this was last asked. Event loop. */
+bool machine_take_balloon_change(struct machine *machine);
 /*
  * Plugs the cable of network card `name` ("net0") in, or pulls it. -ENODEV: there is no such card.
  * -EPIPE: nobody is at the other end any more.

@@ -1392,7 +1392,6 @@ static void tell_balloon(struct qmp *qmp)
 	struct machine_memory memory;
 
 	machine_get_memory(qmp->machine, &memory);
-	qmp->balloon_changed = false;
 	qmp->balloon_rests = timerfd_settime(qmp->balloon_timer.fd, 0, &rest, NULL) == 0;
 	tell_clients(qmp, "BALLOON_CHANGE",
 		     json_pack("{s:I}", "actual", number(memory.ram - memory.balloon.actual)));
@@ -1400,10 +1399,7 @@ static void tell_balloon(struct qmp *qmp)
 
 void qmp_balloon_changed(struct qmp *qmp)
 {
-	if (!qmp->loop)
-		return;
-	qmp->balloon_changed = true;
-	if (!qmp->balloon_rests)
+	if (qmp->loop && !qmp->balloon_rests && machine_take_balloon_change(qmp->machine))
 		tell_balloon(qmp);
 }
 
@@ -1415,8 +1411,7 @@ static void balloon_timer_ready(struct event_source *source, uint32_t events)
 	if (!eventfd_take(source->fd)) /* the same eight bytes */
 		return;
 	qmp->balloon_rests = false;
-	if (qmp->balloon_changed)
-		tell_balloon(qmp);
+	qmp_balloon_changed(qmp);
 }
 
 /*

@@ -90,8 +90,7 @@ struct qmp {
 	struct client *busy; /* whose command runs; NULL */
 	struct event_source
 		balloon_timer; /* fd owned; runs for a second after a BALLOON_CHANGE */
-	bool balloon_rests;    /* it runs, */
-	bool balloon_changed;  /* and there is something to tell when it has run out */
+	bool balloon_rests;    /* it runs; what changes meanwhile the machine remembers */
 };
 
 /*
@@ -113,7 +112,7 @@ void qmp_event_reason(struct qmp *qmp, const char *name, const char *reason);
 void qmp_event_action(struct qmp *qmp, const char *name, const char *action);
 /* `id` is a device's. */
 void qmp_event_device(struct qmp *qmp, const char *name, const char *id);
-/* The guest's balloon has another size: BALLOON_CHANGE, now or when its second is over. */
+/* The guest's balloon may have another size: BALLOON_CHANGE, now or when its second is over. */
 void qmp_balloon_changed(struct qmp *qmp);
 
 #endif /* VMM_QMP_H */

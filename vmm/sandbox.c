@@ -134,6 +134,7 @@ static const struct rule rules[] = {
 	{ BOTH, CALL(write), .why = "eventfds, consoles, the log, events" },
 	{ BOTH, CALL(readv), .why = "a tap" },
 	{ BOTH, CALL(writev), .why = "a tap" },
+	{ BOTH, CALL(pwritev), .why = "small writes to a disk on tmpfs" },
 	{ BOTH, CALL(sendto), .why = "console and control sockets" },
 	{ BOTH, CALL(recvfrom), .why = "passt" },
 	{ LOOP, CALL(recvmsg), .why = "the control socket, and fds that come by it" },

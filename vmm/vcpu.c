@@ -405,6 +405,20 @@ static int begin(struct vcpu *vcpu)
 	return r;
 }
 
+/*
+ * What the guest touched does not answer, and has been taken away. Another vCPU may have done that
+ * after this one touched it: hence one more try.
+ */
+static bool may_try_again(struct vcpu *vcpu)
+{
+	const struct vcpu_host *host = vcpu->host;
+	bool taken = host->unreachable && host->unreachable(host->opaque);
+	bool second = vcpu->tried_again;
+
+	vcpu->tried_again = !taken;
+	return taken || !second;
+}
+
 static void *vcpu_loop(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
@@ -417,11 +431,14 @@ static void *vcpu_loop(void *opaque)
 		int r = kvm_enter(vcpu->fd);
 		if (r == -EINTR || r == -EAGAIN)
 			continue; /* kicked, or a processor that waits for its start-up IPI */
+		if (r == -EFAULT && may_try_again(vcpu))
+			continue;
 		if (r < 0) {
 			(void)log_err(r, "kvm: running cpu %u", vcpu->index);
 			crash(vcpu);
 			continue;
 		}
+		vcpu->tried_again = false;
 		handle_exit(vcpu);
 	}
 }

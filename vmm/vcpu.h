@@ -53,6 +53,11 @@ struct vcpu_host {
 	int (*begin)(void *opaque, const char *thread);
 	/* On the vCPU's thread. It must close the gate, or the guest runs on. */
 	void (*event)(void *opaque, enum vcpu_event event);
+	/*
+	 * On the vCPU's thread, no lock held: KVM cannot reach the memory that the guest touched.
+	 * True: it has been taken away, and what the guest does there will exit. NULL: never that.
+	 */
+	bool (*unreachable)(void *opaque);
 	void *opaque;
 };
 
@@ -70,6 +75,7 @@ struct vcpu {
 	int thread_id;   /* gate->lock; as ps and top have it; 0: it has not begun yet */
 	int begin_error; /* gate->lock; with which the thread ended at once */
 	bool started;
+	bool tried_again;                     /* what KVM could not let it reach */
 	uint64_t exits[VCPU_NR_EXIT_REASONS]; /* by reason; atomic, written on its thread */
 };
 

@@ -50,11 +50,12 @@ uint32_t pfn(unsigned int n);
 /* In three places of it, first and last byte among them. */
 void page_mark(unsigned int n);
 void page_check_marked(unsigned int n);
+/* It is, or becomes so within a second or two: parts of huge pages are discarded by and by. */
 void page_check_zero(unsigned int n);
 
 /* One element of these page numbers to queue 0 or 1, and waits until it is used. */
 void balloon_send(unsigned int queue, const uint32_t *pfns, unsigned int count);
-/* Of pages [first, first + count) of the arena; count <= 64. */
+/* Of pages [first, first + count) of the arena; count <= 512. */
 void balloon_inflate(unsigned int first, unsigned int count);
 void balloon_deflate(unsigned int first, unsigned int count);
 /* It inflates and deflates, whatever was done to it before: a reset first. */

@@ -336,11 +336,18 @@ class Balloon:
             client.close()
 
     def wait(self, bytes_held, seconds):
-        """Waits until the guest says that so much is in its balloon, or nothing has moved for that long; returns the figures."""
+        """Waits until the guest says that so much is in its balloon, or nothing has moved for that long; returns the figures.
+
+        They are those of when the last parts of huge pages have gone to the host, which takes a second.
+        """
         actual = None
         while True:
             memory = self.memory()
             if memory["actual"] == bytes_held:
+                rests = time.monotonic() + 10
+                while memory["policy"] == "direct" and memory["held-back"]["resting"] and time.monotonic() < rests:
+                    time.sleep(0.3)
+                    memory = self.memory()
                 return memory
             if memory["actual"] != actual:
                 actual, deadline = memory["actual"], time.monotonic() + seconds

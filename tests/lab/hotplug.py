@@ -1,5 +1,7 @@
 """The lab's chapter about devices that come and go while the guest runs, with a balloon in it."""
 
+import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -15,9 +17,12 @@ CYCLES = 2
 LOAD_SECONDS = int(os.environ.get("SOAK_SECONDS", 30))
 KEEP = 192 * MIB
 EJECT_SECONDS = 180  # more than a guest takes here, so that a hang ends
-# In the guest: what each edu says to its driver, once so many are there.
+PIDFD_GETFD = 438  # pidfd_getfd, which Python has not
+COMMAND = (7 << 40) + 4  # in the file of a VFIO device: its config space's command register
+# In the guest: what each edu says to its driver, once that is so, or after a while.
 WAIT_FOR_EDUS = ("find_edus() {{ for d in /sys/bus/pci/drivers/ballast_edu/0*; do [ ! -e $d ] || cat $d/identity; done; }}; "
-                 "n=0; until [ $(find_edus | wc -w) = {} ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; tell edu $(find_edus)")
+                 "n=0; until [ \"$(echo $(find_edus))\" = \"{}\" ] || [ $((n += 1)) -gt 200 ]; do sleep 0.2; done; "
+                 "tell edu $(find_edus)")
 # Likewise: each nvme goes through a function reset; the disk can be read; it is read for ever.
 RESET_DISK = "for d in /sys/bus/pci/drivers/nvme/0*; do echo 1 >$d/reset || exit 1; done"
 READ_DISK = "[ $(dd if=/dev/nvme0n1 bs=1M count=16 iflag=direct status=none | wc -c) = 16777216 ]"
@@ -57,10 +62,30 @@ def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
 
-def check_edu(name, guest, nr):
+def slot_of(balloon, name):
+    return next(device["slot"] for device in balloon.ask_qmp("query-pci")[0]["devices"] if device["qdev_id"] == name)
+
+
+def check_edu(name, guest, nr, answer="0x010000ed"):
     """The guest's driver has so many, and each answers."""
-    said = guest.ask(WAIT_FOR_EDUS.format(int(nr)), 120)
-    check(name, said == [" ".join(["0x010000ed"] * nr)], said)
+    answers = " ".join([answer] * nr)
+    said = guest.ask(WAIT_FOR_EDUS.format(answers), 120)
+    check(name, said == [answers], said)
+
+
+@contextlib.contextmanager
+def device_of(pid):
+    """The file of the one VFIO device that a process has open, as our own."""
+    number = next(fd for fd in os.listdir(f"/proc/{pid}/fd") if "vfio-device" in os.readlink(f"/proc/{pid}/fd/{fd}"))
+    process = os.pidfd_open(pid)
+    device = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, int(number), 0)
+    os.close(process)
+    if device < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    try:
+        yield device
+    finally:
+        os.close(device)
 
 
 def comes_and_goes(prefix, guest, balloon):
@@ -143,7 +168,7 @@ def guest_starts_anew(prefix, guest, balloon):
 
 
 def taken(prefix, guest, balloon):
-    """By force, from a guest that stands still."""
+    """By force, from a guest that stands still; what comes before it has heard of that does not go with it."""
     must(prefix, balloon, "attach", EDU)
     check_edu(f"{prefix}/driver", guest, True)
     must(prefix, balloon, "stop")
@@ -151,6 +176,39 @@ def taken(prefix, guest, balloon):
     check(f"{prefix}/by-force", balloon.memory()["pinned"] == 0, balloon.memory())
     must(prefix, balloon, "cont")
     check_edu(f"{prefix}/force-told-to-guest", guest, False)
+    must(prefix, balloon, "attach", EDU)
+    check_edu(f"{prefix}/comes-again", guest, True)
+    before = slot_of(balloon, EDU)
+    must(prefix, balloon, "stop")
+    must(prefix, balloon, "detach", EDU, "--force")
+    must(prefix, balloon, "attach", EDU)
+    must(prefix, balloon, "cont")
+    guest.ask(f"n=0; while [ -e /sys/bus/pci/devices/0000:00:{before:02x}.0 ] && [ $((n += 1)) -le 200 ]; do sleep 0.2; done", 120)
+    check_edu(f"{prefix}/another-came", guest, True)
+    check(f"{prefix}/another-slot", slot_of(balloon, EDU) != before, before)
+    must(prefix, balloon, "detach", EDU)
+    check_edu(f"{prefix}/gone-in-guest", guest, False)
+    return before
+
+
+def stops_answering(prefix, guest, balloon, slot):
+    """
+    Somebody else switches its memory off while the guest has it mapped: KVM finds nothing there but SIGBUS, as of a device that
+    is pulled out. The guest reads ones, and goes on; and what answers again it reads again. It comes into the slot that the guest
+    did let go of.
+    """
+    must(prefix, balloon, "attach", EDU)
+    check(f"{prefix}/slot-again", slot_of(balloon, EDU) == slot, slot)
+    check_edu(f"{prefix}/mapped", guest, True)
+    with device_of(guest.process.pid) as device:
+        command = os.pread(device, 2, COMMAND)
+        os.pwrite(device, bytes(2), COMMAND)
+        check_edu(f"{prefix}/reads-ones", guest, True, "0xffffffff")
+        told = [line for line in guest.errors if f"{EDU}: its memory does not answer the processor" in line]
+        check(f"{prefix}/told-once", len(told) == 1, guest.errors[-5:])
+        os.pwrite(device, command, COMMAND)
+        check_edu(f"{prefix}/answers-again", guest, True)
+    must(prefix, balloon, "detach", EDU)
 
 
 def under_load(prefix, guest, balloon):
@@ -216,7 +274,8 @@ def hot_plug():
         check_confined(prefix, guest.process)
         before = comes_and_goes(f"{prefix}/comes-and-goes", guest, balloon)
         cannot_come(f"{prefix}/cannot-come", guest, balloon, before)
-        taken(f"{prefix}/taken", guest, balloon)
+        slot = taken(f"{prefix}/taken", guest, balloon)
+        stops_answering(f"{prefix}/stops-answering", guest, balloon, slot)
         under_load(f"{prefix}/load", guest, balloon)
         after = holdings(guest, balloon)
         check(f"{prefix}/balanced", {**after, "held": 0, "reclaimed": 0} == {**before, "held": 0, "reclaimed": 0},

@@ -241,6 +241,41 @@ START_TEST(a_reset_gives_back_what_was_asked_for_and_forgets_the_rest)
 }
 END_TEST
 
+START_TEST(a_slot_is_owed_until_the_guest_has_let_go_as_often_as_it_was_asked)
+{
+	const uint32_t slot = 1u << 7;
+
+	hotplug_set_removable(&hotplug, 7, true);
+	eject(slot); /* unasked, for nothing that comes */
+	hotplug_set_removable(&hotplug, 7, true);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), 0);
+	hotplug_ask_eject(&hotplug, 7);
+	hotplug_ask_eject(&hotplug, 7); /* before it has read the first */
+	ck_assert_uint_eq(hotplug_owed(&hotplug), slot);
+	(void)get(ASKED);
+	hotplug_ask_eject(&hotplug, 7);
+	(void)get(ASKED);
+	hotplug_ask_eject(&hotplug, 7);
+	eject(UINT32_MAX);
+	ck_assert_uint_eq(nr_ejected[7], 2);
+	/* It has read of it once more, and of the last time it does not hear. */
+	ck_assert_uint_eq(get(ASKED), 0);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), slot);
+	eject(~slot);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), slot);
+	eject(slot);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), 0);
+	ck_assert_uint_eq(nr_ejected[7], 2);
+	/* Likewise of one that was taken by force, until a reset. */
+	hotplug_ask_eject(&hotplug, 7);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), slot);
+	(void)get(ASKED);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), slot);
+	ck_assert_uint_eq(hotplug_reset(&hotplug), 0);
+	ck_assert_uint_eq(hotplug_owed(&hotplug), 0);
+}
+END_TEST
+
 static void refill(void *opaque, unsigned int slot)
 {
 	hotplug_set_removable(opaque, slot, true);
@@ -317,6 +352,7 @@ int main(void)
 		reads_of_another_size_or_across_two_give_ones_and_take_nothing,
 		a_device_taken_by_force_leaves_nothing_pending,
 		a_reset_gives_back_what_was_asked_for_and_forgets_the_rest,
+		a_slot_is_owed_until_the_guest_has_let_go_as_often_as_it_was_asked,
 		the_handler_may_fill_the_slot_anew,
 		vcpus_that_eject_at_once_are_heard_once,
 		starting_where_a_port_is_taken_leaves_nothing,

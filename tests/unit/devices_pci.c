@@ -423,6 +423,24 @@ START_TEST(the_33rd_device_finds_no_slot)
 }
 END_TEST
 
+START_TEST(slots_that_are_to_be_last_are_taken_if_no_other_is_free)
+{
+	static struct card cards[32];
+	static const unsigned int last[] = { 0, 7, 31 };
+
+	pci_bus_take_last(&bus, UINT32_MAX);
+	pci_bus_take_last(&bus, 1u << 31 | 1u << 7 | 1u);
+	for (unsigned int i = 0; i < nitems(cards); i++) {
+		init_card(&cards[i]);
+		add_card(&cards[i]);
+		ck_assert_uint_eq(cards[i].pci.devfn,
+				  i < 29 ? PCI_DEVFN(i < 6 ? i + 1 : i + 2, 0)
+					 : PCI_DEVFN(last[i - 29], 0));
+	}
+	ck_assert_int_eq(pci_bus_add(&bus, &a.pci, PCI_ANY_SLOT), -ENOSPC);
+}
+END_TEST
+
 START_TEST(a_removed_device_is_gone_and_so_are_its_bars)
 {
 	add_simple(&a);
@@ -1228,6 +1246,7 @@ int main(void)
 		a_device_takes_the_lowest_free_slot,
 		a_taken_place_is_refused,
 		the_33rd_device_finds_no_slot,
+		slots_that_are_to_be_last_are_taken_if_no_other_is_free,
 		a_removed_device_is_gone_and_so_are_its_bars,
 		a_bus_whose_places_are_taken_leaves_nothing,
 		a_bar_tells_its_size,

@@ -303,11 +303,27 @@ static void write_pfns(gpa_t gpa, const uint32_t *pfns, unsigned int nr)
 	ck_assert_int_eq(memory_write(&map, gpa, pfns, nr * sizeof(*pfns)), 0);
 }
 
+static bool is_set(const struct event_source *timer)
+{
+	struct itimerspec left;
+
+	ck_assert_int_eq(timerfd_gettime(timer->fd, &left), 0);
+	return left.it_value.tv_sec || left.it_value.tv_nsec || left.it_interval.tv_sec;
+}
+
+/* The timer's: what was taken in parts of huge pages is discarded. */
+static void pass_a_second(void)
+{
+	if (balloon.rests)
+		balloon.rest_timer.ready(&balloon.rest_timer, EPOLLIN);
+}
+
 static void send(unsigned int queue, const uint32_t *pfns, unsigned int nr)
 {
 	write_pfns(BUFFER, pfns, nr);
 	add(queue, BUFFER, nr * (uint32_t)sizeof(*pfns), 0);
 	kick(queue);
+	pass_a_second();
 }
 
 static void send_run(unsigned int queue, uint32_t first, unsigned int nr)
@@ -318,6 +334,7 @@ static void send_run(unsigned int queue, uint32_t first, unsigned int nr)
 		pfns[i] = first + i;
 	add(queue, BUFFER, nr * (uint32_t)sizeof(*pfns), 0);
 	kick(queue);
+	pass_a_second();
 }
 
 static void fill(gpa_t gpa, uint64_t size)
@@ -533,6 +550,26 @@ START_TEST(contiguous_pages_in_any_order_are_one_discard)
 	ck_assert(is(POOL, 256 * PAGE, 0));
 	ck_assert(is(POOL + 256 * PAGE, PAGE, 0xaa));
 	process_expect_no_log();
+}
+END_TEST
+
+START_TEST(a_part_of_a_huge_page_is_discarded_within_a_second)
+{
+	uint32_t pfn = POOL_PFN;
+
+	setup();
+	fill(POOL, PAGE);
+	write_pfns(BUFFER, &pfn, 1);
+	add(INFLATE, BUFFER, sizeof(pfn), 0);
+	kick(INFLATE);
+	ck_assert_uint_eq(take_used(INFLATE), 1);
+	ck_assert_uint_eq(nr_discards, 0);
+	ck_assert(is_set(&balloon.rest_timer));
+	while (nr_discards == 0)
+		ck_assert(run_once(30000));
+	ck_assert_uint_eq(nr_discards, 1);
+	ck_assert(is(POOL, PAGE, 0));
+	ck_assert(!is_set(&balloon.rest_timer));
 }
 END_TEST
 
@@ -857,6 +894,7 @@ static void send_large(unsigned int nr, uint32_t extra)
 	put_desc(INFLATE, nr, BUFFER, extra, 0);
 	publish(INFLATE, 0);
 	kick(INFLATE);
+	pass_a_second();
 }
 
 START_TEST(the_largest_element_is_served)
@@ -917,6 +955,7 @@ START_TEST(a_number_may_lie_across_two_buffers)
 	put_desc(INFLATE, 1, BUFFER + 0x1000, 2, 0);
 	publish(INFLATE, 0);
 	kick(INFLATE);
+	pass_a_second();
 	ck_assert_uint_eq(take_used(INFLATE), 1);
 	ck_assert(is(POOL + 7 * PAGE, PAGE, 0));
 	ck_assert(is(POOL, 7 * PAGE, 0xaa));
@@ -1218,14 +1257,6 @@ START_TEST(with_a_period_the_driver_is_asked_at_once_and_again)
 	ck_assert_uint_eq(stats().nr_updates, 3);
 }
 END_TEST
-
-static bool is_set(const struct event_source *timer)
-{
-	struct itimerspec left;
-
-	ck_assert_int_eq(timerfd_gettime(timer->fd, &left), 0);
-	return left.it_value.tv_sec || left.it_value.tv_nsec || left.it_interval.tv_sec;
-}
 
 START_TEST(the_period_may_be_changed_and_ended)
 {
@@ -2082,6 +2113,7 @@ int main(void)
 		poison_is_the_drivers_to_write_if_it_poisons,
 		config_space_takes_bytes_and_words,
 		contiguous_pages_in_any_order_are_one_discard,
+		a_part_of_a_huge_page_is_discarded_within_a_second,
 		each_run_is_one_discard_and_gaps_stay,
 		a_page_named_twice_counts_once,
 		memfd_pages_are_discarded_too,

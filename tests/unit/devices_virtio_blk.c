@@ -12,9 +12,12 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
@@ -62,6 +65,10 @@ static int fail_init, fail_restrict, fail_enable, fail_register, fail_open, fail
 	fail_statx, fail_mmap, fail_lseek;
 static uint32_t direct_align; /* that statx tells of; 0: none, as it is asked to say so */
 static bool tells_align;
+/* What the file system is said to be; 0: it does not say. Files of the tests are elsewhere. */
+static long file_system = EXT4_SUPER_MAGIC;
+static int fail_pwritev;
+static bool writes_in_part; /* the first iovec only */
 /* What a block device says, to as many questions; 0: there is none. */
 static struct {
 	unsigned int nr_answers;
@@ -91,6 +98,9 @@ off_t __real_lseek64(int fd, off_t offset, int whence);
 off_t __wrap_lseek64(int fd, off_t offset, int whence);
 int __real_statx(int fd, const char *name, int flags, unsigned int mask, struct statx *st);
 int __wrap_statx(int fd, const char *name, int flags, unsigned int mask, struct statx *st);
+int __wrap_fstatfs64(int fd, struct statfs *fs);
+ssize_t __real_pwritev64(int fd, const struct iovec *iov, int nr, off_t offset);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int nr, off_t offset);
 int __real_ioctl(int fd, unsigned long request, ...);
 int __wrap_ioctl(int fd, unsigned long request, ...);
 void *__real_mmap64(void *at, size_t size, int prot, int flags, int fd, off_t offset);
@@ -182,6 +192,20 @@ int __wrap_statx(int fd, const char *name, int flags, unsigned int mask, struct 
 			      .stx_dio_mem_align = direct_align,
 			      .stx_dio_offset_align = direct_align };
 	return 0;
+}
+
+int __wrap_fstatfs64(int fd, struct statfs *fs)
+{
+	(void)fd;
+	*fs = (struct statfs){ .f_type = file_system };
+	return file_system ? 0 : fails(ENOSYS);
+}
+
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int nr, off_t offset)
+{
+	if (fail_pwritev)
+		return fails(fail_pwritev);
+	return __real_pwritev64(fd, iov, writes_in_part ? 1 : nr, offset);
 }
 
 int __wrap_ioctl(int fd, unsigned long request, ...)
@@ -557,6 +581,108 @@ START_TEST(what_is_written_is_there)
 	ck_assert_uint_eq(f.bytes_written, 4096);
 	ck_assert_uint_eq(f.nr_errors, 0);
 	process_expect_no_log();
+}
+END_TEST
+
+static int full = -1;
+
+static void full_disk(struct io_uring_sqe *sqe)
+{
+	sqe->fd = full;
+}
+
+static void setup_on(const char *folder, long kind, struct virtio_blk_options options)
+{
+	make_world(folder);
+	file_system = kind;
+	ck_assert_int_eq(init(options, 2), 0);
+	driver_start(&driver, ALL);
+	memset(nr_operations, 0, sizeof(nr_operations));
+}
+
+START_TEST(what_is_in_memory_is_written_at_once)
+{
+	setup_on("/dev/shm", TMPFS_MAGIC, (struct virtio_blk_options){ 0 });
+	for (unsigned int i = 0; i < 8; i++) {
+		fill(DATA + i * 4096, 4096, (uint8_t)(0xa0 + i));
+		offer(0, i, VIRTIO_BLK_T_OUT, i * 16, DATA + i * 4096, 4096);
+	}
+	driver_kick(&driver, 0);
+	for (unsigned int i = 0; i < 8; i++) {
+		ck_assert(any_used(0));
+		ck_assert_uint_eq(status_of(i), VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(byte_at(i * 8192), 0xa0 + i);
+		ck_assert_uint_eq(byte_at(i * 8192 + 4095), 0xa0 + i);
+		ck_assert_uint_eq(byte_at(i * 8192 + 4096), i * 16 + 8);
+	}
+	ck_assert_uint_eq(nr_operations[IORING_OP_WRITE], 0);
+	ck_assert_uint_eq(driver.nr_queue_interrupts[0], 1);
+	ck_assert_uint_eq(figures().bytes_written, 8 * 4096);
+	/* The event loop does not copy much. */
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, DATA, 256 << 10), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(nr_operations[IORING_OP_WRITE], 1);
+	ck_assert_uint_eq(byte_at((256 << 10) - 1), 0);
+	process_expect_no_log();
+	teardown();
+}
+END_TEST
+
+START_TEST(what_was_not_written_at_once_is_left_to_the_ring)
+{
+	const struct driver_buffer out[] = {
+		{ HEADER(0), 16, false },
+		{ DATA, 1000, false },
+		{ DATA + 1000, 3096, false },
+		{ STATUS(0), 1, true },
+	};
+	uint32_t written;
+
+	setup_on("/dev/shm", TMPFS_MAGIC, (struct virtio_blk_options){ 0 });
+	fill(DATA, 4096, 0xaa);
+	writes_in_part = true;
+	write_header(0, VIRTIO_BLK_T_OUT, 8);
+	ck_assert_uint_eq(send_chain(out, nitems(out), &written), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(nr_operations[IORING_OP_WRITE], 1);
+	ck_assert_uint_eq(byte_at(4096 + 1000), 0xaa);
+	ck_assert_uint_eq(byte_at(8191), 0xaa);
+	ck_assert_uint_eq(byte_at(8192), 16);
+	fail_pwritev = EINTR;
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 16, DATA, 4096), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(byte_at(8192), 0xaa);
+	process_expect_no_log();
+	fail_pwritev = ENOSPC;
+	full = open("/dev/full", O_RDWR | O_CLOEXEC);
+	tamper = full_disk;
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 4, DATA, 512), VIRTIO_BLK_S_IOERR);
+	process_expect_log("a write at 2048: No space left on device");
+	fd_close(&full);
+	teardown();
+}
+END_TEST
+
+START_TEST(what_may_be_slow_is_left_to_the_ring)
+{
+	const struct {
+		const char *folder;
+		long file_system;
+		bool is_device;
+		bool direct;
+	} disks[] = {
+		{ "/dev/shm", EXT4_SUPER_MAGIC, false, false },
+		{ "/dev/shm", 0, false, false },
+		{ "/dev/shm", TMPFS_MAGIC, true, false }, /* its node is on devtmpfs */
+		{ "/var/tmp", TMPFS_MAGIC, false, true },
+	};
+
+	for (unsigned int i = 0; i < nitems(disks); i++) {
+		device.nr_answers = disks[i].is_device ? 5 : 0;
+		device.logical = 512;
+		setup_on(disks[i].folder, disks[i].file_system,
+			 (struct virtio_blk_options){ .direct = disks[i].direct });
+		ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, DATA, 4096), VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(nr_operations[IORING_OP_WRITE], 1);
+		teardown();
+	}
 }
 END_TEST
 
@@ -1149,13 +1275,6 @@ START_TEST(the_log_has_an_end)
 END_TEST
 
 /* What the host does wrong */
-
-static int full = -1;
-
-static void full_disk(struct io_uring_sqe *sqe)
-{
-	sqe->fd = full;
-}
 
 START_TEST(the_hosts_errors_are_io_errors)
 {
@@ -1947,6 +2066,9 @@ int main(void)
 		a_disk_has_one_writer,
 	};
 	const TTest *const bare[] = {
+		what_is_in_memory_is_written_at_once,
+		what_was_not_written_at_once_is_left_to_the_ring,
+		what_may_be_slow_is_left_to_the_ring,
 		a_block_devices_topology_is_told,
 		a_topology_that_cannot_be_told_is_not,
 		twenty_letters_need_no_end,

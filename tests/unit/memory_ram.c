@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #define PAGE 4096ull
 #define HUGE_PAGE (2ull << 20)
 #define SIZE (4 * HUGE_PAGE)
+#define LARGE_SIZE (40ull << 20)
 #define NR_HUGEPAGES "/proc/sys/vm/nr_hugepages"
 
 static struct ram ram;
@@ -326,6 +328,93 @@ START_TEST(populating_makes_pages_present_and_keeps_what_is_there)
 }
 END_TEST
 
+static unsigned int nr_threads; /* begun */
+static unsigned int thread_fails_at;
+static unsigned int nr_populates;
+static unsigned int populate_fails_at;
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
+			  void *opaque);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
+			  void *opaque);
+int __real_madvise(void *at, size_t size, int advice);
+int __wrap_madvise(void *at, size_t size, int advice);
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
+			  void *opaque)
+{
+	if (++nr_threads == thread_fails_at)
+		return EAGAIN;
+	return __real_pthread_create(thread, attr, run, opaque);
+}
+
+int __wrap_madvise(void *at, size_t size, int advice)
+{
+	if (advice == MADV_POPULATE_WRITE &&
+	    __atomic_add_fetch(&nr_populates, 1, __ATOMIC_SEQ_CST) == populate_fails_at) {
+		errno = ENOMEM;
+		return -1;
+	}
+	return __real_madvise(at, size, advice);
+}
+
+static unsigned int nr_present(void)
+{
+	static unsigned char vector[LARGE_SIZE / PAGE];
+	unsigned int count = 0;
+
+	ck_assert_int_eq(mincore(ram.host, ram.size, vector), 0);
+	for (unsigned int i = 0; i < ram.size / PAGE; i++)
+		count += vector[i] & 1;
+	return count;
+}
+
+/* By how many threads, beside ours, and whether all of it. */
+static int populate_large(unsigned int nr_populators)
+{
+	ck_assert_int_eq(ram_init(&ram, LARGE_SIZE, RAM_MEMFD), 0);
+	nr_threads = nr_populates = 0;
+	ram.nr_populators = nr_populators;
+	return ram_populate(&ram, PAGE, LARGE_SIZE - PAGE);
+}
+
+START_TEST(many_threads_populate_a_large_range)
+{
+	static const unsigned int threads[][2] = {
+		{ 0, 0 }, { 1, 0 }, { 2, 1 }, { 4, 3 }, { 8, 4 }
+	};
+
+	for (unsigned int i = 0; i < nitems(threads); i++) {
+		ck_assert_int_eq(populate_large(threads[i][0]), 0);
+		ck_assert_uint_eq(nr_threads, threads[i][1]);
+		ck_assert_uint_eq(nr_populates, threads[i][1] + 1);
+		ck_assert_uint_eq(nr_present(), LARGE_SIZE / PAGE - 1);
+		ram_finish(&ram);
+	}
+}
+END_TEST
+
+START_TEST(without_a_thread_one_populates_all_the_same)
+{
+	for (thread_fails_at = 1; thread_fails_at <= 3; thread_fails_at++) {
+		ck_assert_int_eq(populate_large(4), 0);
+		ck_assert_uint_eq(nr_populates, thread_fails_at);
+		ck_assert_uint_eq(nr_present(), LARGE_SIZE / PAGE - 1);
+		ram_finish(&ram);
+	}
+}
+END_TEST
+
+START_TEST(a_thread_that_finds_no_memory_is_heard)
+{
+	for (populate_fails_at = 1; populate_fails_at <= 4; populate_fails_at++) {
+		ck_assert_int_eq(populate_large(4), -ENOMEM);
+		ck_assert_uint_eq(nr_populates, 4); /* all have ended */
+		ram_finish(&ram);
+	}
+}
+END_TEST
+
 START_TEST(a_range_outside_or_misaligned_is_refused_and_does_nothing)
 {
 	enum ram_backing backing;
@@ -462,6 +551,9 @@ int main(void)
 		a_discarded_piece_is_gone_from_the_host,
 		discarding_all_and_discarding_again_is_fine,
 		populating_makes_pages_present_and_keeps_what_is_there,
+		many_threads_populate_a_large_range,
+		without_a_thread_one_populates_all_the_same,
+		a_thread_that_finds_no_memory_is_heard,
 		a_range_outside_or_misaligned_is_refused_and_does_nothing,
 		no_address_space_leaves_nothing_behind,
 		no_memory_for_the_block_gives_the_reservation_back,

@@ -196,9 +196,16 @@ static bool present(uint64_t offset)
 	return vector & 1;
 }
 
+/* The balloon takes, and a second passes. */
+static void take_some(gpa_t gpa, uint64_t size, int wanted)
+{
+	ck_assert_int_eq(reclaim_take(&reclaim, gpa, size), wanted);
+	ck_assert(!reclaim_tick(&reclaim));
+}
+
 static void take(gpa_t gpa, uint64_t size)
 {
-	ck_assert_int_eq(reclaim_take(&reclaim, gpa, size), 0);
+	take_some(gpa, size, 0);
 }
 
 static void give_back(gpa_t gpa, uint64_t size)
@@ -236,7 +243,7 @@ static void expect_counts(struct reclaim_counts c, uint64_t taken, uint64_t call
 
 /* Nobody pins. */
 
-START_TEST(a_page_taken_is_discarded_at_once_and_reads_zero)
+START_TEST(a_page_taken_is_discarded_and_reads_zero)
 {
 	take(0x1000, PAGE);
 	expect_call(&discards, 0x1000, PAGE);
@@ -324,6 +331,104 @@ START_TEST(pages_that_are_not_held_are_left_alone_when_given_back)
 }
 END_TEST
 
+/* A huge page of the host's goes as a whole, or after a second. */
+
+static void make_huge(void)
+{
+	unmake();
+	make(RAM_ANONYMOUS, 4 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
+}
+
+START_TEST(a_part_of_a_huge_page_waits_for_the_rest)
+{
+	make_huge();
+	ck_assert_int_eq(reclaim_take(&reclaim, HUGE_PAGE + PAGE, HUGE_PAGE - PAGE), 0);
+	expect_nr_calls(&discards, 0);
+	expect_held(HUGE_PAGE - PAGE, 0);
+	ck_assert_uint_eq(figures().resting, HUGE_PAGE - PAGE);
+	expect_bytes(HUGE_PAGE, HUGE_PAGE, 0xaa);
+	ck_assert_int_eq(reclaim_take(&reclaim, HUGE_PAGE, PAGE), 0);
+	expect_call(&discards, HUGE_PAGE, HUGE_PAGE);
+	expect_held(HUGE_PAGE, HUGE_PAGE);
+	ck_assert_uint_eq(figures().resting, 0);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 0);
+}
+END_TEST
+
+START_TEST(what_waits_is_discarded_by_the_next_tick)
+{
+	make_huge();
+	ck_assert_int_eq(reclaim_take(&reclaim, PAGE, 2 * PAGE), 0);
+	ck_assert_int_eq(reclaim_take(&reclaim, 2 * HUGE_PAGE - PAGE, PAGE), 0);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 2);
+	expect_held(3 * PAGE, 3 * PAGE);
+	expect_bytes(PAGE, 2 * PAGE, 0);
+	expect_bytes(2 * HUGE_PAGE - PAGE, PAGE, 0);
+	/* The rest of it goes, and not again what is gone. */
+	ck_assert_int_eq(reclaim_take(&reclaim, 0, HUGE_PAGE), 0);
+	expect_nr_calls(&discards, 2);
+	ck_assert_uint_eq(discards.size[0], PAGE);
+	ck_assert_uint_eq(discards.size[1], HUGE_PAGE - 3 * PAGE);
+}
+END_TEST
+
+START_TEST(neighbouring_huge_pages_are_discarded_by_one_call)
+{
+	make_huge();
+	ck_assert_int_eq(reclaim_take(&reclaim, HIGH_GPA + PAGE, 3 * HUGE_PAGE), 0);
+	expect_call(&discards, 5 * HUGE_PAGE, 2 * HUGE_PAGE);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 2);
+	expect_held(3 * HUGE_PAGE, 3 * HUGE_PAGE);
+}
+END_TEST
+
+START_TEST(what_is_given_back_while_it_waits_was_never_gone)
+{
+	make_huge();
+	ck_assert_int_eq(reclaim_take(&reclaim, 0, HUGE_PAGE / 2), 0);
+	give_back(PAGE, PAGE);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_bytes(PAGE, PAGE, 0xaa);
+	expect_bytes(0, PAGE, 0);
+	expect_held(HUGE_PAGE / 2 - PAGE, HUGE_PAGE / 2 - PAGE);
+}
+END_TEST
+
+START_TEST(what_waits_when_an_inhibitor_is_raised_stays)
+{
+	make_huge();
+	ck_assert_int_eq(reclaim_take(&reclaim, 0, PAGE), 0);
+	inhibitor_raise(&reclaim, &one, "a");
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 0);
+	ck_assert_uint_eq(figures().resting, 0);
+	expect_bytes(0, PAGE, 0xaa);
+	inhibitor_lower(&reclaim, &one);
+	expect_call(&discards, 0, PAGE);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 0);
+}
+END_TEST
+
+START_TEST(for_a_driver_that_may_not_tell_nothing_waits)
+{
+	make_huge();
+	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
+	ck_assert_int_eq(reclaim_take(&reclaim, 0, PAGE), 0);
+	expect_call(&discards, 0, PAGE);
+	/* A driver that tells was here before, and is not any more. */
+	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_TELLS_FIRST);
+	ck_assert_int_eq(reclaim_take(&reclaim, 2 * PAGE, PAGE), 0);
+	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_nr_calls(&discards, 0);
+	expect_bytes(2 * PAGE, PAGE, 0xaa);
+}
+END_TEST
+
 /* Ranges. */
 
 static const uint64_t impossible[][2] = {
@@ -353,14 +458,14 @@ END_TEST
 
 START_TEST(what_of_a_range_is_no_ram_is_told_and_the_rest_is_taken)
 {
-	ck_assert_int_eq(reclaim_take(&reclaim, SIZE - PAGE, 2 * PAGE), -EFAULT);
-	ck_assert_int_eq(reclaim_take(&reclaim, HIGH_GPA - PAGE, 2 * PAGE), -EFAULT);
+	take_some(SIZE - PAGE, 2 * PAGE, -EFAULT);
+	take_some(HIGH_GPA - PAGE, 2 * PAGE, -EFAULT);
 	expect_held(2 * PAGE, 2 * PAGE);
 	ck_assert_int_eq(*byte_at(SIZE - PAGE), 0);
 	ck_assert_int_eq(*byte_at(SIZE), 0);
 	ck_assert_int_eq(*byte_at(SIZE - PAGE - 1), 0xaa);
 	ck_assert_int_eq(*byte_at(SIZE + PAGE), 0xaa);
-	ck_assert_int_eq(reclaim_take(&reclaim, PAGE, HIGH_GPA + SIZE), -EFAULT);
+	take_some(PAGE, HIGH_GPA + SIZE, -EFAULT);
 	expect_held(2 * SIZE - PAGE, 2 * SIZE - PAGE);
 	ck_assert_int_eq(bar_bytes[0], 0xaa);
 }
@@ -402,9 +507,9 @@ START_TEST(ram_may_end_where_addresses_end)
 	ck_assert_int_eq(memory_map_add(&map, &high), 0);
 	take(UINT64_MAX - 0xfff, PAGE);
 	expect_call(&discards, 2 * SIZE - PAGE, PAGE);
-	ck_assert_int_eq(reclaim_take(&reclaim, top - PAGE, SIZE + PAGE), -EFAULT);
+	take_some(top - PAGE, SIZE + PAGE, -EFAULT);
 	expect_held(SIZE, SIZE);
-	ck_assert_int_eq(reclaim_take(&reclaim, PAGE, UINT64_MAX - 0xfff), -EFAULT);
+	take_some(PAGE, UINT64_MAX - 0xfff, -EFAULT);
 	expect_held(2 * SIZE - PAGE, 2 * SIZE - PAGE);
 	give_back(top, SIZE);
 	expect_held(SIZE - PAGE, SIZE - PAGE);
@@ -558,7 +663,7 @@ static void *take_one(void *opaque)
 {
 	int *ret = opaque;
 
-	*ret = reclaim_take(&reclaim, 0x1000, PAGE);
+	*ret = reclaim_take(&reclaim, 0, SIZE);
 	return NULL;
 }
 
@@ -885,7 +990,7 @@ START_TEST(a_failed_discard_is_logged_once)
 	discards.fail_all = true;
 	take(0x1000, 2 * PAGE);
 	process_expect_log("E reclaim: discard 0x1000+0x2000");
-	take(0x8000, PAGE);
+	take(HIGH_GPA, PAGE);
 	ck_assert_int_eq(reclaim_report(&reclaim, 0x10000, PAGE), -EINVAL);
 	process_expect_no_log();
 	expect_counts(figures().policies[RECLAIM_DIRECT], 3 * PAGE, 0, 0, 2);
@@ -898,8 +1003,8 @@ START_TEST(what_was_not_discarded_is_tried_again_when_it_is_taken_again)
 	take(0x1000, 2 * PAGE);
 	discards.nr = 0;
 	take(0x2000, PAGE);
-	expect_call(&discards, 0x2000, PAGE);
-	expect_held(2 * PAGE, PAGE);
+	expect_call(&discards, 0x1000, 2 * PAGE);
+	expect_held(2 * PAGE, 2 * PAGE);
 }
 END_TEST
 
@@ -1389,7 +1494,7 @@ START_TEST(without_memory_for_the_books_nothing_is_left_behind)
 		ck_assert_ptr_null(reclaim.map);
 		ck_assert(list_empty(&map.listeners));
 	}
-	ck_assert_uint_eq(n, 13); /* six pieces for each of two regions */
+	ck_assert_uint_eq(n, 15); /* seven pieces for each of two regions */
 	callocs.fail_at = 0;
 	memory_map_remove(&map, &high);
 	callocs.fail_at = 2;
@@ -1439,13 +1544,19 @@ static void set_nr_hugepages(unsigned int n)
 int main(void)
 {
 	const TTest *const tests[] = {
-		a_page_taken_is_discarded_at_once_and_reads_zero,
+		a_page_taken_is_discarded_and_reads_zero,
 		a_page_of_high_ram_is_that_of_its_place_in_the_block,
 		neighbouring_pages_are_discarded_by_one_call,
 		a_page_that_is_held_already_is_neither_counted_nor_discarded_again,
 		a_page_given_back_is_the_guests_again,
 		a_base_page_comes_back_on_the_first_touch_only,
 		pages_that_are_not_held_are_left_alone_when_given_back,
+		a_part_of_a_huge_page_waits_for_the_rest,
+		what_waits_is_discarded_by_the_next_tick,
+		neighbouring_huge_pages_are_discarded_by_one_call,
+		what_is_given_back_while_it_waits_was_never_gone,
+		what_waits_when_an_inhibitor_is_raised_stays,
+		for_a_driver_that_may_not_tell_nothing_waits,
 		what_is_no_range_of_pages_is_refused,
 		what_of_a_range_is_no_ram_is_told_and_the_rest_is_taken,
 		what_of_a_range_is_no_ram_is_told_and_the_rest_is_given_back,

@@ -51,6 +51,7 @@ static struct {
 	bool may_not_tell;
 	bool held[MAX_PAGES];
 	bool reclaimed[NR_GRANULES];
+	bool waits[NR_REGIONS]; /* each is smaller than a huge page, of which it is all */
 	struct inhibitor *raised[NR_INHIBITORS]; /* oldest first */
 	unsigned int nr_raised;
 	struct reclaim_counts policies[RECLAIM_NR_POLICIES];
@@ -374,6 +375,41 @@ static void check_range(gpa_t gpa, unsigned int nr, bool *ret_all_is_ram)
 		*ret_all_is_ram &= page_at(gpa + i * PAGE) != NOWHERE;
 }
 
+/* All of a region's that is due. */
+static void foresee_region(unsigned int region)
+{
+	for (unsigned int i = region * REGION_GRANULES; i < (region + 1) * REGION_GRANULES;
+	     i++) {
+		if (is_complete(i) && !model.reclaimed[i])
+			foresee(i);
+	}
+}
+
+/* Nobody pins: a region of which all is held now is discarded, others wait. */
+static void take_directly(const bool *named)
+{
+	for (unsigned int i = 0; i < NR_REGIONS; i++) {
+		if (!memchr(named + i * region_pages(), true, region_pages()))
+			continue;
+		if (memchr(&model.held[i * region_pages()], false, region_pages()))
+			model.waits[i] = true;
+		else
+			foresee_region(i);
+	}
+}
+
+static void tick(void)
+{
+	begin("tick", HELD);
+	for (unsigned int i = 0; i < NR_REGIONS; i++) {
+		if (model.waits[i] && policy_now() == RECLAIM_DIRECT && !model.may_not_tell)
+			foresee_region(i);
+		model.waits[i] = false;
+	}
+	expect(!reclaim_tick(&reclaim), "a granule rests");
+	end();
+}
+
 static void take(gpa_t gpa, unsigned int nr)
 {
 	bool named[MAX_PAGES] = { false };
@@ -390,7 +426,11 @@ static void take(gpa_t gpa, unsigned int nr)
 			model.policies[policy_now()].taken += PAGE;
 		model.held[page] = true;
 	}
-	for (unsigned int i = 0; i < NR_GRANULES && policy_now() != RECLAIM_INHIBIT; i++) {
+	bool directly = policy_now() == RECLAIM_DIRECT && !model.may_not_tell;
+	if (directly)
+		take_directly(named);
+	for (unsigned int i = 0;
+	     i < NR_GRANULES && policy_now() != RECLAIM_INHIBIT && !directly; i++) {
 		const bool *pages = &named[i * model.granule_pages];
 		bool any = memchr(pages, true, model.granule_pages);
 		/* From a driver that may not tell no piece of several pages is discarded. */
@@ -674,6 +714,7 @@ static void replug(void)
 		memset(&model.held[region_pages()], 0, region_pages() * sizeof(model.held[0]));
 		memset(&model.reclaimed[REGION_GRANULES], 0,
 		       REGION_GRANULES * sizeof(model.reclaimed[0]));
+		model.waits[1] = false;
 	} else {
 		expect(memory_map_add(&map, &regions[1]) == 0, "the region cannot be added");
 	}
@@ -722,8 +763,10 @@ static void random_step(void)
 		detach();
 	else if (dice < 855)
 		detach_all();
-	else if (dice < 950)
+	else if (dice < 900)
 		touch_some();
+	else if (dice < 950)
+		tick();
 	else if (dice < 970)
 		random_nonsense();
 	else if (dice < 975)

@@ -412,6 +412,59 @@ START_TEST(we_never_reach_into_a_bars_map)
 }
 END_TEST
 
+/* A vCPU was at a map that gave SIGBUS: it comes again, by a system call. */
+START_TEST(a_map_that_does_not_answer_is_taken_away_and_traps)
+{
+	start();
+	unsigned int nr_maps = fake.nr_maps;
+	dev->dead = true;
+	ck_assert(vfio_pci_trap(&world.bus));
+	const char *text = logged();
+	ck_assert_ptr_nonnull(strstr(text, NAME ": its memory does not answer the processor"));
+	ck_assert_ptr_eq(strchr(text, '\n'), strrchr(text, '\n'));
+	for (unsigned int bar = 0; bar < VFIO_NR_BARS; bar++) {
+		for (unsigned int i = 0; i < vp->bars.bars[bar].nr_areas; i++)
+			ck_assert_ptr_null(mapped(bar, vp->bars.bars[bar].areas[i].offset));
+	}
+	ck_assert_uint_eq(io_bus_read(&world.mmio, address(0) + 8, 4), 0xffffffff);
+	/* What else a vCPU cannot reach is no BAR. */
+	(void)logged();
+	ck_assert(!vfio_pci_trap(&world.bus));
+	ck_assert_str_eq(logged(), "");
+	/* It answers again: so it traps, and is mapped where it is decoded anew. */
+	dev->dead = false;
+	dev->regions[0].memory[8] = 9;
+	ck_assert_uint_eq(io_bus_read(&world.mmio, address(0) + 8, 4), 9);
+	config_write(vp, PCI_COMMAND, 2, 0);
+	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	ck_assert_ptr_eq(mapped(0, 0), dev->regions[0].window);
+	ck_assert_uint_eq(fake.nr_maps, nr_maps);
+}
+END_TEST
+
+/* Loop: it says nothing; it is pulled out; somebody else switched it off; nobody knows. */
+START_TEST(a_device_that_answers_keeps_its_maps_unless_none_does_not)
+{
+	struct vfio_pci *peer = start_with_peer();
+	uint64_t at = address(0);
+
+	dev->dead = _i == 0;
+	if (_i == 1 || _i == 2)
+		fake_set_16(dev, PCI_COMMAND, _i == 1 ? UINT16_MAX : PCI_COMMAND_MASTER);
+	ck_assert(vfio_pci_trap(&world.bus));
+	ck_assert_ptr_null(mapped(0, 0));
+	for (unsigned int c = 0; c < NR_CONTAINERS; c++) {
+		ck_assert_ptr_null(peer_map(c, at));
+		ck_assert_ptr_nonnull(peer_map(c, 0));
+		ck_assert_int_eq(!peer_map(c, peer->pci.bars[0].address), _i == 3);
+	}
+	ck_assert_int_eq(vfio_pci_trap(&world.bus), _i != 3);
+	ck_assert_ptr_null(peer_map(0, peer->pci.bars[0].address));
+	ck_assert(!vfio_pci_trap(&world.bus));
+	vfio_pci_detach(peer);
+}
+END_TEST
+
 START_TEST(a_device_that_does_not_answer_reads_as_ones)
 {
 	dev->regions[0].flags &= ~(uint32_t)MMAP;
@@ -526,6 +579,9 @@ int main(void)
 	tcase_add_test(tests,
 		       a_bar_that_others_cannot_reach_at_one_place_they_reach_at_the_next);
 	tcase_add_test(tests, we_never_reach_into_a_bars_map);
+	tcase_add_test(tests, a_map_that_does_not_answer_is_taken_away_and_traps);
+	tcase_add_loop_test(tests, a_device_that_answers_keeps_its_maps_unless_none_does_not, 0,
+			    4);
 	tcase_add_test(tests, a_device_that_does_not_answer_reads_as_ones);
 	tcase_add_test(tests, every_byte_of_every_bar_can_be_read_and_written);
 	tcase_add_test(tests, the_rom_is_read_when_the_guest_looks);

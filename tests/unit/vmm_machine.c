@@ -1067,7 +1067,7 @@ START_TEST(a_crash_is_told_with_registers_and_has_a_status_of_its_own)
 
 	for (unsigned int i = 0; i < nitems(cases); i++) {
 		fake_kvm_init();
-		fake_kvm.steps[0] = cases[i].step;
+		fake_kvm.steps[0] = fake_kvm.steps[1] = cases[i].step;
 		ck_assert_int_eq(run(), STATUS_CRASHED);
 		const char *text = process_log();
 		ck_assert_msg(strstr(text, cases[i].part) != NULL, "%s", text);
@@ -1349,7 +1349,7 @@ static int has_read_the_host_bridge(struct kvm_run *run)
 	static const uint8_t ids[] = { 0x36, 0x1b, 0x08, 0x00 };
 
 	return memcmp(run->mmio.data, ids, sizeof(ids)) == 0 ? powers_off(run)
-							     : is_an_error(run);
+							     : fails_to_enter(run);
 }
 
 START_TEST(an_mmio_read_reaches_its_device_and_its_answer_the_guest)
@@ -1374,7 +1374,7 @@ static int has_read_ones(struct kvm_run *run)
 	static const uint8_t ones[] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0 };
 
 	return memcmp(run->mmio.data, ones, sizeof(ones)) == 0 ? powers_off(run)
-							       : is_an_error(run);
+							       : fails_to_enter(run);
 }
 
 START_TEST(an_mmio_access_of_odd_length_is_done_in_pieces)
@@ -1392,7 +1392,7 @@ static int reads_the_line_status(struct kvm_run *run)
 
 static int has_read_the_line_status(struct kvm_run *run)
 {
-	return *port_data(run) == 0x60 ? powers_off(run) : is_an_error(run);
+	return *port_data(run) == 0x60 ? powers_off(run) : fails_to_enter(run);
 }
 
 START_TEST(a_port_read_reaches_its_device_and_its_answer_the_guest)
@@ -1628,6 +1628,58 @@ START_TEST(an_iommu_with_no_room_beside_memory_is_refused)
 }
 END_TEST
 
+static uint64_t bar_address(void)
+{
+	return machine.attach.devices[0].pci->pci.bars[0].address;
+}
+
+static int touches_a_bar_that_is_gone(struct kvm_run *run)
+{
+	uint64_t devfn = machine.attach.devices[0].pci->pci.devfn;
+
+	io_bus_write(&machine.mmio, LAYOUT_ECAM_BASE + (devfn << 12) + PCI_COMMAND, 2,
+		     PCI_COMMAND_MEMORY);
+	ck_assert_uint_eq(fake_kvm_nr_slots(), 2);
+	fake.devices[0].dead = true;
+	return is_an_error(run);
+}
+
+static int reads_the_bar(struct kvm_run *run)
+{
+	ck_assert_uint_eq(fake_kvm_nr_slots(), 1);
+	run->exit_reason = KVM_EXIT_MMIO;
+	run->mmio.phys_addr = bar_address();
+	run->mmio.len = 4;
+	run->mmio.is_write = 0;
+	return 0;
+}
+
+static int has_read_ones_of_the_bar(struct kvm_run *run)
+{
+	static const uint8_t ones[] = { 0xff, 0xff, 0xff, 0xff };
+
+	ck_assert_mem_eq(run->mmio.data, ones, sizeof(ones));
+	return powers_off(run);
+}
+
+START_TEST(a_guest_goes_on_without_a_device_that_is_gone)
+{
+	fake_init();
+	struct fake_device *dev = fake_add_device(DEVICE, fake_add_group(7));
+	fake_set_bar(dev, 0, 0, 4096, VFIO_REGION_INFO_FLAG_MMAP);
+	config.devices[0].name = DEVICE;
+	config.nr_devices = 1;
+	fake_kvm.steps[0] = touches_a_bar_that_is_gone;
+	fake_kvm.steps[1] = reads_the_bar;
+	fake_kvm.steps[2] = has_read_ones_of_the_bar;
+	ck_assert_int_eq(run(), STATUS_POWER_OFF);
+	expect_in_log("W vfio: " DEVICE ": its memory does not answer the processor",
+		      "I guest switched itself off");
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 START_TEST(a_device_in_trouble_is_told_and_one_wanted_back_as_well)
 {
 	const char *path = use_events();
@@ -1834,6 +1886,47 @@ START_TEST(a_device_comes_and_goes_500_times)
 	ck_assert_int_eq(fake.containers[0].fd, 0);
 	(void)process_log();
 	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* The guest reads which slots it is asked for; and answers, which may be late. */
+static void read_what_is_asked(void)
+{
+	(void)io_bus_read(&machine.pio, LAYOUT_HOTPLUG_PORT + 4, 4);
+}
+
+START_TEST(a_late_answer_does_not_take_what_has_come_since)
+{
+	struct vfio_pci **pci = &machine.attach.devices[0].pci;
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	const uint8_t first = (*pci)->pci.devfn;
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_BY_FORCE), 0);
+	read_what_is_asked();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	const uint8_t second = (*pci)->pci.devfn;
+	ck_assert_uint_ne(second, first);
+	io_bus_write(&machine.pio, LAYOUT_HOTPLUG_PORT + 8, 4, 1u << (first >> 3));
+	attach_take_out(&machine);
+	ck_assert_ptr_nonnull(*pci);
+	/* It has answered: the slot can be had again. One that was asked twice answers twice. */
+	for (unsigned int i = 0; i < 2; i++) {
+		ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+		read_what_is_asked();
+	}
+	for (unsigned int i = 0; i < 2; i++) {
+		io_bus_write(&machine.pio, LAYOUT_HOTPLUG_PORT + 8, 4, 1u << (second >> 3));
+		attach_take_out(&machine);
+		ck_assert_int_eq(!*pci, i == 0);
+		if (i == 0)
+			ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+		ck_assert_uint_eq((*pci)->pci.devfn, first);
+	}
+	machine_finish(&machine);
+	(void)process_log();
 	fake_finish();
 }
 END_TEST
@@ -2747,8 +2840,10 @@ int main(void)
 		events_tell_of_crash_kernels_as_often_as_of_resets,
 		events_tell_once_of_a_stop_and_of_its_end,
 		an_iommu_with_no_room_beside_memory_is_refused,
+		a_guest_goes_on_without_a_device_that_is_gone,
 		a_device_in_trouble_is_told_and_one_wanted_back_as_well,
 		a_device_comes_and_goes_500_times,
+		a_late_answer_does_not_take_what_has_come_since,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
 		what_an_attach_takes_may_be_opened_by_others,
 		the_balloon_moves_while_a_device_is_on_its_way,

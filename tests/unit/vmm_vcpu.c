@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <string.h>
 
 #include "devices/io_bus.h"
 #include "tests/fakes/kvm.h"
@@ -42,7 +43,18 @@ static void event(void *opaque, enum vcpu_event what)
 	vcpu_gate_close(&gate);
 }
 
-static const struct vcpu_host host = { .pio = &pio, .mmio = &mmio, .event = event };
+static unsigned int nr_maps; /* that can be taken away */
+
+static bool unreachable(void *opaque)
+{
+	(void)opaque;
+	return nr_maps > 0 && nr_maps--;
+}
+
+static const struct vcpu_host host = { .pio = &pio,
+				       .mmio = &mmio,
+				       .event = event,
+				       .unreachable = unreachable };
 
 static void kicked(int signal)
 {
@@ -208,6 +220,52 @@ START_TEST(a_read_is_answered_before_parking)
 }
 END_TEST
 
+static int cannot_be_reached(struct kvm_run *run)
+{
+	(void)run;
+	return -EFAULT;
+}
+
+/* It has one map taken away; at the next it finds that another vCPU has done so. */
+START_TEST(one_at_a_map_that_does_not_answer_comes_again)
+{
+	struct io_region region = { .base = 0x1000, .size = 1, .ops = &ones_ops };
+
+	ck_assert_int_eq(io_bus_add(&mmio, &region), 0);
+	nr_maps = 1;
+	fake_kvm.steps[0] = fake_kvm.steps[1] = cannot_be_reached;
+	fake_kvm.steps[2] = reads_mmio;
+	start_all();
+	vcpus_resume(&gate);
+	while (!__atomic_load_n(&gate.closed, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	park_all();
+	ck_assert_uint_eq(nr_events, 0);
+	ck_assert_uint_eq(nr_answered, 1);
+	ck_assert_uint_eq(nr_maps, 0);
+	process_expect_no_log();
+	finish_all();
+}
+END_TEST
+
+/* Not without end: the second time there was nothing to take away it is told of. */
+START_TEST(memory_that_nothing_explains_crashes_it)
+{
+	nr_maps = 1;
+	for (unsigned int i = 0; i < FAKE_KVM_MAX_STEPS; i++)
+		fake_kvm.steps[i] = cannot_be_reached;
+	start_all();
+	vcpus_resume(&gate);
+	while (!__atomic_load_n(&nr_events, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	park_all();
+	ck_assert_uint_eq(nr_events, 1);
+	ck_assert_uint_eq(fake_kvm.vcpus[0].next_step, 3);
+	ck_assert_ptr_nonnull(strstr(process_log(), "E kvm: running cpu 0: Bad address\n"));
+	finish_all();
+}
+END_TEST
+
 START_TEST(a_reset_puts_back_what_kvm_gave_it)
 {
 	struct kvm_regs regs;
@@ -265,6 +323,8 @@ int main(void)
 		only_those_that_were_started_are_waited_for,
 		one_that_closes_the_gate_parks_itself,
 		a_read_is_answered_before_parking,
+		one_at_a_map_that_does_not_answer_comes_again,
+		memory_that_nothing_explains_crashes_it,
 		a_reset_puts_back_what_kvm_gave_it,
 		creating_fails_at_each_step_and_nothing_is_left,
 	};

@@ -70,7 +70,7 @@ END_TEST
 START_TEST(way_c_pages_are_taken_and_given_back)
 {
 	listen_from_here();
-	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 8192), 0);
+	ck_assert_int_eq(reclaim_take(&world.reclaim, 0, 2 << 20), 0); /* a huge page */
 	ck_assert_int_eq(reclaim_give_back(&world.reclaim, 0, 8192), 0);
 	ck_assert_str_eq(seen, "reclaim_take\n"
 			       "ram_discard\n"
