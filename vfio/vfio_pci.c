@@ -615,25 +615,6 @@ bool vfio_pci_trap(struct pci_bus *bus)
 	return any;
 }
 
-/*
- * Before its memory is unmapped, and somebody else's, the device must stop using it: what was under
- * way when bus mastering went off ends with the reset. One that the guest never touched is at nothing.
- */
-static void stop(struct vfio_pci *vp)
-{
-	struct vfio_device *dev = &vp->device;
-
-	if (quiesce(vp) < 0)
-		log_debug("vfio: %s: bus mastering stays on until it is closed", dev->name);
-	if (!(dev->flags & VFIO_DEVICE_FLAGS_RESET) ||
-	    !__atomic_load_n(&dev->touched, __ATOMIC_SEQ_CST))
-		return;
-	if (vfio_device_reset(dev, VFIO_REACH_UNUSED) < 0)
-		log_warn(
-			"vfio: %s: its reset fails: what it is at may go on until it is closed",
-			dev->name);
-}
-
 void vfio_pci_detach(struct vfio_pci *vp)
 {
 	if (!vp)
@@ -641,8 +622,10 @@ void vfio_pci_detach(struct vfio_pci *vp)
 	TRACE(vfio_pci_detach, 0, 0);
 	pci_bus_remove(&vp->pci);
 	vfio_irq_finish(&vp->irq);
-	if (vp->device.group && vp->device.fd >= 0)
-		stop(vp);
+	/* Before its memory is unmapped the device must stop using it. */
+	if (vp->device.group && vp->device.fd >= 0 && quiesce(vp) < 0)
+		log_debug("vfio: %s: bus mastering stays on until it is closed",
+			  vp->device.name);
 	vfio_bars_finish(&vp->bars);
 	vfio_device_detach(&vp->device);
 	if (vp->group)

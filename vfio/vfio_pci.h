@@ -5,8 +5,8 @@
  *
  * Attaching ends way D: the group is attached (or shared, if it is already), the device
  * opened, its view built, the function reset, the device put on the bus. Detaching is the
- * reverse: off the bus, interrupts off, bus mastering off, reset if the function can be, closed;
- * the group goes with its last device.
+ * reverse: off the bus, interrupts off, bus mastering off, closed; the group goes with its
+ * last device.
  *
  * Order that matters: what is switched off (memory decode, power) is unmapped from the guest
  * before the hardware hears of it, and what is switched on is mapped after, since a vCPU cannot

@@ -230,40 +230,6 @@ START_TEST(the_device_stops_mastering_the_bus_before_ram_is_unmapped)
 }
 END_TEST
 
-START_TEST(a_device_that_the_guest_used_is_reset_before_ram_is_unmapped)
-{
-	struct fake_device *dev = add_whole_device(A, fake_add_group(7));
-	struct vfio_pci *vp = attach(A);
-
-	fake_forget_record();
-	vfio_pci_detach(vp);
-	ck_assert_uint_eq(fake_count("reset " A), 1);
-	ck_assert_int_lt(fake_last("config_write " A " 0x4"), fake_first("reset " A));
-	ck_assert_int_lt(fake_first("reset " A), fake_first("close_device"));
-	ck_assert_int_lt(fake_first("reset " A), fake_first("unmap c0 0x100000000 0x200000"));
-	/* One that cannot be is given back all the same. */
-	vp = attach(A);
-	(void)logged();
-	dev->no_reset = true;
-	vfio_pci_detach(vp);
-	expect_log("W vfio: " A ": its reset fails: what it is at may go on until");
-	check_nothing_left();
-}
-END_TEST
-
-START_TEST(a_device_that_the_guest_never_used_is_not_reset_once_more)
-{
-	struct vfio_pci *vp;
-
-	add_whole_device(A, fake_add_group(7));
-	ck_assert_int_eq(try_attach(A, &vp), 0);
-	ck_assert_uint_eq(fake_count("reset " A), 1);
-	vfio_pci_detach(vp);
-	ck_assert_uint_eq(fake_count("reset " A), 1);
-	check_nothing_left();
-}
-END_TEST
-
 /*
  * Every call that can fail does once. Some failures are borne: attach goes on without a reset,
  * and without the maps of BARs. All others must leave nothing.
@@ -822,8 +788,6 @@ int main(void)
 	tcase_add_test(tests, the_inhibitor_is_raised_before_the_first_call_that_can_pin);
 	tcase_add_test(tests, the_inhibitor_is_lowered_after_the_last_unpin);
 	tcase_add_test(tests, the_device_stops_mastering_the_bus_before_ram_is_unmapped);
-	tcase_add_test(tests, a_device_that_the_guest_used_is_reset_before_ram_is_unmapped);
-	tcase_add_test(tests, a_device_that_the_guest_never_used_is_not_reset_once_more);
 	tcase_add_loop_test(tests, every_step_of_attach_fails_once, 0, 3);
 	tcase_add_loop_test(tests, a_failing_attach_leaves_the_inhibitors_of_others_alone, 0,
 			    2);

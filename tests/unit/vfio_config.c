@@ -32,12 +32,11 @@ static void teardown(void)
 	world_finish();
 }
 
-/* Attaches anew, after the test has changed the device: the record begins there. */
+/* Attaches anew, after the test has changed the device. */
 static void attach_again(void)
 {
 	vfio_pci_detach(vp);
 	vp = NULL;
-	fake_forget_record();
 	vp = attach(NAME);
 }
 
@@ -584,6 +583,7 @@ START_TEST(a_bus_reset_does_where_no_function_reset_is)
 	dev->can_hot_reset = true;
 	affect(7, 1, 0);
 	affect(7, 1, 1); /* of our group, and not in use */
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("hot_reset " NAME " with 1 groups"), 1);
 }
@@ -601,9 +601,11 @@ START_TEST(a_bus_reset_that_hits_another_of_ours_is_the_last_resort)
 	dev->can_hot_reset = true;
 	affect(7, 1, 0);
 	affect(7, 1, 1);
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("hot_reset " NAME " with 1 groups"), 1);
 	dev->no_reset = false;
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("hot_reset"), 0);
 	vfio_pci_detach(other);
@@ -688,10 +690,12 @@ START_TEST(without_flr_a_bus_reset_goes_before_d3)
 	fake_set_32(dev, DEV_PCIE + PCI_EXP_DEVCAP, 0);
 	dev->can_hot_reset = true;
 	affect(7, 1, 0);
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("hot_reset"), 1);
 	ck_assert_uint_eq(fake_count("reset"), 0);
 	dev->can_hot_reset = false;
+	fake_forget_record();
 	attach_again();
 	ck_assert_uint_eq(fake_count("reset"), 1);
 }
