@@ -273,6 +273,7 @@ static unsigned int serve_element_of_pages(struct virtio_balloon *b, unsigned in
 	struct virtio_balloon_element *element = &b->elements[index];
 
 	int r = serve_pages(b, index);
+	start_rest(b);
 	if (r == 0)
 		return KICK_MAX_PAGES;
 	if (r == -ENOMEM) {
@@ -286,7 +287,6 @@ static unsigned int serve_element_of_pages(struct virtio_balloon *b, unsigned in
 		return 0;
 	if (index == QUEUE_DEFLATE)
 		waited_for_memory(b, "deflate");
-	start_rest(b);
 	b->nr_elements[index]++;
 	finish_element(b, index, element->chain.head);
 	return element->nr_done;
@@ -636,8 +636,11 @@ static void rest_timer_ready(struct event_source *source, uint32_t events)
 	pthread_mutex_lock(&b->virtio.lock);
 	timer_take(source);
 	b->rests = false;
-	if (reclaim_tick(b->reclaim))
+	int r = reclaim_tick(b->reclaim);
+	if (r != 0)
 		start_rest(b);
+	if (r < 0)
+		timer_set(source, (struct timespec){ .tv_nsec = 1 }, (struct timespec){ 0 });
 	pthread_mutex_unlock(&b->virtio.lock);
 }
 

@@ -16,8 +16,8 @@
  *    that leaves a gap for one not taken is understood as well).
  *  - a page that is no RAM is skipped, and logged within the budget. An element with more
  *    than VIRTIO_BALLOON_MAX_PFNS page numbers breaks the device.
- *  - an element's pages are sorted and joined: one call into reclaim, one madvise or
- *    fallocate, for each contiguous run of them.
+ *  - an element's pages are sorted and joined: one call into reclaim for each contiguous run of
+ *    them. What reclaim lets wait is discarded by a timer.
  *  - an element that takes long (its pages have to be made present and pinned again) is served
  *    a slice at a time, so that the event loop's other work goes on.
  *  - a deflate that reclaim cannot serve yet (no host memory) is not acknowledged. The
@@ -89,7 +89,8 @@ struct virtio_balloon {
 	unsigned int nr_reporting;       /* virtio->lock; the number of that queue */
 	struct event_source timer;       /* fd owned: time to ask for statistics */
 	struct event_source retry_timer; /* fd owned: time to try a deflate or a reset again */
-	struct event_source rest_timer;  /* fd owned: granules have rested */
+	struct event_source
+		rest_timer; /* fd owned: granules have rested, parts of huge pages waited */
 	/* All below: virtio->lock. */
 	uint32_t num_pages;  /* the target as config space says it, in 4 KiB pages */
 	uint32_t actual;     /* as the driver wrote it */

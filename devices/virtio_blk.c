@@ -471,11 +471,12 @@ static bool must_bounce(const struct virtio_blk *blk, const struct virtio_blk_re
 
 /*
  * Where no device is to be waited for, and none of the kernel's workers, to whom io_uring hands each
- * write through the page cache of most file systems. What is left, or went wrong, goes the usual way.
+ * write through the page cache of most file systems; nor one of these that punches a hole, and has
+ * the file to itself until it is through. What is left, or went wrong, goes the usual way.
  */
 static void write_at_once(const struct virtio_blk *blk, struct virtio_blk_request *rq)
 {
-	if (!blk->in_memory || rq->bytes > BATCH_BYTES)
+	if (!blk->in_memory || blk->nr_running > 0 || rq->bytes > BATCH_BYTES)
 		return;
 	ssize_t n = pwritev(blk->fd, rq->iov, (int)rq->nr, (off_t)rq->offset);
 	if (n > 0)
@@ -960,7 +961,7 @@ static int look_at_image(struct virtio_blk *blk)
 	uint32_t device = device_block_size(blk->fd);
 	struct statfs fs;
 
-	/* Of a block device it is told where its node is: devtmpfs. */
+	/* Of a block device it tells where its node is, which is devtmpfs, another tmpfs. */
 	blk->in_memory = !device && !blk->options.direct && fstatfs(blk->fd, &fs) >= 0 &&
 			 fs.f_type == TMPFS_MAGIC;
 	blk->block_size = device ? device : SECTOR;

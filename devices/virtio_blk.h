@@ -10,7 +10,7 @@
  *    the other of the disk's io_uring, each at most 4 MiB of it, until it is done. All that a kick
  *    brings is submitted at once. What the kernel has at hand is done by then; the rest comes
  *    back through an eventfd, on the event loop. A small write to a file on tmpfs is made there and
- *    then: it waits for memory at most, as the guest's RAM does.
+ *    then, if nothing is under way: it waits for memory at most, and for who else writes to it.
  *  - flush: a request is acknowledged when its data is in the host's page cache, or on the disk
  *    with direct=on; a flush, when all that was acknowledged before it came is on stable storage
  *    (fdatasync). One runs at a time: Linux tells of a write-back that failed once, to whoever

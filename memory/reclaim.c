@@ -23,6 +23,8 @@
  * pieces costs more than to give it up. What nobody pins waits for its neighbours.
  */
 #define HUGE_PAGES ((2ull << 20) / GUEST_PAGE_SIZE)
+/* Calls that one tick makes for them, or as many more as a huge page has pieces: some ten milliseconds. */
+#define TICK_CALLS 2048u
 
 /* The books on one region of RAM. All under the gate. */
 struct block {
@@ -37,8 +39,7 @@ struct block {
 	uint64_t *released;  /* owned; a bit a granule */
 	uint64_t *rests;     /* owned; a bit a granule: made live since the last tick */
 	uint64_t *rested;    /* owned; likewise: since the one before */
-	uint64_t
-		*waits; /* owned; a bit a huge page: held in part, discarded at the next tick */
+	uint64_t *waits;     /* owned; a bit a huge page: held in part */
 	uint64_t nr_held;
 	uint64_t nr_reclaimed; /* units */
 	uint64_t nr_released;  /* granules */
@@ -400,11 +401,19 @@ static void discard_all_held(struct reclaim *reclaim)
 	}
 }
 
-/* What has not become whole since the last tick is discarded as it is, if it still may be. */
-static void discard_waiting(struct reclaim *reclaim, struct block *block)
+/*
+ * What has not become whole since the last tick is discarded as it is, if it still may be. A guest
+ * may name every second page: false: there is more of it.
+ */
+static bool discard_waiting(struct reclaim *reclaim, struct block *block)
 {
+	const struct reclaim_counts *counts = &reclaim->policies[RECLAIM_DIRECT];
+	uint64_t end = counts->calls + counts->failures + TICK_CALLS;
 	struct span all = touched(all_pages(block), HUGE_PAGES);
+
 	for (uint64_t i = all.first; block->nr_waiting; i++) {
+		if (counts->calls + counts->failures >= end)
+			return false;
 		i = bits_find(block->waits, (struct span){ i, all.end }, true);
 		block->nr_waiting -= bit_clear(block->waits, i);
 		if (may_wait(reclaim))
@@ -412,6 +421,7 @@ static void discard_waiting(struct reclaim *reclaim, struct block *block)
 				      pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES),
 				      RECLAIM_DIRECT);
 	}
+	return true;
 }
 
 /* The map's listener: books are opened on a region, and closed. */
@@ -639,9 +649,6 @@ void pinner_join(struct reclaim *reclaim, struct pinner *pinner)
 	TRACE(pinner_join, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
 	assert(!list_linked(&pinner->link));
-	/* As long as units can be. */
-	list_for_each(n, &reclaim->blocks)
-		discard_waiting(reclaim, block_of(n));
 	uint64_t before = reclaimed_bytes(reclaim);
 	/* One that may not tell may be using it: all is about to be pinned. */
 	if (reclaim->driver != RECLAIM_DRIVER_TELLS_FIRST && list_empty(&reclaim->pinners))
@@ -1069,15 +1076,16 @@ static void tick_block(struct block *block)
 	block->nr_resting = nr_resting;
 }
 
-bool reclaim_tick(struct reclaim *reclaim)
+int reclaim_tick(struct reclaim *reclaim)
 {
+	bool waits = false;
 	bool rests = false;
 
 	pthread_mutex_lock(&reclaim->gate);
 	list_for_each(n, &reclaim->blocks)
-		discard_waiting(reclaim, block_of(n));
+		waits |= !discard_waiting(reclaim, block_of(n));
 	list_for_each(n, &reclaim->blocks) {
-		if (block_of(n)->nr_resting == 0)
+		if (waits || block_of(n)->nr_resting == 0)
 			continue;
 		tick_block(block_of(n));
 		rests |= block_of(n)->nr_resting > 0;
@@ -1085,7 +1093,7 @@ bool reclaim_tick(struct reclaim *reclaim)
 	if (policy_now(reclaim) == RECLAIM_COORDINATED)
 		discard_all_held(reclaim);
 	pthread_mutex_unlock(&reclaim->gate);
-	return rests;
+	return waits ? -EAGAIN : rests;
 }
 
 static bool is_pinned(const struct reclaim *reclaim)
@@ -1150,25 +1158,24 @@ static void add_held_back(const struct reclaim *reclaim, const struct block *blo
 	figures->incomplete += block->nr_held * GUEST_PAGE_SIZE - complete;
 }
 
-/* Held bytes that wait for the rest of their huge page, if the next tick will take them. */
+/* Held bytes that wait for the rest of their huge page. Parts of larger units are incomplete. */
 static void add_waiting(const struct reclaim *reclaim, const struct block *block,
 			struct reclaim_figures *figures)
 {
+	const uint64_t words = HUGE_PAGES / BITS_A_WORD;
 	struct span all = touched(all_pages(block), HUGE_PAGES);
+	uint64_t pages = 0;
 
-	if (block->nr_waiting == 0 || !may_wait(reclaim))
+	if (block->nr_waiting == 0 || block->unit_pages > 1 || !may_wait(reclaim))
 		return;
 	for (uint64_t i = bits_find(block->waits, all, true); i < all.end;
 	     i = bits_find(block->waits, (struct span){ i + 1, all.end }, true)) {
-		struct span units =
-			units_of(block, pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES));
-		for (uint64_t unit = units.first; unit < units.end; unit++) {
-			struct span its = pages_in(block, (struct span){ unit, unit + 1 },
-						   block->unit_pages);
-			if (bits_all(block->held, its) && !bit_test(block->reclaimed, unit))
-				figures->resting += span_size(its);
-		}
+		for (uint64_t k = i * words;
+		     k < (i + 1) * words && k <= block->nr_pages / BITS_A_WORD; k++)
+			pages += (uint64_t)__builtin_popcountll(block->held[k] &
+								~block->reclaimed[k]);
 	}
+	figures->resting += pages * GUEST_PAGE_SIZE;
 }
 
 static void name_owners(const struct reclaim *reclaim, struct reclaim_figures *ret)

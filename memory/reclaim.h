@@ -33,7 +33,8 @@
  *  - pinner: embedded in the object that pins (a VFIO container). One that joins pins what is
  *    live, and no more.
  *  - resting: a granule that has just been made live is not released again for a second or
- *    two, so that a guest that toggles its last page does not keep the host busy.
+ *    two, so that a guest that toggles its last page does not keep the host busy. The figure of
+ *    that name has what waits, too.
  *  - gate: the one lock. Whoever discards looks at the inhibitors and acts under it: check and
  *    discard are one step as seen by whoever raises.
  *  - policy: with no inhibitor raised and no pinner it is `direct`. With an inhibitor it is
@@ -121,7 +122,7 @@ struct reclaim_figures {
 	uint64_t reclaimed;         /* of these, given back to the host */
 	uint64_t held_back;         /* of these, not: held - reclaimed */
 	uint64_t incomplete;        /* of those held back: in pieces not held as a whole */
-	uint64_t resting; /* of those held back: at rest, or waiting: gone within two seconds */
+	uint64_t resting;           /* of those held back: at rest, or waiting */
 	unsigned int nr_inhibitors;
 	unsigned int nr_pinners;
 	unsigned int nr_owners; /* how many inhibitors are named: at most RECLAIM_MAX_OWNERS */
@@ -250,11 +251,12 @@ void reclaim_forget(struct reclaim *reclaim);
 must_check int reclaim_restore(struct reclaim *reclaim, uint64_t most);
 
 /*
- * Time passes: to be called about a second after something was taken or given back, and once a
- * second while it returns true. What waited for the rest of a huge page is discarded; granules
- * that have rested for that long are released if they are held as a whole.
+ * Time passes: to be called about a second after something was taken or given back. What waited
+ * for the rest of a huge page is discarded; granules that have rested for that long are released
+ * if they are held as a whole. 0: that was all. 1: granules rest yet: again in a second.
+ * -EAGAIN: there is more to discard than others should wait for: again when they had their turn.
  */
-bool reclaim_tick(struct reclaim *reclaim);
+int reclaim_tick(struct reclaim *reclaim);
 
 /*
  * The guest reports [gpa, gpa + size) as free, and will not say when it uses it again:

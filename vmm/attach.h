@@ -15,7 +15,8 @@
  *    asked.
  *  - a slot that the guest still owes: it was asked for it and has not let go, though the device is
  *    gone, by force or since it was asked twice. It would let go of what has come there since: such
- *    a slot is taken again only once it has, or has reset, or if no other is free.
+ *    a slot is taken again only once it has, or has reset, or if no other is free. (What it lets go
+ *    of by itself meanwhile counts as its answer.)
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
  *  - on its way: a device that will have RAM pinned that nobody has now. First all of RAM is made
  *    present, under an inhibitor, a piece at a time, so that the event loop serves others in between

@@ -881,7 +881,7 @@ static int print_memory(json_t *memory)
 			     "of what is held back: parts of larger pieces");
 	if (m.resting > 0)
 		print_amount("resting", m.resting,
-			     "of what is held back: given back again in a second or two");
+			     "of what is held back: given back in a second or two");
 	print_policy(&m);
 	print_driver(&m);
 	print_auto(&m);

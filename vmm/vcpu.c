@@ -429,8 +429,10 @@ static void *vcpu_loop(void *opaque)
 		if (__atomic_load_n(&vcpu->gate->closed, __ATOMIC_SEQ_CST) && !park(vcpu))
 			return NULL;
 		int r = kvm_enter(vcpu->fd);
-		if (r == -EINTR || r == -EAGAIN)
+		if (r == -EINTR || r == -EAGAIN) {
+			vcpu->tried_again = false;
 			continue; /* kicked, or a processor that waits for its start-up IPI */
+		}
 		if (r == -EFAULT && may_try_again(vcpu))
 			continue;
 		if (r < 0) {

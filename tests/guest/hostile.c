@@ -149,7 +149,10 @@ static void number_of_the_ring(void)
 	ring_describe(inflate, 0, (uint64_t)numbers, 4, 0, 0);
 	numbers[0] = (uint32_t)((uint64_t)inflate / PAGE_SIZE);
 	offer_and_kick(0);
-	wait_a_while();
+	uint32_t from = milliseconds();
+	while (read16((uint64_t)&inflate->avail.idx) != 0 && milliseconds() - from < WAIT_MS) {
+	}
+	CHECK_EQ(read16((uint64_t)&inflate->avail.idx), 0);
 	ring_kick(inflate);
 }
 

@@ -385,6 +385,29 @@ START_TEST(neighbouring_huge_pages_are_discarded_by_one_call)
 }
 END_TEST
 
+/* Of a guest that names every second page. */
+START_TEST(one_tick_discards_only_so_many_pieces)
+{
+	unsigned int nr_ticks = 1;
+	int r;
+
+	unmake();
+	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
+	for (uint64_t at = 0; at < 16 * HUGE_PAGE; at += 2 * PAGE)
+		ck_assert_int_eq(reclaim_take(&reclaim, at, PAGE), 0);
+	expect_nr_calls(&discards, 0);
+	while ((r = reclaim_tick(&reclaim)) == -EAGAIN) {
+		ck_assert_uint_ge(discards.nr, 2048);
+		ck_assert_uint_lt(discards.nr, 2048 + 256);
+		discards.nr = 0;
+		nr_ticks++;
+	}
+	ck_assert_int_eq(r, 0);
+	ck_assert_uint_gt(nr_ticks, 1);
+	expect_held(8 * HUGE_PAGE, 8 * HUGE_PAGE);
+}
+END_TEST
+
 START_TEST(what_is_given_back_while_it_waits_was_never_gone)
 {
 	make_huge();
@@ -1554,6 +1577,7 @@ int main(void)
 		a_part_of_a_huge_page_waits_for_the_rest,
 		what_waits_is_discarded_by_the_next_tick,
 		neighbouring_huge_pages_are_discarded_by_one_call,
+		one_tick_discards_only_so_many_pieces,
 		what_is_given_back_while_it_waits_was_never_gone,
 		what_waits_when_an_inhibitor_is_raised_stays,
 		for_a_driver_that_may_not_tell_nothing_waits,

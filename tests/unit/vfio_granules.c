@@ -335,12 +335,28 @@ START_TEST(reports_of_free_pages_are_not_honoured)
 }
 END_TEST
 
-START_TEST(who_comes_when_the_balloon_is_full_maps_what_is_live)
+START_TEST(what_waits_when_somebody_comes_is_let_go_of_as_a_granule)
 {
 	world_coordinate(GRANULE, false);
 	fake_add_group(7);
 	take(0, 3 * GRANULE + PAGE);
 	ck_assert_uint_eq(figures().reclaimed, 0); /* it waits for the rest of its huge page */
+	groups[0] = attach_group(7);
+	ck_assert_uint_eq(fake_count("map "), NR_GRANULES);
+	expect_figures(3 * GRANULE + PAGE, 0);
+	(void)reclaim_tick(&world.reclaim);
+	expect_figures(3 * GRANULE + PAGE, 3 * GRANULE);
+	stop(1);
+}
+END_TEST
+
+START_TEST(who_comes_when_the_balloon_is_full_maps_what_is_live)
+{
+	world_coordinate(GRANULE, false);
+	fake_add_group(7);
+	take(0, 3 * GRANULE + PAGE);
+	(void)reclaim_tick(&world.reclaim); /* nobody pins: page by page */
+	ck_assert_uint_eq(figures().reclaimed, 3 * GRANULE + PAGE);
 	groups[0] = attach_group(7);
 	ck_assert_uint_eq(fake_count("map "), NR_GRANULES - 3);
 	expect_figures(3 * GRANULE + PAGE, 3 * GRANULE); /* a page alone comes back */
@@ -559,6 +575,7 @@ START_TEST(before_a_device_may_use_dma_nothing_is_mapped)
 	config_write(vp, PCI_COMMAND + 1, 1, PCI_COMMAND_INTX_DISABLE >> 8);
 	ck_assert_uint_eq(fake_count("map "), 0);
 	take(0, 5 * GRANULE + PAGE);
+	(void)reclaim_tick(&world.reclaim);
 	config_write(vp, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	ck_assert_uint_eq(fake_count("map c0 0x"), NR_GRANULES - 5);
 	ck_assert_uint_eq(hardware_command() & PCI_COMMAND_MASTER, PCI_COMMAND_MASTER);
@@ -782,6 +799,7 @@ int main(void)
 		whatever_fails_from_some_call_on_comes_right_when_it_works_again,
 		a_driver_that_may_not_tell_is_served_by_inhibit,
 		reports_of_free_pages_are_not_honoured,
+		what_waits_when_somebody_comes_is_let_go_of_as_a_granule,
 		who_comes_when_the_balloon_is_full_maps_what_is_live,
 		who_cannot_map_it_leaves_the_others_as_they_were,
 		the_policy_changes_at_run_time,
