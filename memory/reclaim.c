@@ -1081,6 +1081,7 @@ int reclaim_tick(struct reclaim *reclaim)
 	bool waits = false;
 	bool rests = false;
 
+	TRACE(reclaim_tick, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
 	list_for_each(n, &reclaim->blocks)
 		waits |= !discard_waiting(reclaim, block_of(n));

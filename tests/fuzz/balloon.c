@@ -224,11 +224,12 @@ static void step_host(void)
 	struct virtio_balloon *b = &world.balloon;
 	struct virtio_balloon_stats stats;
 
-	switch (next8() % 5) {
+	switch (next8() % 6) {
 	case 0: world.host_is_full = !world.host_is_full; break;
 	case 1: b->timer.ready(&b->timer, EPOLLIN); break;
 	case 2: b->retry_timer.ready(&b->retry_timer, EPOLLIN); break;
 	case 3: virtio_balloon_set_stats_period(b, next8()); break;
+	case 4: b->rest_timer.ready(&b->rest_timer, EPOLLIN); break;
 	default:
 		virtio_balloon_get_stats(b, &stats);
 		if (virtio_balloon_request_stats(b) < 0 ||
