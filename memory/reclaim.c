@@ -23,7 +23,7 @@
  * pieces costs more than to give it up. What nobody pins waits for its neighbours.
  */
 #define HUGE_PAGES ((2ull << 20) / GUEST_PAGE_SIZE)
-/* Calls that one tick makes for them, or as many more as a huge page has pieces: some ten milliseconds. */
+/* Calls that one tick makes for them, or as many more as a huge page has pieces. */
 #define TICK_CALLS 2048u
 
 /* The books on one region of RAM. All under the gate. */

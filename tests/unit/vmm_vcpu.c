@@ -202,17 +202,22 @@ static int reads_mmio(struct kvm_run *run)
 	return 0;
 }
 
+static void run_until_the_gate_closes(void)
+{
+	start_all();
+	vcpus_resume(&gate);
+	while (!__atomic_load_n(&gate.closed, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	park_all();
+}
+
 START_TEST(a_read_is_answered_before_parking)
 {
 	struct io_region region = { .base = 0x1000, .size = 1, .ops = &ones_ops };
 
 	ck_assert_int_eq(io_bus_add(&mmio, &region), 0);
 	fake_kvm.steps[0] = reads_mmio;
-	start_all();
-	vcpus_resume(&gate);
-	while (!__atomic_load_n(&gate.closed, __ATOMIC_SEQ_CST))
-		usleep(1000);
-	park_all();
+	run_until_the_gate_closes();
 	ck_assert_uint_eq(nr_answered, 1);
 	ck_assert_uint_eq(vcpus[0].run->mmio.data[0], 0x5a);
 	ck_assert_uint_eq(vcpus[0].run->exit_reason, KVM_EXIT_INTR);
@@ -235,11 +240,7 @@ START_TEST(one_at_a_map_that_does_not_answer_comes_again)
 	nr_maps = 1;
 	fake_kvm.steps[0] = fake_kvm.steps[1] = cannot_be_reached;
 	fake_kvm.steps[2] = reads_mmio;
-	start_all();
-	vcpus_resume(&gate);
-	while (!__atomic_load_n(&gate.closed, __ATOMIC_SEQ_CST))
-		usleep(1000);
-	park_all();
+	run_until_the_gate_closes();
 	ck_assert_uint_eq(nr_events, 0);
 	ck_assert_uint_eq(nr_answered, 1);
 	ck_assert_uint_eq(nr_maps, 0);
