@@ -45,6 +45,7 @@ struct block {
 	uint64_t nr_released;  /* granules */
 	uint64_t nr_resting;   /* bits in both */
 	uint64_t nr_waiting;   /* huge pages */
+	bool unsure; /* of hugetlb: what is held, and not marked as reclaimed, may be missing */
 };
 
 /* A struct span here is of pages, units or granules of a block. */
@@ -556,13 +557,20 @@ uint64_t reclaim_granule(const struct reclaim *reclaim, const struct memory_regi
 
 /* Inhibitors */
 
+/* It is about to be made present, which takes its time, and may fail. */
+static void lose_reclaimed(struct block *block, struct span pages)
+{
+	block->unsure = block->unsure || (block->unit_pages > 1 && block->nr_reclaimed > 0);
+	unmark_reclaimed(block, pages);
+}
+
 /* Whoever pins makes every page present: what had been given back is not any more. */
 static uint64_t forget_reclaimed(struct reclaim *reclaim)
 {
 	uint64_t bytes = reclaimed_bytes(reclaim);
 
 	list_for_each(n, &reclaim->blocks)
-		unmark_reclaimed(block_of(n), all_pages(block_of(n)));
+		lose_reclaimed(block_of(n), all_pages(block_of(n)));
 	return bytes;
 }
 
@@ -640,7 +648,7 @@ static void adopt_granules(struct block *block)
 		if (bits_all(block->reclaimed, units_of(block, pages)))
 			block->nr_released += bit_set(block->released, i);
 		else
-			unmark_reclaimed(block, pages);
+			lose_reclaimed(block, pages);
 	}
 }
 
@@ -885,14 +893,15 @@ static int restore_unit(struct block *block, uint64_t unit)
 	return 0;
 }
 
-/* Those that nobody had pinned. */
+/* Those that nobody had pinned; and any that may be missing. */
 static int restore_units(struct block *block, struct span pages)
 {
 	struct span units = touched(pages, block->unit_pages);
+	bool any = block->unsure;
 
-	for (uint64_t i = units.first; i < units.end && block->nr_reclaimed; i++) {
+	for (uint64_t i = units.first; i < units.end && (any || block->nr_reclaimed); i++) {
 		struct span its = pages_in(block, (struct span){ i, i + 1 }, block->unit_pages);
-		if (!bit_test(block->reclaimed, i) ||
+		if (!(any || bit_test(block->reclaimed, i)) ||
 		    !bits_any(block->held, common(its, pages)))
 			continue;
 		if (restore_unit(block, i) < 0)
@@ -905,6 +914,7 @@ static void clear_held(struct block *block, struct span pages)
 {
 	for (uint64_t page = pages.first; page < pages.end && block->nr_held; page++)
 		block->nr_held -= bit_clear(block->held, page);
+	block->unsure = block->unsure && block->nr_held > 0;
 }
 
 static int give_back_pages(struct reclaim *reclaim, struct block *block, struct span pages)
@@ -1014,12 +1024,29 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 	return 0;
 }
 
-static int restore_all(struct reclaim *reclaim, uint64_t most)
+static int restore_all(struct reclaim *reclaim, uint64_t *most)
 {
 	list_for_each(n, &reclaim->blocks) {
-		int r = restore_block(reclaim, block_of(n), &most);
+		int r = restore_block(reclaim, block_of(n), most);
 		if (r != 0)
 			return r;
+	}
+	return 0;
+}
+
+/* Before none is held any more: those that may be missing. 1: *most is used up. */
+static int restore_held_units(struct block *block, uint64_t *most)
+{
+	for (uint64_t i = 0; block->unsure && i < block->nr_pages / block->unit_pages; i++) {
+		struct span its = pages_in(block, (struct span){ i, i + 1 }, block->unit_pages);
+		if (!bits_any(block->held, its))
+			continue;
+		if (*most == 0)
+			return 1;
+		if (restore_unit(block, i) < 0)
+			return -ENOMEM;
+		clear_held(block, its);
+		*most -= min_of(*most, span_size(its));
 	}
 	return 0;
 }
@@ -1035,7 +1062,9 @@ int reclaim_give_back_all(struct reclaim *reclaim, uint64_t most)
 	TRACE(reclaim_give_back_all, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
 	reclaim->draining = true;
-	int r = restore_all(reclaim, most);
+	int r = restore_all(reclaim, &most);
+	list_for_each(n, &reclaim->blocks)
+		r = r == 0 ? restore_held_units(block_of(n), &most) : r;
 	if (r == 0) {
 		clear_all_held(reclaim);
 		reclaim->draining = false;
@@ -1057,7 +1086,7 @@ int reclaim_restore(struct reclaim *reclaim, uint64_t most)
 {
 	pthread_mutex_lock(&reclaim->gate);
 	assert(!list_empty(&reclaim->inhibitors));
-	int r = restore_all(reclaim, most);
+	int r = restore_all(reclaim, &most);
 	pthread_mutex_unlock(&reclaim->gate);
 	return r;
 }

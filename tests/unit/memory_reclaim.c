@@ -883,10 +883,62 @@ START_TEST(what_is_not_reclaimed_needs_not_be_made_present)
 	take(0, GRANULE - PAGE);
 	give_back(0, GRANULE);
 	take(0, GRANULE);
+	give_back(0, GRANULE);
+	expect_call(&populates, 0, GRANULE);
+	take(0, GRANULE - PAGE);
 	inhibitor_raise(&reclaim, &one, "a");
 	give_back(0, GRANULE);
 	expect_nr_calls(&populates, 0);
 	expect_held(0, 0);
+}
+END_TEST
+
+/* Who has raised an inhibitor is on its way to make all present, and may never get there. */
+START_TEST(what_an_inhibitor_found_reclaimed_is_made_present_before_it_is_given_back)
+{
+	remake_granules();
+	take(0, 2 * GRANULE);
+	inhibitor_raise(&reclaim, &one, "a");
+	expect_held(2 * GRANULE, 0);
+	populates.fail_at = 1;
+	ck_assert_int_eq(reclaim_give_back(&reclaim, PAGE, PAGE), -ENOMEM);
+	expect_held(2 * GRANULE, 0);
+	populates.nr = 0;
+	populates.fail_at = 0;
+	give_back(PAGE, PAGE);
+	expect_call(&populates, 0, GRANULE);
+	ck_assert(present(PAGE));
+	/* It did not get there: of the first granule nothing is known. */
+	inhibitor_lower(&reclaim, &one);
+	expect_held(2 * GRANULE - PAGE, GRANULE);
+	give_back(2 * PAGE, PAGE);
+	expect_call(&populates, 0, GRANULE);
+	give_back(0, 2 * GRANULE);
+	expect_held(0, 0);
+	populates.nr = 0;
+	take(0, PAGE);
+	give_back(0, PAGE);
+	expect_nr_calls(&populates, 0); /* all is known again */
+}
+END_TEST
+
+START_TEST(what_an_inhibitor_found_reclaimed_is_made_present_before_a_reset)
+{
+	remake_granules();
+	take(0, 2 * GRANULE);
+	take(HIGH_GPA, PAGE);
+	inhibitor_raise(&reclaim, &one, "a");
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, GRANULE), 1);
+	expect_call(&populates, 0, GRANULE);
+	populates.fail_at = 1;
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, GRANULE), -ENOMEM);
+	expect_held(GRANULE + PAGE, 0);
+	populates.nr = 0;
+	populates.fail_at = 0;
+	ck_assert_int_eq(reclaim_give_back_all(&reclaim, GRANULE), 0);
+	expect_call(&populates, GRANULE, GRANULE);
+	expect_held(0, 0);
+	inhibitor_lower(&reclaim, &one);
 }
 END_TEST
 
@@ -1607,6 +1659,8 @@ int main(void)
 		a_granule_that_is_whole_again_is_discarded_again,
 		each_granule_that_a_range_touches_is_made_present,
 		what_is_not_reclaimed_needs_not_be_made_present,
+		what_an_inhibitor_found_reclaimed_is_made_present_before_it_is_given_back,
+		what_an_inhibitor_found_reclaimed_is_made_present_before_a_reset,
 		lowering_discards_whole_granules_only,
 		a_granule_that_cannot_be_made_present_is_not_given_back,
 		after_a_failure_the_whole_range_may_be_given_back_again,

@@ -51,7 +51,8 @@ static struct {
 	bool may_not_tell;
 	bool held[MAX_PAGES];
 	bool reclaimed[NR_GRANULES];
-	bool waits[NR_REGIONS]; /* each is smaller than a huge page, of which it is all */
+	bool unsure[NR_REGIONS]; /* what is held may be missing, though it is not reclaimed */
+	bool waits[NR_REGIONS];  /* each is smaller than a huge page, of which it is all */
 	struct inhibitor *raised[NR_INHIBITORS]; /* oldest first */
 	unsigned int nr_raised;
 	struct reclaim_counts policies[RECLAIM_NR_POLICIES];
@@ -60,8 +61,9 @@ static struct {
 	uint64_t contents[MAX_PAGES];
 	/* What reclaim should now ask memory/ram for, in this order. */
 	enum kind kind;
-	struct run foreseen[NR_GRANULES];
+	struct run foreseen[2 * NR_GRANULES];
 	unsigned int nr_foreseen;
+	unsigned int nr_reclaimed; /* so many of them, for a reset, are reclaimed */
 	unsigned int nr_seen;
 	int error;                  /* of the last of them, or 0 */
 	unsigned int failed_region; /* where it was; NR_REGIONS: none failed */
@@ -161,6 +163,13 @@ static bool is_complete(unsigned int granule)
 	const bool *held = &model.held[granule * model.granule_pages];
 
 	return !memchr(held, false, model.granule_pages);
+}
+
+/* With nothing held nothing is missing. */
+static void settle(unsigned int region)
+{
+	if (!memchr(&model.held[region * region_pages()], true, region_pages()))
+		model.unsure[region] = false;
 }
 
 static enum reclaim_policy policy_now(void)
@@ -278,6 +287,10 @@ int __wrap_ram_populate(struct ram *block, uint64_t offset, uint64_t size)
 	}
 	expect(__real_ram_populate(block, offset, size) == 0, "it cannot be populated");
 	model.reclaimed[run.first] = false;
+	if (model.kind == RESET && model.nr_seen > model.nr_reclaimed) {
+		memset(&model.held[run.first * model.granule_pages], 0, model.granule_pages);
+		settle(run.first / REGION_GRANULES);
+	}
 	return 0;
 }
 
@@ -458,6 +471,7 @@ static void forget_held(unsigned int region, gpa_t gpa, unsigned int nr)
 		if (i == 0 || i == nr - 1)
 			touch(page);
 	}
+	settle(region);
 }
 
 static void give_back(gpa_t gpa, unsigned int nr)
@@ -467,8 +481,11 @@ static void give_back(gpa_t gpa, unsigned int nr)
 	begin("give back", POPULATED);
 	check_range(gpa, nr, &all_is_ram);
 	for (unsigned int i = 0; i < nr && model.granule_pages > 1; i++) {
-		unsigned int granule = page_at(gpa + i * PAGE) / model.granule_pages;
-		if (granule >= NR_GRANULES || !model.reclaimed[granule])
+		unsigned int page = page_at(gpa + i * PAGE);
+		unsigned int granule = page / model.granule_pages;
+		if (page == NOWHERE ||
+		    !(model.reclaimed[granule] ||
+		      (model.unsure[page / region_pages()] && model.held[page])))
 			continue;
 		if (!model.nr_foreseen ||
 		    model.foreseen[model.nr_foreseen - 1].first != granule)
@@ -519,6 +536,13 @@ static void give_back_all(void)
 			if (model.reclaimed[i])
 				foresee(i);
 		}
+		model.nr_reclaimed = model.nr_foreseen;
+		for (unsigned int i = 0; i < NR_GRANULES; i++) {
+			if (model.unsure[i / REGION_GRANULES] &&
+			    memchr(&model.held[i * model.granule_pages], true,
+				   model.granule_pages))
+				foresee(i);
+		}
 		r = reclaim_give_back_all(&reclaim, most);
 		expect(r == 0 || (r == 1 && most != UINT64_MAX) ||
 			       (r == -ENOMEM && model.error),
@@ -533,6 +557,7 @@ static void give_back_all(void)
 	expect_equal(figures.held, 0, "held after a reset");
 	memset(model.held, 0, sizeof(model.held));
 	memset(model.reclaimed, 0, sizeof(model.reclaimed));
+	memset(model.unsure, 0, sizeof(model.unsure));
 }
 
 static void raise_inhibitor(struct inhibitor *inhibitor)
@@ -542,6 +567,8 @@ static void raise_inhibitor(struct inhibitor *inhibitor)
 	begin("raise", NOTHING);
 	(void)snprintf(owner, sizeof(owner), "owner %u", below(1000));
 	model.raised[model.nr_raised++] = inhibitor;
+	for (unsigned int i = 0; i < NR_GRANULES && model.granule_pages > 1; i++)
+		model.unsure[i / REGION_GRANULES] |= model.reclaimed[i];
 	memset(model.reclaimed, 0, sizeof(model.reclaimed));
 	inhibitor_raise(&reclaim, inhibitor, owner);
 	end();
@@ -712,6 +739,7 @@ static void replug(void)
 	if (model.plugged[1]) {
 		memory_map_remove(&map, &regions[1]);
 		memset(&model.held[region_pages()], 0, region_pages() * sizeof(model.held[0]));
+		model.unsure[1] = false;
 		memset(&model.reclaimed[REGION_GRANULES], 0,
 		       REGION_GRANULES * sizeof(model.reclaimed[0]));
 		model.waits[1] = false;

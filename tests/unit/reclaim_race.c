@@ -35,6 +35,7 @@ static bool stop;
 
 /* Under reclaim's gate, and no lock of ours: ThreadSanitizer tells if that is not enough. */
 static unsigned int unlocked;
+static unsigned int unlocked_populates; /* which an inhibitor does not forbid */
 
 int __real_ram_discard(struct ram *block, uint64_t offset, uint64_t size);
 int __wrap_ram_discard(struct ram *block, uint64_t offset, uint64_t size);
@@ -62,7 +63,7 @@ int __wrap_ram_discard(struct ram *block, uint64_t offset, uint64_t size)
 int __wrap_ram_populate(struct ram *block, uint64_t offset, uint64_t size)
 {
 	check(__atomic_load_n(&nr_running, __ATOMIC_SEQ_CST) == 0);
-	unlocked++;
+	unlocked_populates++;
 	return __real_ram_populate(block, offset, size);
 }
 
