@@ -173,6 +173,8 @@ int ram_populate(struct ram *ram, uint64_t offset, uint64_t size)
 	int r = check_range(ram, offset, size);
 	if (r < 0)
 		return r;
-	return populate_in_parts((char *)ram->host + offset, size,
-				 ram->nr_populators ? ram->nr_populators : 1);
+	r = populate_in_parts((char *)ram->host + offset, size,
+			      ram->nr_populators ? ram->nr_populators : 1);
+	/* That is what Linux says of a hugetlb pool that is empty. */
+	return r == -EFAULT && ram->backing == RAM_HUGETLB ? -ENOMEM : r;
 }
