@@ -8,23 +8,19 @@
 
 void *memory_ptr(struct memory_map *map, gpa_t gpa, uint64_t size)
 {
-	struct memory_region *region = memory_map_find(map, gpa, size);
+	uint64_t left;
 
-	if (!region || region->kind != MEMORY_RAM)
-		return NULL;
-	return (char *)region->host + (gpa - region->gpa);
+	return memory_map_find_ram(map, gpa, size, &left);
 }
 
 /* The host address of gpa, and how many of `size` bytes its region holds from there. */
 static char *piece_at(struct memory_map *map, gpa_t gpa, size_t size, size_t *ret_size)
 {
-	struct memory_region *region = memory_map_find(map, gpa, 1);
+	uint64_t left = 0;
+	char *at = memory_map_find_ram(map, gpa, 1, &left);
 
-	if (!region || region->kind != MEMORY_RAM)
-		return NULL;
-	uint64_t offset = gpa - region->gpa;
-	*ret_size = size < region->size - offset ? size : (size_t)(region->size - offset);
-	return (char *)region->host + offset;
+	*ret_size = size < left ? size : (size_t)left;
+	return at;
 }
 
 int memory_read(struct memory_map *map, gpa_t gpa, void *buffer, size_t size)

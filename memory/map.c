@@ -158,6 +158,27 @@ struct memory_region *memory_map_find(struct memory_map *map, gpa_t gpa, uint64_
 	return found;
 }
 
+void *memory_map_find_ram(struct memory_map *map, gpa_t gpa, uint64_t size, uint64_t *ret_left)
+{
+	void *found = NULL;
+
+	if (!range_valid(gpa, size))
+		return NULL;
+	pthread_rwlock_rdlock(&map->layout_lock);
+	list_for_each(n, &map->regions) {
+		struct memory_region *region = region_of(n);
+		uint64_t offset = gpa - region->gpa;
+		if (region->kind != MEMORY_RAM ||
+		    !range_within(gpa, size, region->gpa, region->size))
+			continue;
+		found = (char *)region->host + offset;
+		*ret_left = region->size - offset;
+		break;
+	}
+	pthread_rwlock_unlock(&map->layout_lock);
+	return found;
+}
+
 uint64_t memory_map_ram_size(struct memory_map *map)
 {
 	uint64_t size = 0;

@@ -86,10 +86,16 @@ must_check int memory_map_listen(struct memory_map *map, struct memory_listener 
 void memory_map_unlisten(struct memory_map *map, struct memory_listener *listener);
 
 /*
- * The region that holds all of [gpa, gpa + size), or NULL. What it points to stays mapped
- * until vCPUs and queues are stopped, so the answer is good for one request.
+ * The region that holds all of [gpa, gpa + size), or NULL. Of another kind than RAM it may leave
+ * with its device at any time: for whoever knows that it does not.
  */
 struct memory_region *memory_map_find(struct memory_map *map, gpa_t gpa, uint64_t size);
+/*
+ * Where [gpa, gpa + size) of RAM is in our memory, and how many bytes of its region there are from
+ * there on; NULL: not all of it is RAM of one region. RAM stays mapped until vCPUs and queues are
+ * stopped, so the answer is good for one request.
+ */
+void *memory_map_find_ram(struct memory_map *map, gpa_t gpa, uint64_t size, uint64_t *ret_left);
 
 /* Sum of the sizes of all MEMORY_RAM regions, in bytes. */
 uint64_t memory_map_ram_size(struct memory_map *map);

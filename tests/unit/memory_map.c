@@ -97,6 +97,27 @@ START_TEST(what_is_not_wholly_in_one_region_is_not_found)
 }
 END_TEST
 
+START_TEST(of_ram_the_place_is_found_and_what_is_left_from_there)
+{
+	static char host[0x2000];
+	uint64_t left = 1;
+
+	x.host = host;
+	y.kind = MEMORY_DEVICE;
+	y.host = host;
+	add(&x);
+	add(&y);
+	ck_assert_ptr_eq(memory_map_find_ram(&map, 0x1800, 8, &left), host + 0x800);
+	ck_assert_uint_eq(left, 0x1800);
+	ck_assert_ptr_eq(memory_map_find_ram(&map, 0x2fff, 1, &left), host + 0x1fff);
+	ck_assert_uint_eq(left, 1);
+	ck_assert_ptr_null(memory_map_find_ram(&map, 0x2fff, 2, &left));
+	ck_assert_ptr_null(memory_map_find_ram(&map, 0x3000, 1, &left));
+	ck_assert_ptr_null(memory_map_find_ram(&map, 0x1000, 0, &left));
+	ck_assert_ptr_null(memory_map_find_ram(&map, UINT64_MAX, 2, &left));
+}
+END_TEST
+
 START_TEST(regions_may_touch)
 {
 	add(&y);
@@ -369,6 +390,7 @@ int main(void)
 	const TTest *const tests[] = {
 		an_added_region_is_found_by_any_piece_of_it,
 		what_is_not_wholly_in_one_region_is_not_found,
+		of_ram_the_place_is_found_and_what_is_left_from_there,
 		regions_may_touch,
 		adding_an_overlapping_region_is_refused,
 		a_region_that_is_empty_unaligned_or_wraps_is_refused,
