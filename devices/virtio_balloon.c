@@ -380,8 +380,9 @@ static unsigned int serve_reporting(struct virtio_balloon *b)
 	uint64_t nr_pages = 0;
 
 	for (unsigned int i = 0; i < chain->nr_writable; i++) {
-		report(b, &segments[i]);
 		nr_pages += 1 + (segments[i].size >> PFN_SHIFT);
+		if (nr_pages <= KICK_MAX_PAGES) /* nothing was promised of the rest */
+			report(b, &segments[i]);
 	}
 	b->nr_elements[QUEUE_REPORTING]++;
 	finish_element(b, b->nr_reporting, chain->head);

@@ -1338,6 +1338,23 @@ START_TEST(reported_pages_are_discarded_and_not_held)
 }
 END_TEST
 
+/* 128 pieces of 4 GiB would keep the event loop for as long as they take. */
+START_TEST(one_element_reports_only_so_much)
+{
+	setup_all((struct virtio_balloon_config){ .reporting = true });
+	fill(POOL, HUGE_PAGE);
+	put_desc(REPORTING, 0, POOL, 0xfffff000, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT);
+	put_desc(REPORTING, 1, POOL, HUGE_PAGE, VRING_DESC_F_WRITE);
+	publish(REPORTING, 0);
+	kick(REPORTING);
+	ck_assert_uint_eq(take_used(REPORTING), 1);
+	ck_assert_uint_eq(nr_discards, 0);
+	ck_assert(is(POOL, HUGE_PAGE, 0xaa));
+	report(POOL, HUGE_PAGE);
+	ck_assert_uint_eq(nr_discards, 1);
+}
+END_TEST
+
 START_TEST(poisoned_pages_are_left_alone)
 {
 	setup_all((struct virtio_balloon_config){ .reporting = true });
@@ -2157,6 +2174,7 @@ int main(void)
 		a_timer_that_ran_out_before_a_reset_asks_nobody,
 		each_statistic_has_a_name_of_its_own,
 		reported_pages_are_discarded_and_not_held,
+		one_element_reports_only_so_much,
 		poisoned_pages_are_left_alone,
 		a_report_while_an_inhibitor_is_raised_does_nothing,
 		a_report_of_what_is_no_ram_is_ignored_in_silence,
