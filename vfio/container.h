@@ -86,7 +86,7 @@ struct vfio_container {
 	bool pins;             /* what it maps; fixed */
 	bool asleep; /* pci_bus.lock, once a device is on the bus; so are the next two */
 	unsigned int nr_failed_wakes;
-	time_t failed_wake; /* when the last one was */
+	time_t failed_wake; /* when the last one was, by CLOCK_MONOTONIC */
 	struct list_node groups;
 	struct memory_listener listener;
 	struct pinner pinner;
