@@ -297,19 +297,29 @@ static bool inhibits(const struct machine *m, const struct attach_request *reque
 	       (!m->vfio.config.coordinate || m->vfio.inhibiting);
 }
 
-/* Of what the balloon holds, so much has to be present again. Nothing is pinned yet. */
+/*
+ * As at the start: the kernel would not refuse it, but kill us, or another, half-way. What the balloon
+ * gave to the host comes back, unless there is to be no inhibitor. Hugetlb's pool is not told of here.
+ */
 static int check_memory(struct machine *m, const struct attach_job *job)
 {
 	struct auto_balloon_view view = { 0 };
+	uint64_t needed = m->config.memory;
 
 	auto_balloon_look_at_host(&view, &m->auto_host);
-	if (view.host_total == 0 || view.host_available >= job->reclaimed)
+	uint64_t spare = view.host_available + view.host_swap;
+	if (!inhibits(m, &job->request))
+		needed -= job->reclaimed;
+	needed -= view.resident < needed ? view.resident : needed;
+	if (view.host_total == 0 || needed <= spare || m->config.backing == RAM_HUGETLB ||
+	    job->request.balloon == VFIO_BALLOON_ALLOWED)
 		return 0;
 	return log_err(0,
 		       "vfio: attach %s: %" PRIu64
-		       " MiB that the balloon gave to the host must "
-		       "be there again, it has %" PRIu64 ": choose the policy coordinated",
-		       job->request.host, job->reclaimed >> 20, view.host_available >> 20),
+		       " MiB more have to be pinned for it, and the host has %" PRIu64
+		       " MiB to spare: end something else there, or start the guest with the "
+		       "policy coordinated and have its balloon take more",
+		       job->request.host, needed >> 20, spare >> 20),
 	       -ENOMEM;
 }
 
@@ -449,7 +459,7 @@ void attach_add(struct machine *m, const struct attach_request *request, attach_
 	int r = take_request(job, request);
 	if (r >= 0)
 		r = check_request(m, &job->request);
-	if (r >= 0 && inhibits(m, &job->request))
+	if (r >= 0)
 		r = check_memory(m, job);
 	log_capture(NULL, 0);
 	if (r < 0) {

@@ -48,6 +48,8 @@ struct auto_balloon_view {
 		host_pressure; /* hundredths of a per cent; 0 where the host does not say */
 	uint64_t host_total;   /* 0: the host does not say */
 	uint64_t host_available;
+	uint64_t host_swap; /* that is free */
+	uint64_t resident;  /* what this process has already */
 };
 
 enum auto_balloon_reason {
@@ -75,18 +77,22 @@ void auto_balloon_init(struct auto_balloon *automatic, const struct auto_balloon
 uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 			     const struct auto_balloon_view *view);
 
-/* What the host says of itself: /proc/pressure/memory and /proc/meminfo, or files like them. */
+/*
+ * What the host says of itself, and of us: /proc/pressure/memory, /proc/meminfo and
+ * /proc/self/statm, or files like them.
+ */
 struct auto_balloon_host {
 	int pressure; /* owned; -1: it does not say */
 	int meminfo;  /* likewise */
+	int statm;    /* likewise */
 };
 
-/* Opens both, for good: in the sandbox nothing can be. What cannot be opened says nothing. */
+/* Opens all, for good: in the sandbox nothing can be. What cannot be opened says nothing. */
 void auto_balloon_open_host(struct auto_balloon_host *host, const char *pressure,
-			    const char *meminfo);
+			    const char *meminfo, const char *statm);
 void auto_balloon_close_host(struct auto_balloon_host *host);
 
-/* Fills in what is about the host. What cannot be read is left 0. */
+/* Fills in what is about the host, and `resident`. What cannot be read is left 0. */
 void auto_balloon_look_at_host(struct auto_balloon_view *view,
 			       const struct auto_balloon_host *host);
 

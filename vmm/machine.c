@@ -507,7 +507,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.signals = { .fd = -1, .ready = signal_ready },
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
-		.auto_host = { -1, -1 },
+		.auto_host = { -1, -1, -1 },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
 		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
@@ -860,7 +860,6 @@ static int add_balloon(struct machine *m)
 			  config->memory < VIRTIO_BALLOON_FLOOR ? config->memory
 								: VIRTIO_BALLOON_FLOOR,
 			  config->memory);
-	auto_balloon_open_host(&m->auto_host, "/proc/pressure/memory", "/proc/meminfo");
 	if (r >= 0)
 		r = init_auto_timer(m);
 	if (r >= 0)
@@ -1031,6 +1030,8 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	figures_mark(&m->figures, PHASE_PROCESSORS);
+	auto_balloon_open_host(&m->auto_host, "/proc/pressure/memory", "/proc/meminfo",
+			       "/proc/self/statm");
 	r = not_the_users(attach_init(&m->attach, m));
 	if (r < 0)
 		goto fail;

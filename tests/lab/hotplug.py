@@ -266,6 +266,18 @@ def under_load(prefix, guest, balloon):
     balloon.keep(KEEP)
 
 
+def too_large(prefix):
+    """Most of its memory it has never touched, and it is more than the host has: pinning it would be somebody's end."""
+    with guest_with_balloon(memory=f"{(available_memory() >> 20) + 512}M") as (guest, balloon):
+        before = holdings(guest, balloon)
+        status, said = ctl(balloon, "attach", EDU)
+        check(f"{prefix}/told", status == 1 and "MiB more have to be pinned for it, and the host has" in said, f"{status}, {said}")
+        after = holdings(guest, balloon)
+        check(f"{prefix}/as-before", after == before, f"{before}, {after}")
+        guest.ask("true")
+        finish(prefix, guest)
+
+
 def hot_plug():
     """A guest with a balloon, and no device; edu comes and goes, in every way."""
     for bdf in (EDU, NVME, *PAIR):
@@ -284,6 +296,7 @@ def hot_plug():
               f"{before}, {after}")
         guest_starts_anew(f"{prefix}/anew", guest, balloon)
         finish(prefix, guest)
+    too_large(f"{prefix}/too-large")
     for bdf in (EDU, NVME, *PAIR):
         left = left_behind(bdf)
         check(f"{prefix}/given-back/{bdf}", left is None, left)

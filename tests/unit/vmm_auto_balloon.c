@@ -194,13 +194,13 @@ static const char *file_with(const char *text)
 }
 
 /* Twice, as in the sandbox, where the files are open for good. */
-static void look_at(const char *pressure, const char *meminfo)
+static void look_at(const char *pressure, const char *meminfo, const char *statm)
 {
 	unsigned int fds = process_nr_fds();
 	struct auto_balloon_view first = view;
 	struct auto_balloon_host host;
 
-	auto_balloon_open_host(&host, pressure, meminfo);
+	auto_balloon_open_host(&host, pressure, meminfo, statm);
 	auto_balloon_look_at_host(&first, &host);
 	auto_balloon_look_at_host(&view, &host);
 	ck_assert_uint_eq(view.host_total, first.host_total);
@@ -222,25 +222,33 @@ START_TEST(pressure_is_read_as_the_kernel_writes_it)
 	};
 
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		look_at(file_with(cases[i].text), "/nowhere");
+		look_at(file_with(cases[i].text), "/nowhere", "/nowhere");
 		ck_assert_uint_eq(view.host_pressure, cases[i].pressure);
 		ck_assert_uint_eq(view.host_total, 0);
 		ck_assert_int_eq(unlink(path), 0);
 	}
-	look_at("/nowhere", "/nowhere");
+	look_at("/nowhere", "/nowhere", "/nowhere");
 	ck_assert_uint_eq(view.host_pressure, 0);
 }
 END_TEST
 
 START_TEST(memory_is_read_as_the_kernel_writes_it)
 {
-	look_at("/nowhere", file_with("MemTotal:       16 kB\nMemFree: 1 kB\n"
-				      "MemAvailable:    8 kB\n"));
+	look_at("/nowhere",
+		file_with("MemTotal:       16 kB\nMemFree: 1 kB\n"
+			  "MemAvailable:    8 kB\nSwapFree: 2 kB\n"),
+		"/nowhere");
 	ck_assert_uint_eq(view.host_total, 16384);
 	ck_assert_uint_eq(view.host_available, 8192);
+	ck_assert_uint_eq(view.host_swap, 2048);
+	ck_assert_uint_eq(view.resident, 0);
 	ck_assert_int_eq(unlink(path), 0);
-	look_at("/proc/pressure/memory", "/proc/meminfo");
+	look_at("/nowhere", "/nowhere", file_with("900 30 2 1 0 1 0\n"));
+	ck_assert_uint_eq(view.resident, 30 * (uint64_t)sysconf(_SC_PAGESIZE));
+	ck_assert_int_eq(unlink(path), 0);
+	look_at("/proc/pressure/memory", "/proc/meminfo", "/proc/self/statm");
 	ck_assert_uint_gt(view.host_total, view.host_available);
+	ck_assert_uint_gt(view.resident, 0);
 }
 END_TEST
 
