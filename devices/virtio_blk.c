@@ -454,16 +454,15 @@ static bool is_on_disk(const struct virtio_blk *blk, uint64_t sector, uint64_t b
 	       bytes / SECTOR <= blk->capacity - sector;
 }
 
-/* Pieces that are cut between two iovecs must be whole blocks, too. */
+/* Pieces that are cut between two iovecs must be whole blocks; and Linux 6.0 to 6.17 wants whole ones in each. */
 static bool must_bounce(const struct virtio_blk *blk, const struct virtio_blk_request *rq)
 {
 	uint64_t align = blk->memory_align;
-	uint64_t size_align = rq->left > PIECE_SIZE ? blk->block_size : align;
 
 	for (unsigned int i = 0; i < rq->nr; i++) {
 		if (!is_aligned((uintptr_t)rq->iov[i].iov_base, align) ||
 		    !is_aligned(rq->iov[i].iov_len, align) ||
-		    !is_aligned(rq->iov[i].iov_len, size_align))
+		    !is_aligned(rq->iov[i].iov_len, blk->block_size))
 			return true;
 	}
 	return false;

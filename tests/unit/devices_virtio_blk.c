@@ -1599,6 +1599,48 @@ START_TEST(direct_takes_buffers_of_any_alignment)
 }
 END_TEST
 
+static bool cut; /* a block was */
+
+static void look_for_cuts(struct io_uring_sqe *sqe)
+{
+	const struct iovec *iov = (const struct iovec *)(uintptr_t)sqe->addr;
+
+	if (sqe->opcode != IORING_OP_READV && sqe->opcode != IORING_OP_WRITEV)
+		return;
+	for (unsigned int i = 0; i < sqe->len; i++)
+		cut = cut || iov[i].iov_len % 512 != 0;
+}
+
+/* Memory may lie anywhere, nearly, but each piece of it has to be a whole block. */
+START_TEST(direct_cuts_no_block)
+{
+	const struct driver_buffer in[] = {
+		{ HEADER(0), 16, false },
+		{ DATA, 12, true },
+		{ DATA + 4096, 500, true },
+		{ STATUS(0), 1, true },
+	};
+	uint32_t written;
+
+	tells_align = true;
+	direct_align = 4;
+	make_world("/var/tmp");
+	if (init((struct virtio_blk_options){ .direct = true }, 1) < 0) {
+		teardown();
+		return;
+	}
+	driver_start(&driver, ALL);
+	write_header(0, VIRTIO_BLK_T_IN, 8);
+	tamper = look_for_cuts;
+	ck_assert_uint_eq(send_chain(in, nitems(in), &written), 0);
+	tamper = NULL;
+	ck_assert(!cut);
+	ck_assert(is(DATA, 12, 8));
+	ck_assert(is(DATA + 4096, 500, 8));
+	teardown();
+}
+END_TEST
+
 START_TEST(direct_has_the_hosts_blocks)
 {
 	direct_align = 4096;
@@ -2081,6 +2123,7 @@ int main(void)
 		without_flushes_each_write_is_flushed,
 		a_readonly_disk_is_only_read,
 		direct_takes_buffers_of_any_alignment,
+		direct_cuts_no_block,
 		direct_has_the_hosts_blocks,
 		what_direct_needs_is_asked,
 		an_odd_size_is_told_of,
