@@ -107,7 +107,7 @@ static void update_interest(struct virtio_net_pair *pair)
 		return;
 	if (ours(pair) && !pair->starved)
 		events |= EPOLLIN;
-	if (pair->net->backend->blocked)
+	if (pair->waits || pair->net->backend->blocked) /* the latter is of whoever sent last */
 		events |= EPOLLOUT;
 	if (events != pair->events)
 		event_loop_modify(loop, &pair->source, events);
