@@ -1257,8 +1257,10 @@ static int serve(struct client *c)
 		return r;
 	if (c->at_end && c->nr_output == 0)
 		return -ECONNRESET;
+	/* What has been read is for client_ready() to go on with, as soon as it may. */
+	bool goes_on = c->nr_output > 0 || (c->nr_rest > 0 && !c->attaching);
 	uint32_t waits_for =
-		(c->at_end || c->attaching ? 0 : EPOLLIN) | (c->nr_output > 0 ? EPOLLOUT : 0);
+		(c->at_end || c->attaching ? 0 : EPOLLIN) | (goes_on ? EPOLLOUT : 0);
 	if (waits_for != c->waits_for)
 		event_loop_modify(c->qmp->loop, &c->source, waits_for);
 	c->waits_for = waits_for;

@@ -1317,6 +1317,28 @@ START_TEST(who_adds_a_device_waits_and_others_do_not)
 }
 END_TEST
 
+/* The device's answer leaves with the event, before the loop comes round to what else was asked. */
+START_TEST(what_is_asked_behind_a_device_is_answered_whatever_is_told_meanwhile)
+{
+	struct attach_result result = { 0 };
+	int fd = start();
+
+	world.takes_its_time = true;
+	send_text(fd,
+		  "{\"execute\": \"device_add\", \"id\": 1, \"arguments\": {\"driver\": "
+		  "\"vfio-pci\", \"host\": \"a\"}}{\"execute\": \"query-status\", \"id\": 2}");
+	ck_assert_str_eq(read_all(fd), "");
+	world.ended(world.opaque, &result);
+	qmp_event(&qmp, "X_BALLAST_MEMORY_SERVED");
+	settle();
+	const char *text = read_all(fd);
+	ck_assert_ptr_nonnull(strstr(text, "\"id\": 1}\r\n"));
+	ck_assert_ptr_nonnull(strstr(text, "\"id\": 2}\r\n"));
+	close(fd);
+	settle();
+}
+END_TEST
+
 /* With as many fds of /dev/null. */
 static void send_with_fds(int fd, const char *text, unsigned int nr)
 {
@@ -2102,6 +2124,7 @@ int main(void)
 		a_device_can_be_added,
 		a_device_can_be_taken_back,
 		who_adds_a_device_waits_and_others_do_not,
+		what_is_asked_behind_a_device_is_answered_whatever_is_told_meanwhile,
 		what_a_device_takes_may_come_with_the_command,
 		fds_may_come_in_the_middle_of_a_command_and_behind_another,
 		fds_that_come_with_garbage_are_not_kept,
