@@ -61,11 +61,18 @@ static size_t console_transmit(void *opaque, const uint8_t *bytes, size_t size)
 	return taken;
 }
 
+/* One that is gone, of which there is still something to read: the next need not wait for that. */
+static void look_at_hangup(struct console *c, uint32_t events)
+{
+	if (c->config.kind == CONSOLE_UNIX && c->input_waits && (events & EPOLLHUP))
+		event_loop_modify(c->loop, &c->clients, EPOLLIN);
+}
+
 static void output_ready(struct event_source *source, uint32_t events)
 {
 	struct console *c = container_of(source, struct console, output);
 
-	(void)events;
+	look_at_hangup(c, events);
 	if (c->port)
 		c->port->ops->transmit_ready(c->port);
 }
@@ -159,10 +166,10 @@ static void input_ready(struct event_source *source, uint32_t events)
 	uint8_t bytes[512];
 	size_t room = sizeof(c->queue) - c->queued;
 
-	(void)events;
 	if (room == 0 && !c->raw) {
 		event_loop_remove(c->loop, &c->input);
 		c->input_waits = true;
+		look_at_hangup(c, events);
 		return;
 	}
 	/* An escape command must get through to us even if nothing gets to the guest. */
@@ -229,6 +236,8 @@ static void client_ready(struct event_source *source, uint32_t events)
 	struct console *c = container_of(source, struct console, clients);
 
 	(void)events;
+	if (c->own_fd >= 0)
+		drop_client(c); /* see look_at_hangup() */
 	int fd = accept4(c->socket.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;

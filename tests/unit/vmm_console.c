@@ -408,6 +408,28 @@ START_TEST(a_client_that_hangs_up_with_input_waiting_is_read_to_the_end)
 }
 END_TEST
 
+START_TEST(a_client_that_left_what_nobody_reads_makes_way_for_the_next)
+{
+	char much[8192];
+
+	memset(much, 'm', sizeof(much) - 1);
+	much[sizeof(much) - 1] = '\0';
+	for (unsigned int i = 0; i < 4; i++) {
+		if (i == 0)
+			start(CONSOLE_UNIX);
+		int client = connect_client();
+		settle();
+		guest_writes("word");
+		ck_assert_str_eq(read_all(client), "word");
+		write_all(client, much);
+		if (i % 2) /* it goes before the queue is found full, and after */
+			settle();
+		close(client);
+		settle();
+	}
+}
+END_TEST
+
 START_TEST(clearing_a_full_port_lets_input_flow_again)
 {
 	start(CONSOLE_UNIX);
@@ -1109,6 +1131,7 @@ int main(void)
 		clients_come_and_go_and_leave_nothing,
 		input_waits_until_the_guest_has_room,
 		a_client_that_hangs_up_with_input_waiting_is_read_to_the_end,
+		a_client_that_left_what_nobody_reads_makes_way_for_the_next,
 		clearing_a_full_port_lets_input_flow_again,
 		a_client_that_does_not_read_makes_the_guest_wait_and_loses_nothing,
 		a_client_that_leaves_while_the_guest_waits_sets_it_free,
