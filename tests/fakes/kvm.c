@@ -271,6 +271,7 @@ int kvm_create_vcpu(int vm_fd, uint32_t id, int *ret_fd)
 		fd_close(&fd);
 		return -EIO;
 	}
+	assert(fake_kvm.nr_vcpus < nitems(fake_kvm.vcpus));
 	fake_kvm.vcpus[fake_kvm.nr_vcpus++] = (struct fake_vcpu){ .fd = fd, .id = id };
 	*ret_fd = fd;
 	return 0;
