@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define must_check __attribute__((warn_unused_result))
@@ -33,6 +34,15 @@ static inline void autoclose_release(const int *fd)
 static inline void autofree_release(void *p)
 {
 	free(*(void **)p);
+}
+
+/* By a clock that nobody sets. */
+static inline time_t now_seconds(void)
+{
+	struct timespec now = { 0 };
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
+	return now.tv_sec;
 }
 
 #endif /* BASE_UTIL_H */

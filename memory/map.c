@@ -140,43 +140,39 @@ void memory_map_unlisten(struct memory_map *map, struct memory_listener *listene
 	pthread_mutex_unlock(&map->change_lock);
 }
 
-struct memory_region *memory_map_find(struct memory_map *map, gpa_t gpa, uint64_t size)
+/* Under the lock of the layout. */
+static struct memory_region *find(struct memory_map *map, gpa_t gpa, uint64_t size)
 {
-	struct memory_region *found = NULL;
-
 	if (!range_valid(gpa, size))
 		return NULL;
-	pthread_rwlock_rdlock(&map->layout_lock);
 	list_for_each(n, &map->regions) {
 		struct memory_region *region = region_of(n);
-		if (range_within(gpa, size, region->gpa, region->size)) {
-			found = region;
-			break;
-		}
+		if (range_within(gpa, size, region->gpa, region->size))
+			return region;
 	}
+	return NULL;
+}
+
+struct memory_region *memory_map_find(struct memory_map *map, gpa_t gpa, uint64_t size)
+{
+	pthread_rwlock_rdlock(&map->layout_lock);
+	struct memory_region *found = find(map, gpa, size);
 	pthread_rwlock_unlock(&map->layout_lock);
 	return found;
 }
 
 void *memory_map_find_ram(struct memory_map *map, gpa_t gpa, uint64_t size, uint64_t *ret_left)
 {
-	void *found = NULL;
+	void *at = NULL;
 
-	if (!range_valid(gpa, size))
-		return NULL;
 	pthread_rwlock_rdlock(&map->layout_lock);
-	list_for_each(n, &map->regions) {
-		struct memory_region *region = region_of(n);
-		uint64_t offset = gpa - region->gpa;
-		if (region->kind != MEMORY_RAM ||
-		    !range_within(gpa, size, region->gpa, region->size))
-			continue;
-		found = (char *)region->host + offset;
-		*ret_left = region->size - offset;
-		break;
+	const struct memory_region *region = find(map, gpa, size);
+	if (region && region->kind == MEMORY_RAM) {
+		at = (char *)region->host + (gpa - region->gpa);
+		*ret_left = region->size - (gpa - region->gpa);
 	}
 	pthread_rwlock_unlock(&map->layout_lock);
-	return found;
+	return at;
 }
 
 uint64_t memory_map_ram_size(struct memory_map *map)

@@ -671,14 +671,6 @@ void pinner_join(struct reclaim *reclaim, struct pinner *pinner)
 	tell_lost("a device", lost);
 }
 
-static time_t now_seconds(void)
-{
-	struct timespec now = { 0 };
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
-	return now.tv_sec;
-}
-
 /* A long way, of which something is said now and then. */
 struct progress {
 	uint64_t done; /* bytes, of the region */

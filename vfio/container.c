@@ -874,15 +874,6 @@ fail:
 	return r;
 }
 
-/* By a clock that nobody sets. */
-static time_t now_seconds(void)
-{
-	struct timespec now = { 0 };
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* this clock always exists */
-	return now.tv_sec;
-}
-
 int vfio_container_wake(struct vfio_container *container)
 {
 	struct vfio *vfio = container->vfio;
