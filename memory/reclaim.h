@@ -236,8 +236,8 @@ must_check int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t si
 
 /*
  * The driver, or the guest, starts anew: everything is made live, as far as `most` bytes (or a
- * granule more), and once all is, nothing is held any more. 0: so it is. 1: there is more to
- * do; call again. -ENOMEM: not now; try again. Until it has returned 0 nothing is discarded.
+ * granule more), and once all is, nothing is held any more; hugetlb pages that may be missing
+ * are made present, and held no more, one by one. 0: so it is. 1: there is more to do; call again. -ENOMEM: not now; try again. Until it has returned 0 nothing is discarded.
  */
 must_check int reclaim_give_back_all(struct reclaim *reclaim, uint64_t most);
 /* The guest is gone: nothing is held any more, and nothing is made present or pinned. */

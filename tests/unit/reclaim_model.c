@@ -523,7 +523,7 @@ static void report(gpa_t gpa, uint64_t size)
 	expect(r == (model.error ? model.error : wanted), "what report returned");
 }
 
-/* In as many steps as it takes, of which each may fail: nothing is given back before all can be. */
+/* In as many steps as it takes, of which each may fail; nothing is discarded in between. */
 static void give_back_all(void)
 {
 	struct reclaim_figures figures;
