@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -1970,6 +1971,45 @@ START_TEST(every_step_of_an_attach_that_fails_leaves_all_as_it_was)
 }
 END_TEST
 
+/* As a host with next to nothing to spare would say it. */
+START_TEST(what_the_host_has_no_memory_for_is_not_attached)
+{
+	static const char poor[] = "MemTotal: 16 kB\nMemAvailable: 4 kB\nSwapFree: 4 kB\n";
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	autoclose int fd = memfd_create("meminfo", MFD_CLOEXEC);
+	ck_assert_int_eq(write(fd, poor, sizeof(poor) - 1), sizeof(poor) - 1);
+	autoclose int nothing = memfd_create("statm", MFD_CLOEXEC);
+	int meminfo = machine.auto_host.meminfo;
+	int statm = machine.auto_host.statm;
+	ck_assert_int_ge(meminfo, 0);
+	ck_assert_int_ge(statm, 0);
+	machine.auto_host.meminfo = fd;
+	machine.auto_host.statm = nothing;
+	for (unsigned int coordinate = 0; coordinate < 2; coordinate++) {
+		machine.vfio.config.coordinate = coordinate;
+		(void)process_log();
+		ck_assert_int_eq(attach_some(DEVICE, &back), -ENOMEM);
+		expect_logged("MiB more have to be pinned for it, and the host has 0 MiB");
+	}
+	machine.vfio.config.coordinate = false;
+	machine.auto_host.statm = statm;
+	machine.auto_host.meminfo = meminfo;
+	ck_assert_int_eq(close(fd), 0);
+	ck_assert_int_eq(close(nothing), 0);
+	fd = nothing = -1;
+	expect_same(&before);
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 START_TEST(what_an_attach_takes_may_be_opened_by_others)
 {
 	struct vfio_opened opened = {
@@ -2846,6 +2886,7 @@ int main(void)
 		a_device_comes_and_goes_500_times,
 		a_late_answer_does_not_take_what_has_come_since,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
+		what_the_host_has_no_memory_for_is_not_attached,
 		what_an_attach_takes_may_be_opened_by_others,
 		the_balloon_moves_while_a_device_is_on_its_way,
 		a_second_group_comes_and_the_first_goes,
