@@ -68,7 +68,7 @@ def oracle_coordinated():
         finish(prefix, guest)
 
 
-def load(prefix, guest, balloon, seconds=40):
+def load(prefix, guest, balloon, seconds=60):
     """The disk is at work while the balloon goes up and down at random; returns how many bytes were compared."""
     moves = []
     ended = threading.Event()
@@ -99,9 +99,8 @@ def load(prefix, guest, balloon, seconds=40):
     figure(f"{prefix}/load/checked", words["bytes"], "bytes")
     figure(f"{prefix}/load/mismatched", words["mismatched"], f"pages of {words['pages']}")
     check(f"{prefix}/load/equal", int(words["mismatched"]) == 0 < int(words["bytes"]), text)
-    # How far it gets in its time is the guest's, which is busy.
-    check(f"{prefix}/load/balloon-moved", after["released"] - before["released"] > 10 and
-          after["restored"] - before["restored"] > 10, f"{before}, {after}")
+    check(f"{prefix}/load/balloon-moved", after["released"] - before["released"] > 100 and
+          after["restored"] - before["restored"] > 100, f"{before}, {after}")
     check(f"{prefix}/load/books", all(memory["reclaimed"] <= memory["held"] and
           memory["pinned"] == memory["ram"] - memory["reclaimed"] for memory in moves), moves)
     return int(words["bytes"])
