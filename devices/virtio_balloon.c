@@ -267,6 +267,13 @@ static void start_rest(struct virtio_balloon *b)
 		  (struct timespec){ 0 });
 }
 
+void virtio_balloon_rest(struct virtio_balloon *b)
+{
+	pthread_mutex_lock(&b->virtio.lock);
+	start_rest(b);
+	pthread_mutex_unlock(&b->virtio.lock);
+}
+
 /* How many pages were named, or so many that others have their turn. */
 static unsigned int serve_element_of_pages(struct virtio_balloon *b, unsigned int index)
 {

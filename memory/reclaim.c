@@ -385,7 +385,63 @@ static uint64_t reclaimed_bytes(const struct reclaim *reclaim)
 	return bytes;
 }
 
-/* All that is held, if nobody forbids it and the driver would say when it uses it. */
+/* Held, and waiting for the rest of their huge page. Parts of larger units are incomplete. */
+static uint64_t waiting_bytes(const struct reclaim *reclaim, const struct block *block)
+{
+	const uint64_t words = HUGE_PAGES / BITS_A_WORD;
+	struct span all = touched(all_pages(block), HUGE_PAGES);
+	uint64_t pages = 0;
+
+	if (block->nr_waiting == 0 || block->unit_pages > 1 || !may_wait(reclaim))
+		return 0;
+	for (uint64_t i = bits_find(block->waits, all, true); i < all.end;
+	     i = bits_find(block->waits, (struct span){ i + 1, all.end }, true)) {
+		for (uint64_t k = i * words;
+		     k < (i + 1) * words && k <= block->nr_pages / BITS_A_WORD; k++)
+			pages += (uint64_t)__builtin_popcountll(block->held[k] &
+								~block->reclaimed[k]);
+	}
+	return pages * GUEST_PAGE_SIZE;
+}
+
+/* Bytes, of all blocks: gone, or about to go. */
+static uint64_t due_bytes(const struct reclaim *reclaim)
+{
+	uint64_t bytes = reclaimed_bytes(reclaim);
+
+	list_for_each(n, &reclaim->blocks)
+		bytes += waiting_bytes(reclaim, block_of(n));
+	return bytes;
+}
+
+/* Nobody pins. Of the huge pages that these pages are of, those held as a whole; others wait. */
+static void discard_huge(struct reclaim *reclaim, struct block *block, struct span pages)
+{
+	struct span huge = touched(pages, HUGE_PAGES);
+
+	for (uint64_t i = huge.first; i < huge.end; i++) {
+		struct span run = { i, i };
+		while (run.end < huge.end &&
+		       bits_all(block->held,
+				pages_in(block, (struct span){ run.end, run.end + 1 },
+					 HUGE_PAGES)))
+			run.end++;
+		if (run.end == i) {
+			struct span part =
+				pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES);
+			if (bits_any(block->held, part))
+				block->nr_waiting += bit_set(block->waits, i);
+			continue;
+		}
+		i = run.end - 1;
+		discard_units(reclaim, block, pages_in(block, run, HUGE_PAGES), RECLAIM_DIRECT);
+	}
+}
+
+/*
+ * All that is held, if nobody forbids it and the driver would say when it uses it. Of what nobody
+ * pins only whole huge pages: a guest may hold every second page, and others wait meanwhile.
+ */
 static void discard_all_held(struct reclaim *reclaim)
 {
 	enum reclaim_policy policy = policy_now(reclaim);
@@ -395,9 +451,12 @@ static void discard_all_held(struct reclaim *reclaim)
 		return;
 	list_for_each(n, &reclaim->blocks) {
 		struct block *block = block_of(n);
-		uint64_t pages = piece_pages(reclaim, block);
-		if (block->nr_held)
-			discard_held(reclaim, block, touched(all_pages(block), pages), pages,
+		if (block->nr_held == 0)
+			continue;
+		if (policy == RECLAIM_DIRECT)
+			discard_huge(reclaim, block, all_pages(block));
+		else
+			discard_held(reclaim, block, all_granules(block), block->granule_pages,
 				     policy);
 	}
 }
@@ -613,7 +672,7 @@ void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 		list_remove(&inhibitor->link);
 		before = reclaimed_bytes(reclaim);
 		discard_all_held(reclaim);
-		after = reclaimed_bytes(reclaim);
+		after = due_bytes(reclaim);
 	}
 	pthread_mutex_unlock(&reclaim->gate);
 	if (after > before)
@@ -789,27 +848,6 @@ static void tell_inhibitors(struct reclaim *reclaim)
 			 "not promise to tell before it uses a page again: what it gives up is "
 			 "remembered, the host gains nothing");
 		reclaim->driver_told = true;
-	}
-}
-
-/* Nobody pins. Of the huge pages that these pages are of, those held as a whole; others wait. */
-static void discard_huge(struct reclaim *reclaim, struct block *block, struct span pages)
-{
-	struct span huge = touched(pages, HUGE_PAGES);
-
-	for (uint64_t i = huge.first; i < huge.end; i++) {
-		struct span run = { i, i };
-		while (run.end < huge.end &&
-		       bits_all(block->held,
-				pages_in(block, (struct span){ run.end, run.end + 1 },
-					 HUGE_PAGES)))
-			run.end++;
-		if (run.end == i) {
-			block->nr_waiting += bit_set(block->waits, i);
-			continue;
-		}
-		i = run.end - 1;
-		discard_units(reclaim, block, pages_in(block, run, HUGE_PAGES), RECLAIM_DIRECT);
 	}
 }
 
@@ -1156,6 +1194,47 @@ int reclaim_report(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 	return r;
 }
 
+/* Of what is about to be pinned. */
+static int make_some_present(const struct block *block, struct span pages)
+{
+	struct span units = units_of(block, pages);
+
+	for (uint64_t i = units.first; i < units.end; i++) {
+		i = bits_find(block->reclaimed, (struct span){ i, units.end }, false);
+		struct span run = { i, i };
+		if (i == units.end)
+			break;
+		i = run.end = bits_find(block->reclaimed, (struct span){ i, units.end }, true);
+		struct span live = pages_in(block, run, block->unit_pages);
+		int r = ram_populate(block->region->ram, span_offset(block, live),
+				     span_size(live));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&reclaim->gate);
+	list_for_each(n, &reclaim->blocks) {
+		const struct block *block = block_of(n);
+		struct span ours = { block->offset / GUEST_PAGE_SIZE,
+				     block->offset / GUEST_PAGE_SIZE + block->nr_pages };
+		struct span pages =
+			common(ours, (struct span){ offset / GUEST_PAGE_SIZE,
+						    (offset + size) / GUEST_PAGE_SIZE });
+		if (r < 0 || pages.end <= pages.first)
+			continue;
+		r = make_some_present(block, (struct span){ pages.first - ours.first,
+							    pages.end - ours.first });
+	}
+	pthread_mutex_unlock(&reclaim->gate);
+	return r;
+}
+
 /* Figures */
 
 /* Held bytes of pieces that are not held as a whole, and of granules that are, but rest. */
@@ -1180,26 +1259,6 @@ static void add_held_back(const struct reclaim *reclaim, const struct block *blo
 	figures->incomplete += block->nr_held * GUEST_PAGE_SIZE - complete;
 }
 
-/* Held bytes that wait for the rest of their huge page. Parts of larger units are incomplete. */
-static void add_waiting(const struct reclaim *reclaim, const struct block *block,
-			struct reclaim_figures *figures)
-{
-	const uint64_t words = HUGE_PAGES / BITS_A_WORD;
-	struct span all = touched(all_pages(block), HUGE_PAGES);
-	uint64_t pages = 0;
-
-	if (block->nr_waiting == 0 || block->unit_pages > 1 || !may_wait(reclaim))
-		return;
-	for (uint64_t i = bits_find(block->waits, all, true); i < all.end;
-	     i = bits_find(block->waits, (struct span){ i + 1, all.end }, true)) {
-		for (uint64_t k = i * words;
-		     k < (i + 1) * words && k <= block->nr_pages / BITS_A_WORD; k++)
-			pages += (uint64_t)__builtin_popcountll(block->held[k] &
-								~block->reclaimed[k]);
-	}
-	figures->resting += pages * GUEST_PAGE_SIZE;
-}
-
 static void name_owners(const struct reclaim *reclaim, struct reclaim_figures *ret)
 {
 	list_for_each(n, &reclaim->inhibitors) {
@@ -1222,7 +1281,7 @@ void reclaim_figures(struct reclaim *reclaim, struct reclaim_figures *ret)
 	list_for_each(n, &reclaim->blocks) {
 		ret->held += block_of(n)->nr_held * GUEST_PAGE_SIZE;
 		add_held_back(reclaim, block_of(n), ret);
-		add_waiting(reclaim, block_of(n), ret);
+		ret->resting += waiting_bytes(reclaim, block_of(n));
 	}
 	ret->reclaimed = reclaimed_bytes(reclaim);
 	ret->held_back = ret->held - ret->reclaimed;

@@ -19,7 +19,7 @@
  *    pages are held, however many elements that took.
  *  - waiting: pages that nobody pins wait until all of a huge page of the host's (2 MiB of a
  *    region) is held, which the host would otherwise have to take to pieces; but no longer than
- *    until the next tick.
+ *    until the next tick has its turn at them.
  *  - live, released: a granule is live as long as all pinners have it pinned, and released
  *    from before it is discarded until after all of them have it pinned again.
  *  - reclaimed: a unit that was discarded while held, and not given back since. Held memory
@@ -29,7 +29,8 @@
  *    MMU). It names its owner, and, being an object and not a count, cannot be lowered twice.
  *    Zeroed: not raised. While one is raised nothing is discarded; raising one while there are
  *    no pinners takes every reclaimed unit for lost, since its owner's pinning makes them
- *    present again. When the last one is lowered, what is held is discarded at once.
+ *    present again. When the last one is lowered, what is held is discarded: huge pages held as
+ *    a whole at once, others wait.
  *  - pinner: embedded in the object that pins (a VFIO container). One that joins pins what is
  *    live, and no more.
  *  - resting: a granule that has just been made live is not released again for a second or
@@ -178,8 +179,8 @@ void reclaim_finish(struct reclaim *reclaim);
  */
 void inhibitor_raise(struct reclaim *reclaim, struct inhibitor *inhibitor, const char *owner);
 /*
- * Lowers; if it was the last, discards what is held. Does nothing to one that is not raised,
- * so that an unwinding path may always call.
+ * Lowers; if it was the last, what is held is discarded, or waits: a tick is due. Does nothing
+ * to one that is not raised, so that an unwinding path may always call.
  */
 void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor);
 
@@ -201,7 +202,7 @@ must_check int pinner_pin(struct reclaim *reclaim, struct pinner *pinner,
 			  const struct memory_region *region);
 /*
  * Leaves, after the last unpin. With the last pinner and no inhibitor, what is held is
- * discarded. Does nothing to one that has not joined.
+ * discarded, or waits: a tick is due. Does nothing to one that has not joined.
  */
 void pinner_leave(struct reclaim *reclaim, struct pinner *pinner);
 
@@ -237,7 +238,8 @@ must_check int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t si
 /*
  * The driver, or the guest, starts anew: everything is made live, as far as `most` bytes (or a
  * granule more), and once all is, nothing is held any more; hugetlb pages that may be missing
- * are made present, and held no more, one by one. 0: so it is. 1: there is more to do; call again. -ENOMEM: not now; try again. Until it has returned 0 nothing is discarded.
+ * are made present, and held no more, one by one. 0: so it is. 1: there is more to do; call
+ * again. -ENOMEM: not now; try again. Until it has returned 0 nothing is discarded.
  */
 must_check int reclaim_give_back_all(struct reclaim *reclaim, uint64_t most);
 /* The guest is gone: nothing is held any more, and nothing is made present or pinned. */
@@ -251,10 +253,17 @@ void reclaim_forget(struct reclaim *reclaim);
 must_check int reclaim_restore(struct reclaim *reclaim, uint64_t most);
 
 /*
- * Time passes: to be called about a second after something was taken or given back. What waited
- * for the rest of a huge page is discarded; granules that have rested for that long are released
- * if they are held as a whole. 0: that was all. 1: granules rest yet: again in a second.
- * -EAGAIN: there is more to discard than others should wait for: again when they had their turn.
+ * Makes present what is not reclaimed of bytes [offset, offset + size) of RAM, whole units of it:
+ * for who is about to have it pinned, and lets others have their turn in between. -errno of
+ * ram_populate(): not all of it is present.
+ */
+must_check int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size);
+
+/*
+ * Time passes: to be called about a second after something was taken or given back, or pinned no
+ * more. What waited for the rest of a huge page is discarded; granules that have rested for that
+ * long are released if they are held as a whole. 0: that was all. 1: granules rest yet: again in a
+ * second. -EAGAIN: there is more to discard than others should wait for: again when they had their turn.
  */
 int reclaim_tick(struct reclaim *reclaim);
 

@@ -100,6 +100,13 @@ static void timer_ready(struct event_source *source, uint32_t events)
 
 /* Detaching */
 
+/* What it holds may be pinned no more. */
+static void look_at_balloon(struct machine *m)
+{
+	if (m->config.has_balloon)
+		virtio_balloon_rest(&m->balloon);
+}
+
 /* Both, or one, or none was listened to. */
 static void ignore(struct attached *d)
 {
@@ -123,6 +130,7 @@ static void take_out(struct attached *d)
 	log_info("vfio: %s is taken from the guest", d->pci->device.name);
 	tell_of_device(d, "detached");
 	vfio_pci_detach(d->pci);
+	look_at_balloon(m);
 	d->pci = NULL;
 	d->seconds_left = 0;
 	set_timer(&m->attach);
@@ -331,6 +339,16 @@ static uint64_t reclaimed(struct machine *m)
 	return figures.reclaimed;
 }
 
+/* What is to be pinned is made present before, with turns for others in between. */
+static bool has_to_be_present(struct machine *m, const struct attach_job *job)
+{
+	uint64_t most = m->config.memory;
+
+	if (!inhibits(m, &job->request))
+		most -= job->reclaimed;
+	return job->request.balloon == VFIO_BALLOON_INHIBITS && vfio_pinned(&m->vfio) < most;
+}
+
 static int attach_now(struct machine *m, struct attach_job *job)
 {
 	struct attached *d = free_place(&m->attach);
@@ -351,6 +369,8 @@ static void end_job(struct machine *m, int r)
 	m->attach.job = (struct attach_job){ 0 };
 	if (r < 0)
 		(void)log_err(0, "%s", job.result.reason);
+	if (r < 0)
+		look_at_balloon(m);
 	tell_attach(m, job.request.host, r);
 	uint64_t now = reclaimed(m);
 	job.result.r = r;
@@ -390,13 +410,16 @@ static void step_ready(struct event_source *source, uint32_t events)
 	if (!eventfd_take(source->fd) || !job->ended)
 		return;
 	uint64_t size = left < STEP ? left : STEP;
-	int r = ram_populate(&m->ram, job->present, size);
+	/* Without an inhibitor the balloon goes on, and what it gave to the host stays there. */
+	int r = list_linked(&job->inhibitor.link)
+			? ram_populate(&m->ram, job->present, size)
+			: reclaim_populate_live(&m->reclaim, job->present, size);
 	job->present += size;
 	if (r < 0) {
 		inhibitor_lower(&m->reclaim, &job->inhibitor);
 		(void)snprintf(
 			job->result.reason, sizeof(job->result.reason),
-			"vfio: attach %s: the host has no memory for all of the guest's: %s",
+			"vfio: attach %s: the host has no memory for what is to be pinned: %s",
 			job->request.host, strerror(-r));
 		end_job(m, r);
 	} else if (job->present < m->config.memory) {
@@ -464,8 +487,9 @@ void attach_add(struct machine *m, const struct attach_request *request, attach_
 	log_capture(NULL, 0);
 	if (r < 0) {
 		end_job(m, r);
-	} else if (inhibits(m, &job->request) && vfio_pinned(&m->vfio) < m->config.memory) {
-		inhibitor_raise(&m->reclaim, &job->inhibitor, "a device on its way");
+	} else if (has_to_be_present(m, job)) {
+		if (inhibits(m, &job->request))
+			inhibitor_raise(&m->reclaim, &job->inhibitor, "a device on its way");
 		eventfd_signal(m->attach.step.fd);
 	} else {
 		attach_and_end(m);

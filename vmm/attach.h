@@ -18,9 +18,11 @@
  *    a slot is taken again only once it has, or has reset, or if no other is free. (What it lets go
  *    of by itself meanwhile counts as its answer.)
  *  - wanted back: somebody unbinds the device on the host: the guest is asked, again and again.
- *  - on its way: a device that will have RAM pinned that nobody has now. First all of RAM is made
- *    present, under an inhibitor, a piece at a time, so that the event loop serves others in between
- *    (the balloon: it inflates, and deflates, as the guest likes); pinning is quick then.
+ *  - on its way: a device that will have RAM pinned that nobody has now. First what it will have
+ *    pinned is made present, a piece at a time, so that the event loop serves others in between;
+ *    pinning is quick then. All of RAM, under an inhibitor (the balloon inflates, and deflates, as
+ *    the guest likes, and the host gains nothing); or, with the policy coordinated, what is live,
+ *    and the balloon goes on. What it makes live meanwhile is made present as it is pinned.
  *
  * Threads: the event loop's. vCPUs run on; one that wants a BAR mapped while RAM is pinned or unpinned
  * waits for that (memory_map.change_lock).

@@ -203,6 +203,13 @@ static void take_some(gpa_t gpa, uint64_t size, int wanted)
 	ck_assert(!reclaim_tick(&reclaim));
 }
 
+/* The last inhibitor, and a second passes. */
+static void lower(struct inhibitor *inhibitor)
+{
+	inhibitor_lower(&reclaim, inhibitor);
+	ck_assert(!reclaim_tick(&reclaim));
+}
+
 static void take(gpa_t gpa, uint64_t size)
 {
 	take_some(gpa, size, 0);
@@ -386,15 +393,18 @@ START_TEST(neighbouring_huge_pages_are_discarded_by_one_call)
 END_TEST
 
 /* Of a guest that names every second page. */
-START_TEST(one_tick_discards_only_so_many_pieces)
+static void take_every_second(void)
+{
+	for (uint64_t at = 0; at < 16 * HUGE_PAGE; at += 2 * PAGE)
+		ck_assert_int_eq(reclaim_take(&reclaim, at, PAGE), 0);
+	expect_nr_calls(&discards, 0);
+}
+
+static void expect_to_go_by_and_by(void)
 {
 	unsigned int nr_ticks = 1;
 	int r;
 
-	unmake();
-	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
-	for (uint64_t at = 0; at < 16 * HUGE_PAGE; at += 2 * PAGE)
-		ck_assert_int_eq(reclaim_take(&reclaim, at, PAGE), 0);
 	expect_nr_calls(&discards, 0);
 	while ((r = reclaim_tick(&reclaim)) == -EAGAIN) {
 		ck_assert_uint_ge(discards.nr, 2048);
@@ -405,6 +415,41 @@ START_TEST(one_tick_discards_only_so_many_pieces)
 	ck_assert_int_eq(r, 0);
 	ck_assert_uint_gt(nr_ticks, 1);
 	expect_held(8 * HUGE_PAGE, 8 * HUGE_PAGE);
+}
+
+START_TEST(one_tick_discards_only_so_many_pieces)
+{
+	unmake();
+	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
+	take_every_second();
+	expect_to_go_by_and_by();
+}
+END_TEST
+
+START_TEST(so_it_is_when_the_last_inhibitor_is_lowered)
+{
+	unmake();
+	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
+	inhibitor_raise(&reclaim, &one, "a");
+	take_every_second();
+	(void)process_log(); /* that it inhibits */
+	inhibitor_lower(&reclaim, &one);
+	process_expect_log("a inhibits no more: 16 MiB that the balloon holds go to the host");
+	expect_to_go_by_and_by();
+}
+END_TEST
+
+START_TEST(so_it_is_when_the_last_pinner_leaves)
+{
+	static const struct pinner_ops ops = { 0 }; /* it has nothing pinned */
+	struct pinner pinner = { .ops = &ops };
+
+	unmake();
+	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
+	pinner_join(&reclaim, &pinner);
+	take_every_second(); /* no granule is whole */
+	pinner_leave(&reclaim, &pinner);
+	expect_to_go_by_and_by();
 }
 END_TEST
 
@@ -430,9 +475,10 @@ START_TEST(what_waits_when_an_inhibitor_is_raised_stays)
 	ck_assert_uint_eq(figures().resting, 0);
 	expect_bytes(0, PAGE, 0xaa);
 	inhibitor_lower(&reclaim, &one);
-	expect_call(&discards, 0, PAGE);
-	ck_assert(!reclaim_tick(&reclaim));
 	expect_nr_calls(&discards, 0);
+	ck_assert_uint_eq(figures().resting, PAGE);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_call(&discards, 0, PAGE);
 }
 END_TEST
 
@@ -579,6 +625,9 @@ START_TEST(when_the_last_of_the_inhibitors_is_lowered_what_is_held_is_discarded_
 	expect_nr_calls(&discards, 0);
 	expect_held(101 * PAGE, 0);
 	inhibitor_lower(&reclaim, &two);
+	expect_nr_calls(&discards, 0);
+	ck_assert_uint_eq(figures().resting, 101 * PAGE);
+	ck_assert(!reclaim_tick(&reclaim));
 	expect_nr_calls(&discards, 2);
 	ck_assert_uint_eq(discards.offset[0], 0x1000);
 	ck_assert_uint_eq(discards.size[0], 100 * PAGE);
@@ -613,7 +662,7 @@ START_TEST(what_is_given_back_under_an_inhibitor_is_not_discarded_when_it_is_low
 	inhibitor_raise(&reclaim, &one, "a");
 	take(0, 5 * PAGE);
 	give_back(0x2000, PAGE);
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_nr_calls(&discards, 2);
 	expect_bytes(0x2000, PAGE, 0xaa);
 	expect_held(4 * PAGE, 4 * PAGE);
@@ -750,9 +799,9 @@ END_TEST
 START_TEST(raising_waits_for_the_discards_of_a_lowering)
 {
 	inhibitor_raise(&reclaim, &two, "b");
-	take(0x1000, PAGE);
+	take(0, SIZE);
 	expect_raising_waits_for(lower_two);
-	expect_held(PAGE, 0);
+	expect_held(SIZE, 0);
 }
 END_TEST
 
@@ -780,7 +829,7 @@ START_TEST(unsafe_is_direct_while_nobody_pins)
 	inhibitor_raise(&reclaim, &one, "a");
 	expect_held(PAGE, 0);
 	take(0x2000, PAGE);
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_held(2 * PAGE, 2 * PAGE);
 	expect_counts(figures().policies[RECLAIM_DIRECT], PAGE, 2, 3 * PAGE, 0);
 	expect_counts(figures().policies[RECLAIM_UNSAFE], PAGE, 1, PAGE, 0);
@@ -909,7 +958,7 @@ START_TEST(what_an_inhibitor_found_reclaimed_is_made_present_before_it_is_given_
 	expect_call(&populates, 0, GRANULE);
 	ck_assert(present(PAGE));
 	/* It did not get there: of the first granule nothing is known. */
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_held(2 * GRANULE - PAGE, GRANULE);
 	give_back(2 * PAGE, PAGE);
 	expect_call(&populates, 0, GRANULE);
@@ -949,7 +998,7 @@ START_TEST(lowering_discards_whole_granules_only)
 	take(PAGE, 3 * GRANULE);
 	take(HIGH_GPA, GRANULE);
 	ck_assert_uint_eq(figures().incomplete, GRANULE);
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_nr_calls(&discards, 2);
 	ck_assert_uint_eq(discards.offset[0], GRANULE);
 	ck_assert_uint_eq(discards.size[0], 2 * GRANULE);
@@ -1089,10 +1138,10 @@ START_TEST(what_was_not_discarded_is_tried_again_when_the_last_inhibitor_is_lowe
 	take(0x1000, 2 * PAGE);
 	take(HIGH_GPA, PAGE);
 	discards.fail_at = 1;
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_held(3 * PAGE, PAGE); /* the other run was not given up */
 	inhibitor_raise(&reclaim, &one, "a");
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_held(3 * PAGE, 3 * PAGE);
 	expect_counts(figures().policies[RECLAIM_DIRECT], 0, 3, 4 * PAGE, 1);
 }
@@ -1122,6 +1171,44 @@ START_TEST(under_unsafe_a_failure_counts_as_unsafes)
 END_TEST
 
 /* Free page reports. */
+
+START_TEST(what_is_live_is_made_present_and_what_is_reclaimed_is_not)
+{
+	take(2 * PAGE, 3 * PAGE);
+	take(SIZE - PAGE, PAGE);
+	take(HIGH_GPA, 2 * PAGE); /* the block's second half, SIZE on */
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, 2 * SIZE), 0);
+	expect_nr_calls(&populates, 3);
+	ck_assert_uint_eq(populates.offset[0], PAGE);
+	ck_assert_uint_eq(populates.size[0], PAGE);
+	ck_assert_uint_eq(populates.offset[1], 5 * PAGE);
+	ck_assert_uint_eq(populates.size[1], SIZE - 6 * PAGE);
+	ck_assert_uint_eq(populates.offset[2], SIZE + 2 * PAGE);
+	ck_assert_uint_eq(populates.size[2], SIZE - 2 * PAGE);
+	expect_held(6 * PAGE, 6 * PAGE);
+	ck_assert(!present(2 * PAGE));
+	ck_assert(!present(SIZE - PAGE));
+}
+END_TEST
+
+START_TEST(what_is_held_and_not_reclaimed_is_live)
+{
+	inhibitor_raise(&reclaim, &one, "a");
+	take(PAGE, 2 * PAGE);
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, PAGE), 0);
+	expect_call(&populates, PAGE, PAGE);
+}
+END_TEST
+
+START_TEST(what_is_live_and_cannot_be_made_present_is_told)
+{
+	take(2 * PAGE, PAGE);
+	populates.fail_at = 2;
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, 0, 2 * SIZE), -EFAULT);
+	expect_nr_calls(&populates, 2);
+	expect_held(PAGE, PAGE);
+}
+END_TEST
 
 START_TEST(what_is_reported_free_is_discarded_at_once_and_not_held)
 {
@@ -1366,7 +1453,7 @@ START_TEST(a_driver_that_tells_again_is_trusted_again)
 	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_TELLS_FIRST);
 	inhibitor_raise(&reclaim, &one, "a");
 	take(0x1000, PAGE);
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_held(PAGE, PAGE);
 }
 END_TEST
@@ -1395,7 +1482,7 @@ START_TEST(what_is_taken_counts_for_the_policy_then_in_force)
 	take(0, 2 * PAGE);
 	inhibitor_raise(&reclaim, &one, "a");
 	take(0x1000, 3 * PAGE);
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	take(0x2000, 5 * PAGE);
 	/* two; at the lowering all four; then the three that are new */
 	expect_counts(figures().policies[RECLAIM_DIRECT], 5 * PAGE, 3, 9 * PAGE, 0);
@@ -1512,7 +1599,7 @@ START_TEST(what_leaves_takes_its_books_along)
 	take(HIGH_GPA, PAGE);
 	memory_map_remove(&map, &high);
 	discards.nr = 0;
-	inhibitor_lower(&reclaim, &one);
+	lower(&one);
 	expect_call(&discards, 0, 2 * PAGE);
 	ck_assert_uint_eq(figures().policies[RECLAIM_INHIBIT].taken, PAGE);
 }
@@ -1630,6 +1717,8 @@ int main(void)
 		what_waits_is_discarded_by_the_next_tick,
 		neighbouring_huge_pages_are_discarded_by_one_call,
 		one_tick_discards_only_so_many_pieces,
+		so_it_is_when_the_last_inhibitor_is_lowered,
+		so_it_is_when_the_last_pinner_leaves,
 		what_is_given_back_while_it_waits_was_never_gone,
 		what_waits_when_an_inhibitor_is_raised_stays,
 		for_a_driver_that_may_not_tell_nothing_waits,
@@ -1672,6 +1761,9 @@ int main(void)
 		what_was_not_discarded_is_tried_again_when_the_last_inhibitor_is_lowered,
 		one_run_that_fails_is_one_failure_and_stops_no_other,
 		under_unsafe_a_failure_counts_as_unsafes,
+		what_is_live_is_made_present_and_what_is_reclaimed_is_not,
+		what_is_held_and_not_reclaimed_is_live,
+		what_is_live_and_cannot_be_made_present_is_told,
 		what_is_reported_free_is_discarded_at_once_and_not_held,
 		of_a_report_whole_granules_only_are_discarded,
 		of_a_report_that_holds_no_whole_granule_nothing_is_discarded,

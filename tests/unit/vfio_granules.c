@@ -370,6 +370,7 @@ START_TEST(who_comes_when_the_balloon_is_full_maps_what_is_live)
 	ck_assert_uint_eq(fake_count("map c1 0x0 "), 1);
 	stop(2);
 	/* Nobody pins any more: what is left of it goes page by page again. */
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, 3 * GRANULE);
 	ck_assert_int_eq(figures().policy, RECLAIM_DIRECT);
 }
@@ -780,6 +781,7 @@ START_TEST(what_an_unmap_left_pinned_is_discarded_when_the_container_is_gone)
 	vfio_pci_detach(vp);
 	check_nothing_left();
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 0);
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, GRANULE);
 }
 END_TEST

@@ -2010,6 +2010,74 @@ START_TEST(what_the_host_has_no_memory_for_is_not_attached)
 }
 END_TEST
 
+static bool is_present(gpa_t gpa)
+{
+	unsigned char present = 0;
+
+	ck_assert_int_eq(mincore((char *)machine.ram.host + gpa, 4096, &present), 0);
+	return present & 1;
+}
+
+/* With the policy coordinated: what is live, and without an inhibitor. */
+START_TEST(what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+
+	config.memory = 128 * MIB; /* two steps */
+	config.policy = RECLAIM_COORDINATED;
+	init_with_balloon();
+	(void)reclaim_tick(&machine.reclaim);
+	const struct holdings before = look();
+	ck_assert_uint_eq(before.reclaimed, 8 * MIB);
+	begin_attach(&request);
+	ck_assert(!has_ended);
+	step->ready(step, EPOLLIN);
+	ck_assert(!has_ended);
+	ck_assert_int_eq(fake.containers[0].fd, 0);
+	ck_assert_uint_eq(look().inhibitors, before.inhibitors);
+	ck_assert(is_present(BALLOON_GPA - 4096));
+	ck_assert(!is_present(BALLOON_GPA));
+	ck_assert(is_present(64 * MIB - 4096));
+	ck_assert(!is_present(64 * MIB));
+	/* The balloon goes on. */
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	ck_assert_uint_eq(look().reclaimed, 12 * MIB);
+	step->ready(step, EPOLLIN);
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(attached.back, 0);
+	ck_assert_uint_eq(look().pinned, 116 * MIB);
+	ck_assert_uint_eq(look().inhibitors, before.inhibitors);
+	ck_assert_int_eq(reclaim_give_back(&machine.reclaim, 2 * BALLOON_GPA, 4 * MIB), 0);
+	ck_assert_uint_eq(look().pinned, 120 * MIB);
+	let_go();
+	ck_assert_uint_eq(look().pinned, 0);
+	ck_assert_uint_eq(look().reclaimed, 8 * MIB);
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* Of a device that goes the balloon hears, and looks at what it holds in parts of huge pages. */
+START_TEST(what_the_balloon_holds_in_parts_goes_a_second_after_the_device)
+{
+	uint64_t back = 0;
+
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, BALLOON_GPA - MIB, MIB), 0);
+	ck_assert(!machine.balloon.rests);
+	let_go();
+	ck_assert_uint_eq(look().reclaimed, 8 * MIB);
+	ck_assert(machine.balloon.rests);
+	machine.balloon.rest_timer.ready(&machine.balloon.rest_timer, EPOLLIN);
+	ck_assert_uint_eq(look().reclaimed, 9 * MIB);
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 START_TEST(what_an_attach_takes_may_be_opened_by_others)
 {
 	struct vfio_opened opened = {
@@ -2887,6 +2955,8 @@ int main(void)
 		a_late_answer_does_not_take_what_has_come_since,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
 		what_the_host_has_no_memory_for_is_not_attached,
+		what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn,
+		what_the_balloon_holds_in_parts_goes_a_second_after_the_device,
 		what_an_attach_takes_may_be_opened_by_others,
 		the_balloon_moves_while_a_device_is_on_its_way,
 		a_second_group_comes_and_the_first_goes,
