@@ -86,10 +86,13 @@ def again(what, attempt):
 
 
 def in_turns(rounds, what, attempt, monitors=tuple(MONITORS)):
-    """The median of each thing that attempt(monitor) measures, by monitor: {thing: {monitor: value}}."""
+    """The median of each thing that attempt(monitor) measures, by monitor: {thing: {monitor: value}}.
+
+    Who is first in a turn is last in the next: the lab is not the same after a guest as before it.
+    """
     found, able = {monitor.name: [] for monitor in monitors}, list(monitors)
     for turn in range(1, rounds + 1):
-        for monitor in list(able):
+        for monitor in list(able) if turn % 2 else list(reversed(able)):
             values = again(f"{monitor.name}, {what}", lambda monitor=monitor: attempt(monitor))
             if not values:
                 able.remove(monitor)
