@@ -99,6 +99,7 @@ struct command {
 	/* What is returned, or NULL: fail() has said why not, or there is no memory. */
 	json_t *(*run)(struct call *call);
 	struct parameter parameters[MAX_PARAMETERS]; /* up to one without a name */
+	void (*act)(struct machine *machine);        /* instead: all that it does */
 };
 
 /* Always NULL, for the caller to return. */
@@ -201,17 +202,21 @@ static json_t *query_version_run(struct call *call)
 	return describe_version();
 }
 
+/* Takes both. A list that could not be added to is none. */
+static json_t *add_to_list(json_t *list, json_t *item)
+{
+	if (json_array_append_new(list, item) == 0)
+		return list;
+	json_decref(list);
+	return NULL;
+}
+
 static json_t *query_commands_run(struct call *call)
 {
 	json_t *list = json_array();
 
-	for (unsigned int i = 0; i < call->nr_commands; i++) {
-		json_t *item = json_pack("{s:s}", "name", call->commands[i].name);
-		if (json_array_append_new(list, item) < 0) {
-			json_decref(list);
-			return NULL;
-		}
-	}
+	for (unsigned int i = 0; i < call->nr_commands && list; i++)
+		list = add_to_list(list, json_pack("{s:s}", "name", call->commands[i].name));
 	return list;
 }
 
@@ -221,15 +226,6 @@ static json_t *query_status_run(struct call *call)
 
 	return json_pack("{s:s,s:b,s:b}", "status", paused ? "paused" : "running", "running",
 			 (int)!paused, "singlestep", 0);
-}
-
-/* Takes both. A list that could not be added to is none. */
-static json_t *add_to_list(json_t *list, json_t *item)
-{
-	if (json_array_append_new(list, item) == 0)
-		return list;
-	json_decref(list);
-	return NULL;
 }
 
 static json_t *query_cpus_fast_run(struct call *call)
@@ -302,37 +298,6 @@ static json_t *query_pci_run(struct call *call)
 	return json_pack("[{s:i,s:o}]", "bus", 0, "devices", devices);
 }
 
-static json_t *stop_run(struct call *call)
-{
-	machine_pause(call->machine);
-	return json_object();
-}
-
-static json_t *cont_run(struct call *call)
-{
-	machine_resume(call->machine);
-	return json_object();
-}
-
-static json_t *system_reset_run(struct call *call)
-{
-	machine_reset(call->machine);
-	return json_object();
-}
-
-static json_t *system_powerdown_run(struct call *call)
-{
-	machine_power_down(call->machine);
-	return json_object();
-}
-
-/* The answer is on its way before the event loop comes to the end of the guest. */
-static json_t *quit_run(struct call *call)
-{
-	machine_quit(call->machine);
-	return json_object();
-}
-
 /* Answers about memory */
 
 static json_t *fail_without_balloon(struct call *call)
@@ -345,12 +310,8 @@ static json_t *list_owners(const struct reclaim_figures *figures)
 {
 	json_t *list = json_array();
 
-	for (unsigned int i = 0; i < figures->nr_owners; i++) {
-		if (json_array_append_new(list, json_string(figures->owners[i])) < 0) {
-			json_decref(list);
-			return NULL;
-		}
-	}
+	for (unsigned int i = 0; i < figures->nr_owners && list; i++)
+		list = add_to_list(list, json_string(figures->owners[i]));
 	return list;
 }
 
@@ -486,17 +447,18 @@ static json_t *x_ballast_query_memory_run(struct call *call)
 		"deflates", "waiting", number(b->nr_waiting), "retries", number(b->nr_retries));
 }
 
-/* Only those the guest has reported. */
-static json_t *describe_stats(const struct virtio_balloon_stats *stats)
+/* Those that the guest has reported; or all there are: -1 is for others. */
+static json_t *describe_stats(const struct virtio_balloon_stats *stats, bool all)
 {
 	json_t *list = json_object();
 	char name[64];
 
 	for (unsigned int tag = 0; tag < VIRTIO_BALLOON_NR_STATS; tag++) {
-		if (stats->values[tag] == VIRTIO_BALLOON_NO_STAT)
+		bool reported = stats->values[tag] != VIRTIO_BALLOON_NO_STAT;
+		if (!reported && !all)
 			continue;
+		json_t *value = json_integer(reported ? number(stats->values[tag]) : -1);
 		(void)snprintf(name, sizeof(name), "stat-%s", virtio_balloon_stat_name(tag));
-		json_t *value = json_integer(number(stats->values[tag]));
 		if (json_object_set_new(list, name, value) < 0) {
 			json_decref(list);
 			return NULL;
@@ -513,7 +475,7 @@ static json_t *x_ballast_query_guest_stats_run(struct call *call)
 		return fail_without_balloon(call);
 	virtio_balloon_get_stats(&call->machine->balloon, &stats);
 	return json_pack("{s:I,s:I,s:o}", "last-update", (json_int_t)stats.updated, "updates",
-			 number(stats.nr_updates), "stats", describe_stats(&stats));
+			 number(stats.nr_updates), "stats", describe_stats(&stats, false));
 }
 
 /* QEMU's way to the same: an object with properties. */
@@ -575,25 +537,6 @@ static json_t *qom_list_run(struct call *call)
 	return fail_without_object(call, path);
 }
 
-/* All there are: -1 is for what the guest does not report. */
-static json_t *describe_all_stats(const struct virtio_balloon_stats *stats)
-{
-	json_t *list = json_object();
-	char name[64];
-
-	for (unsigned int tag = 0; tag < VIRTIO_BALLOON_NR_STATS; tag++) {
-		uint64_t value = stats->values[tag];
-		json_t *item =
-			json_integer(value == VIRTIO_BALLOON_NO_STAT ? -1 : number(value));
-		(void)snprintf(name, sizeof(name), "stat-%s", virtio_balloon_stat_name(tag));
-		if (json_object_set_new(list, name, item) < 0) {
-			json_decref(list);
-			return NULL;
-		}
-	}
-	return list;
-}
-
 static json_t *qom_get_run(struct call *call)
 {
 	struct virtio_balloon *balloon = &call->machine->balloon;
@@ -610,7 +553,7 @@ static json_t *qom_get_run(struct call *call)
 	if (strcmp(name, "guest-stats") != 0)
 		return fail_without_property(call, name);
 	virtio_balloon_get_stats(balloon, &stats);
-	return json_pack("{s:o,s:I}", "stats", describe_all_stats(&stats), "last-update",
+	return json_pack("{s:o,s:I}", "stats", describe_stats(&stats, true), "last-update",
 			 (json_int_t)stats.updated);
 }
 
@@ -863,11 +806,11 @@ static const struct command commands[] = {
 	{ "query-pci", query_pci_run },
 	{ "balloon", balloon_run, { { "value", JSON_INTEGER, 1, INT64_MAX } } },
 	{ "query-balloon", query_balloon_run },
-	{ "stop", stop_run },
-	{ "cont", cont_run },
-	{ "system_reset", system_reset_run },
-	{ "system_powerdown", system_powerdown_run },
-	{ "quit", quit_run },
+	{ "stop", .act = machine_pause },
+	{ "cont", .act = machine_resume },
+	{ "system_reset", .act = machine_reset },
+	{ "system_powerdown", .act = machine_power_down },
+	{ "quit", .act = machine_quit }, /* answered before the event loop comes to its end */
 	{ "qom-list", qom_list_run, { { "path", JSON_STRING } } },
 	{ "qom-get", qom_get_run, { { "path", JSON_STRING }, { "property", JSON_STRING } } },
 	{ "qom-set",
@@ -1032,7 +975,10 @@ static json_t *execute(struct call *call, json_t *request)
 			    "there is no command '%s': query-commands lists them", name);
 	if (take_arguments(call, command, json_object_get(request, "arguments")) < 0)
 		return NULL;
-	return command->run(call);
+	if (command->run)
+		return command->run(call);
+	command->act(call->machine);
+	return json_object();
 }
 
 static int flush_output(struct client *c)
