@@ -110,7 +110,8 @@ def comes_and_goes(prefix, guest, balloon):
         free = available_memory()
         must(at, balloon, "detach", EDU)
         check_edu(f"{at}/gone-in-guest", guest, False)
-        after = holdings(guest, balloon)
+        # Parts of huge pages go to the host within a second, or more where it is busy.
+        after = wait_until(lambda now: now["reclaimed"] == now["held"], lambda: holdings(guest, balloon), 60)
         check(f"{at}/balanced", before in (None, after), f"{before}, {after}")
         check(f"{at}/nobody-pins", after["pinned"] == 0 and after["inhibited-by"] == [] and after["dma"] == [] and
               EDU not in after["slots"], after)
