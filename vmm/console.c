@@ -73,6 +73,12 @@ static void output_ready(struct event_source *source, uint32_t events)
 	struct console *c = container_of(source, struct console, output);
 
 	look_at_hangup(c, events);
+	/*
+	 * A hang-up is still to be heard of, once. If a vCPU has begun to wait meanwhile, it does so
+	 * again by what follows.
+	 */
+	if (events == EPOLLOUT)
+		event_loop_modify(c->loop, source, EPOLLONESHOT);
 	if (c->port)
 		c->port->ops->transmit_ready(c->port);
 }

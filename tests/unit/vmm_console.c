@@ -430,6 +430,32 @@ START_TEST(a_client_that_left_what_nobody_reads_makes_way_for_the_next)
 }
 END_TEST
 
+/* The kernel tells no more of an output that had to wait once, unless it is asked to again. */
+START_TEST(a_client_that_was_slow_and_left_what_nobody_reads_makes_way_for_the_next)
+{
+	static char much[2 * CONSOLE_QUEUE_SIZE + 1];
+
+	start(CONSOLE_UNIX);
+	int client = connect_client();
+	while (guest_can_write())
+		io_bus_write(&pio, BASE + UART_TX, 1, 'x');
+	while (*read_all(client))
+		settle();
+	ck_assert(guest_can_write());
+	memset(much, 'm', sizeof(much) - 1);
+	write_all(client, much);
+	settle();
+	ck_assert(console.input_waits);
+	close(client);
+	settle();
+	client = connect_client();
+	guest_writes("word");
+	ck_assert_str_eq(read_all(client), "word");
+	close(client);
+	settle();
+}
+END_TEST
+
 START_TEST(clearing_a_full_port_lets_input_flow_again)
 {
 	start(CONSOLE_UNIX);
@@ -1132,6 +1158,7 @@ int main(void)
 		input_waits_until_the_guest_has_room,
 		a_client_that_hangs_up_with_input_waiting_is_read_to_the_end,
 		a_client_that_left_what_nobody_reads_makes_way_for_the_next,
+		a_client_that_was_slow_and_left_what_nobody_reads_makes_way_for_the_next,
 		clearing_a_full_port_lets_input_flow_again,
 		a_client_that_does_not_read_makes_the_guest_wait_and_loses_nothing,
 		a_client_that_leaves_while_the_guest_waits_sets_it_free,
