@@ -258,14 +258,27 @@ END_TEST
 
 /* Socket. */
 
-static int ask_for_connection(void)
+static int try_socket(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	return fd;
+}
+
+static void connect_to_path(int fd)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	ck_assert_int_ge(fd, 0);
 	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+}
+
+static int ask_for_connection(void)
+{
+	int fd = try_socket();
+
+	connect_to_path(fd);
 	return fd;
 }
 
@@ -366,6 +379,33 @@ START_TEST(clients_come_and_go_and_leave_nothing)
 		settle();
 	}
 	ck_assert_uint_eq(process_nr_fds(), fds);
+}
+END_TEST
+
+START_TEST(with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes)
+{
+	start(CONSOLE_UNIX);
+	int first = try_socket();
+	int second = try_socket();
+	process_forbid_fds();
+	connect_to_path(first);
+	settle(); /* does not spin */
+	process_allow_fds();
+	process_expect_log("W console: a client has to wait: Too many open files");
+	connect_to_path(second);
+	settle();
+	guest_writes("1");
+	ck_assert_str_eq(read_all(first), "1");
+	/* Those of the first come free. */
+	process_forbid_fds();
+	close(first);
+	settle();
+	guest_writes("2");
+	process_allow_fds();
+	ck_assert_str_eq(read_all(second), "2");
+	process_expect_no_log();
+	close(second);
+	settle();
 }
 END_TEST
 
@@ -1155,6 +1195,7 @@ int main(void)
 		without_a_client_output_is_dropped,
 		the_next_client_waits_for_the_first_to_leave,
 		clients_come_and_go_and_leave_nothing,
+		with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes,
 		input_waits_until_the_guest_has_room,
 		a_client_that_hangs_up_with_input_waiting_is_read_to_the_end,
 		a_client_that_left_what_nobody_reads_makes_way_for_the_next,
