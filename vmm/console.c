@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 
 #include <sys/socket.h>
@@ -370,13 +371,25 @@ int console_init(struct console *c, struct event_loop *loop, const char *option,
 	return r;
 }
 
+/* Who was stopped and goes on in the background would be stopped half-way through its end. */
+static void restore_terminal(struct console *c)
+{
+	sigset_t output, before;
+
+	sigemptyset(&output);
+	sigaddset(&output, SIGTTOU);
+	(void)pthread_sigmask(SIG_BLOCK, &output, &before);
+	(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 void console_finish(struct console *c)
 {
 	if (!c->loop)
 		return;
 	c->port = NULL;
 	if (c->raw)
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
+		restore_terminal(c);
 	stop_input(c);
 	if (c->output.fd >= 0)
 		event_loop_remove(c->loop, &c->output);

@@ -39,6 +39,27 @@ static unsigned int fds_before;
 static unsigned int nr_stops;
 static unsigned int nr_buttons;
 
+/* A signal that stops who changes a terminal from the background: what became of it then. */
+int __real_tcsetattr(int fd, int actions, const struct termios *mode);
+int __wrap_tcsetattr(int fd, int actions, const struct termios *mode);
+static bool background_stops[2]; /* when it went raw, and back */
+static unsigned int nr_modes_set;
+
+static bool background_stops_us(void)
+{
+	sigset_t mask;
+
+	ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, NULL, &mask), 0);
+	return sigismember(&mask, SIGTTOU) == 0;
+}
+
+int __wrap_tcsetattr(int fd, int actions, const struct termios *mode)
+{
+	ck_assert_uint_lt(nr_modes_set, nitems(background_stops));
+	background_stops[nr_modes_set++] = background_stops_us();
+	return __real_tcsetattr(fd, actions, mode);
+}
+
 static void stopper_ready(struct event_source *source, uint32_t events)
 {
 	(void)events;
@@ -774,6 +795,19 @@ START_TEST(a_terminal_goes_raw_on_connecting_and_back_at_the_end)
 }
 END_TEST
 
+/* Not before its end: who starts it in the background wants it to wait for the terminal. */
+START_TEST(at_its_end_it_is_not_stopped_for_being_in_the_background)
+{
+	start_terminal();
+	start(CONSOLE_STDIO);
+	console_finish(&console);
+	ck_assert_uint_eq(nr_modes_set, 2);
+	ck_assert(background_stops[0]);
+	ck_assert(!background_stops[1]);
+	ck_assert(background_stops_us()); /* it is as before */
+}
+END_TEST
+
 START_TEST(what_is_typed_reaches_the_guest_byte_by_byte)
 {
 	start_terminal();
@@ -1213,6 +1247,7 @@ int main(void)
 		dev_null_and_regular_files_give_no_input_and_take_output,
 		a_reader_that_goes_away_is_no_error,
 		a_terminal_goes_raw_on_connecting_and_back_at_the_end,
+		at_its_end_it_is_not_stopped_for_being_in_the_background,
 		what_is_typed_reaches_the_guest_byte_by_byte,
 		control_a_x_stops_and_p_presses_the_button,
 		control_a_itself_is_sent_by_doubling_it_or_a,
