@@ -65,7 +65,7 @@ struct ctl {
 	int fds[2];       /* borrowed; to go with the next command */
 	unsigned int nr_fds;
 	unsigned int patience; /* so many times ANSWER_TIMEOUT more for an answer */
-	const char *awaited;   /* the id of a device that leaves; NULL */
+	const char *awaited;   /* a device that leaves; NULL */
 	enum { NO_OUTCOME, IS_DELETED, IS_KEPT } outcome;
 	char *line; /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
@@ -146,14 +146,23 @@ static int read_object(struct ctl *c, json_t **ret)
 	       -EPROTO;
 }
 
+/* A device goes by its id and by the host's name for it. */
+static bool is_awaited(const struct ctl *c, const json_t *called)
+{
+	const char *text = json_string_value(called);
+
+	return text && c->awaited && strcmp(text, c->awaited) == 0;
+}
+
 /* What becomes of the device that is awaited may be told before the answer, or after. */
 static void note_event(struct ctl *c, const json_t *event)
 {
 	const char *name = json_string_value(json_object_get(event, "event"));
-	const char *id =
-		json_string_value(json_object_get(json_object_get(event, "data"), "device"));
+	const json_t *data = json_object_get(event, "data");
+	const json_t *id = json_object_get(data, "device");
+	const json_t *host = json_object_get(json_object_get(data, "x-ballast"), "host");
 
-	if (!name || !id || !c->awaited || strcmp(id, c->awaited) != 0)
+	if (!name || (!is_awaited(c, id) && !is_awaited(c, host)))
 		return;
 	if (strcmp(name, "DEVICE_DELETED") == 0)
 		c->outcome = IS_DELETED;

@@ -1378,13 +1378,15 @@ void qmp_event_action(struct qmp *qmp, const char *name, const char *action)
 		tell_clients(qmp, name, json_pack("{s:s}", "action", action));
 }
 
-void qmp_event_device(struct qmp *qmp, const char *name, const char *id)
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id, const char *host)
 {
 	char path[128];
 
 	(void)snprintf(path, sizeof(path), "/machine/peripheral/%s", id);
 	if (qmp->loop)
-		tell_clients(qmp, name, json_pack("{s:s,s:s}", "device", id, "path", path));
+		tell_clients(qmp, name,
+			     json_pack("{s:s,s:s,s:{s:s}}", "device", id, "path", path,
+				       "x-ballast", "host", host));
 }
 
 /* And no other for a second. If the timer fails, they come as they are. */

@@ -580,6 +580,9 @@ END_TEST
 #define DEL_A "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"" A "\"}}"
 #define MDEV "83b8f4f2-509f-482f-bc1e-e6bfe0fa1001"
 #define EVENT(name, id) "{\"event\": \"" name "\", \"data\": {\"device\": \"" id "\"}}"
+#define EVENT_OF(name, id, host)                                 \
+	"{\"event\": \"" name "\", \"data\": {\"device\": \"" id \
+	"\", \"x-ballast\": {\"host\": \"" host "\"}}}"
 #define REFUSAL "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}}"
 
 START_TEST(a_device_is_opened_and_handed_over)
@@ -671,6 +674,16 @@ START_TEST(a_device_is_detached_when_the_guest_has_let_go_of_it)
 	process_expect_log("E ctl: the guest has not let go of " A
 			   " within 30 s: try again, or "
 			   "take it with --force\n");
+	/* It may have an id of its own. */
+	EXPECT({ DEL_A, DONE "\r\n" EVENT_OF("DEVICE_DELETED", "gpu0", A) "\r\n" EVENT_OF(
+				"DEVICE_UNPLUG_GUEST_ERROR", A, "0000:02:00.0") });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 0);
+	ck_assert_str_eq(printed(), "the device is detached\n");
+	EXPECT({ DEL_A,
+		 DONE "\r\n" EVENT_OF("DEVICE_DELETED", "gpu1", "0000:02:00.0") "\r\n" EVENT_OF(
+			 "DEVICE_UNPLUG_GUEST_ERROR", "gpu0", A) });
+	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
+	process_expect_log("E ctl: the guest has not let go of " A);
 	EXPECT({ DEL_A, NULL });
 	ck_assert_int_eq(run_with_server("SOCKET detach " A), 1);
 	process_expect_log("hung up without an answer");
