@@ -1473,7 +1473,8 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 		r = listen_at(qmp, path);
 	if (r < 0) {
 		qmp_finish(qmp);
-		return log_err(r, "qmp: control socket '%s'%s", path, local_socket_remedy(r));
+		(void)log_err(r, "qmp: control socket '%s'%s", path, local_socket_remedy(r));
+		return r == -ENAMETOOLONG ? -EINVAL : r; /* the user's affair */
 	}
 	return 0;
 }

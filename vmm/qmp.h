@@ -98,7 +98,7 @@ struct qmp {
 /*
  * Listens at `path`, which only its owner may connect to (mode 0600). A socket that nobody
  * listens at any more is replaced. -EADDRINUSE: somebody does. -EEXIST: it is no socket.
- * -ENAMETOOLONG. Others from the kernel. Logged. On failure nothing is left behind.
+ * -EINVAL: the path is too long. Others from the kernel. Logged. On failure nothing is left behind.
  */
 must_check int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 			struct machine *machine);
