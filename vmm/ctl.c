@@ -64,8 +64,9 @@ struct ctl {
 	int fd;           /* owned */
 	int fds[2];       /* borrowed; to go with the next command */
 	unsigned int nr_fds;
-	unsigned int patience; /* so many times ANSWER_TIMEOUT more for an answer */
-	const char *awaited;   /* a device that leaves; NULL */
+	unsigned int patience;    /* so many times ANSWER_TIMEOUT more for an answer */
+	unsigned int nr_timeouts; /* that have passed, of ANSWER_TIMEOUT each */
+	const char *awaited;      /* a device that leaves; NULL */
 	enum { NO_OUTCOME, IS_DELETED, IS_KEPT } outcome;
 	char *line; /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
@@ -91,9 +92,9 @@ static int explain_receive(const struct ctl *c, ssize_t n)
 		       -ECONNRESET;
 	if (errno == EAGAIN)
 		return log_err(0,
-			       "ctl: no answer from '%s' within %d s: try again, or look "
+			       "ctl: no answer from '%s' within %u s: try again, or look "
 			       "whether ballast is stopped",
-			       c->path, ANSWER_TIMEOUT),
+			       c->path, c->nr_timeouts * ANSWER_TIMEOUT),
 		       -ETIMEDOUT;
 	return log_err(-errno, "ctl: reading from '%s'", c->path);
 }
@@ -113,10 +114,8 @@ static int read_line(struct ctl *c)
 			recv(c->fd, c->input + c->nr_input, sizeof(c->input) - c->nr_input, 0);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno == EAGAIN && c->patience > 0) {
-			c->patience--;
+		if (n < 0 && errno == EAGAIN && c->nr_timeouts++ < c->patience)
 			continue;
-		}
 		if (n <= 0)
 			return explain_receive(c, n);
 		c->nr_input += (size_t)n;
