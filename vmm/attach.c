@@ -69,7 +69,8 @@ static void tell_timeout(struct attached *d)
 			"or take it by force",
 			d->pci->device.name, ATTACH_EJECT_SECONDS);
 	tell_of_device(d, "detach-timeout");
-	qmp_event_device(&d->machine->qmp, "DEVICE_UNPLUG_GUEST_ERROR", d->id);
+	qmp_event_device(&d->machine->qmp, "DEVICE_UNPLUG_GUEST_ERROR", d->id,
+			 d->pci->device.name);
 }
 
 /* A second has passed. */
@@ -121,6 +122,7 @@ static void take_out(struct attached *d)
 {
 	struct machine *m = d->machine;
 	uint32_t slot = 1u << slot_of(d);
+	char name[VFIO_NAME_SIZE]; /* which goes with the device */
 
 	TRACE(attach_take_out, slot_of(d), 0);
 	ignore(d);
@@ -129,12 +131,13 @@ static void take_out(struct attached *d)
 	__atomic_and_fetch(&m->attach.ejected, ~slot, __ATOMIC_SEQ_CST);
 	log_info("vfio: %s is taken from the guest", d->pci->device.name);
 	tell_of_device(d, "detached");
+	memcpy(name, d->pci->device.name, sizeof(name));
 	vfio_pci_detach(d->pci);
 	look_at_balloon(m);
 	d->pci = NULL;
 	d->seconds_left = 0;
 	set_timer(&m->attach);
-	qmp_event_device(&m->qmp, "DEVICE_DELETED", d->id);
+	qmp_event_device(&m->qmp, "DEVICE_DELETED", d->id, name);
 }
 
 /* So that the guest drops what it has of it, it is told. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 
 #include <sys/socket.h>
@@ -61,11 +62,17 @@ static size_t console_transmit(void *opaque, const uint8_t *bytes, size_t size)
 	return taken;
 }
 
+/* Now, or as soon as the event loop is about to wait, whoever waits to be let in is let in. */
+static void watch_clients(struct console *c)
+{
+	event_loop_modify(c->loop, &c->clients, EPOLLIN | EPOLLET);
+}
+
 /* One that is gone, of which there is still something to read: the next need not wait for that. */
 static void look_at_hangup(struct console *c, uint32_t events)
 {
 	if (c->config.kind == CONSOLE_UNIX && c->input_waits && (events & EPOLLHUP))
-		event_loop_modify(c->loop, &c->clients, EPOLLIN);
+		watch_clients(c);
 }
 
 static void output_ready(struct event_source *source, uint32_t events)
@@ -73,6 +80,12 @@ static void output_ready(struct event_source *source, uint32_t events)
 	struct console *c = container_of(source, struct console, output);
 
 	look_at_hangup(c, events);
+	/*
+	 * A hang-up is still to be heard of, once. If a vCPU has begun to wait meanwhile, it does so
+	 * again by what follows.
+	 */
+	if (events == EPOLLOUT)
+		event_loop_modify(c->loop, source, EPOLLONESHOT);
 	if (c->port)
 		c->port->ops->transmit_ready(c->port);
 }
@@ -157,7 +170,7 @@ static void drop_client(struct console *c)
 	if (c->port)
 		c->port->ops->transmit_ready(
 			c->port); /* what waited for the client goes nowhere */
-	event_loop_modify(c->loop, &c->clients, EPOLLIN);
+	watch_clients(c);
 }
 
 static void input_ready(struct event_source *source, uint32_t events)
@@ -231,6 +244,10 @@ static int start_io(struct console *c)
 	return r < 0 && r != -EPERM ? log_err(r, "console: event loop") : 0;
 }
 
+/*
+ * With no fd to be had a client stays in the queue: it is looked at again when another comes or
+ * goes, not all the time.
+ */
 static void client_ready(struct event_source *source, uint32_t events)
 {
 	struct console *c = container_of(source, struct console, clients);
@@ -239,8 +256,14 @@ static void client_ready(struct event_source *source, uint32_t events)
 	if (c->own_fd >= 0)
 		drop_client(c); /* see look_at_hangup() */
 	int fd = accept4(c->socket.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+		log_warn("console: a client has to wait: %s", strerror(errno));
 		return;
+	}
+	if (fd < 0) {
+		watch_clients(c);
+		return;
+	}
 	/* One at a time; the next waits in the queue. */
 	event_loop_modify(c->loop, &c->clients, 0);
 	pthread_mutex_lock(&c->lock);
@@ -304,7 +327,7 @@ static int open_socket(struct console *c)
 		return r == -ENAMETOOLONG ? -EINVAL : r; /* the user's affair */
 	}
 	c->clients.fd = c->socket.fd;
-	r = event_loop_add(c->loop, &c->clients, EPOLLIN);
+	r = event_loop_add(c->loop, &c->clients, EPOLLIN | EPOLLET);
 	return r < 0 ? log_err(r, "console: event loop") : 0;
 }
 
@@ -348,13 +371,25 @@ int console_init(struct console *c, struct event_loop *loop, const char *option,
 	return r;
 }
 
+/* Who was stopped and goes on in the background would be stopped half-way through its end. */
+static void restore_terminal(struct console *c)
+{
+	sigset_t output, before;
+
+	sigemptyset(&output);
+	sigaddset(&output, SIGTTOU);
+	(void)pthread_sigmask(SIG_BLOCK, &output, &before);
+	(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 void console_finish(struct console *c)
 {
 	if (!c->loop)
 		return;
 	c->port = NULL;
 	if (c->raw)
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_termios); /* or it is gone */
+		restore_terminal(c);
 	stop_input(c);
 	if (c->output.fd >= 0)
 		event_loop_remove(c->loop, &c->output);

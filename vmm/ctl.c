@@ -60,12 +60,15 @@ struct ctl {
 	uint64_t size;    /* of `balloon` */
 	bool force;       /* of `detach` */
 	const char *word; /* of `policy`, `auto` and `link`; the BDF of `attach` and `detach` */
+	enum vfio_balloon balloon; /* of `attach` */
+	enum device_error on_error;
 	const char *name; /* of `link` */
 	int fd;           /* owned */
 	int fds[2];       /* borrowed; to go with the next command */
 	unsigned int nr_fds;
-	unsigned int patience; /* so many times ANSWER_TIMEOUT more for an answer */
-	const char *awaited;   /* the id of a device that leaves; NULL */
+	unsigned int patience;    /* so many times ANSWER_TIMEOUT more for an answer */
+	unsigned int nr_timeouts; /* that have passed, of ANSWER_TIMEOUT each */
+	const char *awaited;      /* a device that leaves; NULL */
 	enum { NO_OUTCOME, IS_DELETED, IS_KEPT } outcome;
 	char *line; /* in `input`: the last line that came; good until the next */
 	size_t nr_taken;
@@ -91,9 +94,9 @@ static int explain_receive(const struct ctl *c, ssize_t n)
 		       -ECONNRESET;
 	if (errno == EAGAIN)
 		return log_err(0,
-			       "ctl: no answer from '%s' within %d s: try again, or look "
+			       "ctl: no answer from '%s' within %u s: try again, or look "
 			       "whether ballast is stopped",
-			       c->path, ANSWER_TIMEOUT),
+			       c->path, c->nr_timeouts * ANSWER_TIMEOUT),
 		       -ETIMEDOUT;
 	return log_err(-errno, "ctl: reading from '%s'", c->path);
 }
@@ -113,10 +116,8 @@ static int read_line(struct ctl *c)
 			recv(c->fd, c->input + c->nr_input, sizeof(c->input) - c->nr_input, 0);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno == EAGAIN && c->patience > 0) {
-			c->patience--;
+		if (n < 0 && errno == EAGAIN && c->nr_timeouts++ < c->patience)
 			continue;
-		}
 		if (n <= 0)
 			return explain_receive(c, n);
 		c->nr_input += (size_t)n;
@@ -146,14 +147,23 @@ static int read_object(struct ctl *c, json_t **ret)
 	       -EPROTO;
 }
 
+/* A device goes by its id and by the host's name for it. */
+static bool is_awaited(const struct ctl *c, const json_t *called)
+{
+	const char *text = json_string_value(called);
+
+	return text && c->awaited && strcmp(text, c->awaited) == 0;
+}
+
 /* What becomes of the device that is awaited may be told before the answer, or after. */
 static void note_event(struct ctl *c, const json_t *event)
 {
 	const char *name = json_string_value(json_object_get(event, "event"));
-	const char *id =
-		json_string_value(json_object_get(json_object_get(event, "data"), "device"));
+	const json_t *data = json_object_get(event, "data");
+	const json_t *id = json_object_get(data, "device");
+	const json_t *host = json_object_get(json_object_get(data, "x-ballast"), "host");
 
-	if (!name || !id || !c->awaited || strcmp(id, c->awaited) != 0)
+	if (!name || (!is_awaited(c, id) && !is_awaited(c, host)))
 		return;
 	if (strcmp(name, "DEVICE_DELETED") == 0)
 		c->outcome = IS_DELETED;
@@ -433,35 +443,14 @@ static int reset_run(struct ctl *c)
 /* What it takes to attach a device, opened by who may: what listens may open nothing any more. */
 struct opening {
 	char name[VFIO_NAME_SIZE];
-	enum vfio_balloon balloon;
-	enum device_error on_error;
 	unsigned int group;
 	int group_fd;     /* owned; -1 */
 	int container_fd; /* owned; -1 */
 };
 
-/* "0000:01:00.0", or that and what --device takes behind it. */
-static int parse_device(char *text, struct opening *o, const char **ret_host)
+static int open_device(const struct ctl *c, struct opening *o)
 {
-	*ret_host = strsep(&text, ",");
-	for (char *key = strsep(&text, ","); key; key = strsep(&text, ",")) {
-		if (strcmp(key, "balloon=allowed") == 0)
-			o->balloon = VFIO_BALLOON_ALLOWED;
-		else if (strcmp(key, "on-error=detach") == 0)
-			o->on_error = DEVICE_ERROR_DETACHES;
-		else
-			return log_err(0,
-				       "ctl: attach key '%s': there are balloon=allowed and "
-				       "on-error=detach",
-				       key),
-			       -EINVAL;
-	}
-	return 0;
-}
-
-static int open_device(struct opening *o, const char *host)
-{
-	int r = vfio_pci_look(host, o->balloon, o->name, &o->group);
+	int r = vfio_pci_look(c->word, c->balloon, o->name, &o->group);
 	if (r < 0)
 		return r;
 	r = vfio_open_group(o->group, &o->group_fd);
@@ -491,9 +480,9 @@ static int ask_for_device(struct ctl *c, const struct opening *o)
 		c, "device_add",
 		json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "driver", "vfio-pci", "host", o->name,
 			  "id", o->name, "balloon",
-			  o->balloon == VFIO_BALLOON_ALLOWED ? "allowed" : "inhibits",
+			  c->balloon == VFIO_BALLOON_ALLOWED ? "allowed" : "inhibits",
 			  "x-ballast-group", (json_int_t)o->group, "x-ballast-on-error",
-			  o->on_error == DEVICE_ERROR_DETACHES ? "detach" : "stop"),
+			  c->on_error == DEVICE_ERROR_DETACHES ? "detach" : "stop"),
 		&result);
 	json_int_t back = json_integer_value(
 		json_object_get(json_object_get(result, "x-ballast"), "came-back"));
@@ -509,12 +498,8 @@ static int ask_for_device(struct ctl *c, const struct opening *o)
 static int attach_run(struct ctl *c)
 {
 	struct opening opening = { .group_fd = -1, .container_fd = -1 };
-	autofree char *text = strdup(c->word);
-	const char *host = NULL;
 
-	int r = text ? parse_device(text, &opening, &host) : log_err(-ENOMEM, "ctl: attach");
-	if (r >= 0)
-		r = open_device(&opening, host);
+	int r = open_device(c, &opening);
 	if (r >= 0)
 		r = ask_for_device(c, &opening);
 	vfio_close(&opening.container_fd);
@@ -1087,7 +1072,34 @@ static int parse_word(struct ctl *c, const char *word)
 	       -EINVAL;
 }
 
-static int parse_operands(struct ctl *c, const char *const *operands, unsigned int nr_operands)
+/* "0000:01:00.0", or that and what --device takes behind it. */
+static int parse_device(struct ctl *c, char *text)
+{
+	char name[VFIO_NAME_SIZE];
+
+	c->word = strsep(&text, ",");
+	if (vfio_pci_name(c->word, name, sizeof(name)) < 0)
+		return log_err(0,
+			       "ctl: attach '%.128s': a PCI device is called 0000:01:00.0, an "
+			       "mdev after its UUID",
+			       c->word),
+		       -EINVAL;
+	for (char *key = strsep(&text, ","); key; key = strsep(&text, ",")) {
+		if (strcmp(key, "balloon=allowed") == 0)
+			c->balloon = VFIO_BALLOON_ALLOWED;
+		else if (strcmp(key, "on-error=detach") == 0)
+			c->on_error = DEVICE_ERROR_DETACHES;
+		else
+			return log_err(0,
+				       "ctl: attach key '%s': there are balloon=allowed and "
+				       "on-error=detach",
+				       key),
+			       -EINVAL;
+	}
+	return 0;
+}
+
+static int parse_operands(struct ctl *c, char *const *operands, unsigned int nr_operands)
 {
 	if (nr_operands < 2)
 		return log_err(0, "ctl: %s is missing: ballast ctl SOCKET COMMAND (see --help)",
@@ -1116,11 +1128,11 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 	}
 	if (c->command->operand == BDF_OPERAND) {
 		c->word = operands[2];
-		return c->word && *c->word
-			       ? 0
-			       : (log_err(0, "ctl: %s: which device? As %s 0000:01:00.0",
-					  c->command->name, c->command->name),
-				  -EINVAL);
+		if (!c->word || !*c->word)
+			return log_err(0, "ctl: %s: which device? As %s 0000:01:00.0",
+				       c->command->name, c->command->name),
+			       -EINVAL;
+		return c->command->run == attach_run ? parse_device(c, operands[2]) : 0;
 	}
 	if (c->command->operand == WORD_OPERAND)
 		return parse_word(c, nr_operands < nr_wanted ? "" : operands[2]);
@@ -1135,7 +1147,7 @@ static int parse_operands(struct ctl *c, const char *const *operands, unsigned i
 /* 1: the help was asked for. */
 static int parse(struct ctl *c, int argc, char **argv)
 {
-	const char *operands[5] = { 0 };
+	char *operands[5] = { 0 };
 	unsigned int nr_operands = 0;
 
 	for (int i = 1; i < argc; i++) {

@@ -1324,13 +1324,15 @@ void qmp_event_action(struct qmp *qmp, const char *name, const char *action)
 		tell_clients(qmp, name, json_pack("{s:s}", "action", action));
 }
 
-void qmp_event_device(struct qmp *qmp, const char *name, const char *id)
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id, const char *host)
 {
 	char path[128];
 
 	(void)snprintf(path, sizeof(path), "/machine/peripheral/%s", id);
 	if (qmp->loop)
-		tell_clients(qmp, name, json_pack("{s:s,s:s}", "device", id, "path", path));
+		tell_clients(qmp, name,
+			     json_pack("{s:s,s:s,s:{s:s}}", "device", id, "path", path,
+				       "x-ballast", "host", host));
 }
 
 /* And no other for a second. If the timer fails, they come as they are. */
@@ -1417,7 +1419,8 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 		r = listen_at(qmp, path);
 	if (r < 0) {
 		qmp_finish(qmp);
-		return log_err(r, "qmp: control socket '%s'%s", path, local_socket_remedy(r));
+		(void)log_err(r, "qmp: control socket '%s'%s", path, local_socket_remedy(r));
+		return r == -ENAMETOOLONG ? -EINVAL : r; /* the user's affair */
 	}
 	return 0;
 }

@@ -32,7 +32,8 @@
  *	                             seconds; what this client says meanwhile waits
  *	device_del {"id": ID, "force": true or false}
  *	                             asks the guest to let go of it: DEVICE_DELETED comes when it
- *	                             has, or DEVICE_UNPLUG_GUEST_ERROR; or takes it, then and there
+ *	                             has, or DEVICE_UNPLUG_GUEST_ERROR; or takes it, then and there.
+ *	                             ID may be BDF, too
  *	x-ballast-query-memory       target, held, reclaimed, held back and by whom, pinned,
  *	                             discards by policy: what the host really gained
  *	x-ballast-query-guest-stats  what the guest reported last
@@ -44,7 +45,8 @@
  *
  * Events, for clients that have said qmp_capabilities: SHUTDOWN and RESET with QEMU's `guest` and
  * `reason`, STOP, RESUME, POWERDOWN, GUEST_PANICKED, GUEST_CRASHLOADED, BALLOON_CHANGE;
- * DEVICE_DELETED, DEVICE_UNPLUG_GUEST_ERROR;
+ * DEVICE_DELETED, DEVICE_UNPLUG_GUEST_ERROR, with a member "x-ballast": {"host": BDF} besides
+ * QEMU's `device` (ID) and `path`;
  * X_BALLAST_MEMORY_WAITS, the host has no memory for what the balloon has to give back (it is
  * retried), and X_BALLAST_MEMORY_SERVED. BALLOON_CHANGE comes at most once a second, and the
  * last value comes always. An event of a command's own making comes before the answer, but for
@@ -96,7 +98,7 @@ struct qmp {
 /*
  * Listens at `path`, which only its owner may connect to (mode 0600). A socket that nobody
  * listens at any more is replaced. -EADDRINUSE: somebody does. -EEXIST: it is no socket.
- * -ENAMETOOLONG. Others from the kernel. Logged. On failure nothing is left behind.
+ * -EINVAL: the path is too long. Others from the kernel. Logged. On failure nothing is left behind.
  */
 must_check int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 			struct machine *machine);
@@ -110,8 +112,8 @@ void qmp_finish(struct qmp *qmp);
 void qmp_event(struct qmp *qmp, const char *name);
 void qmp_event_reason(struct qmp *qmp, const char *name, const char *reason);
 void qmp_event_action(struct qmp *qmp, const char *name, const char *action);
-/* `id` is a device's. */
-void qmp_event_device(struct qmp *qmp, const char *name, const char *id);
+/* `id` is a device's; `host` is what the host calls it, as device_add has it. */
+void qmp_event_device(struct qmp *qmp, const char *name, const char *id, const char *host);
 /* The guest's balloon may have another size: BALLOON_CHANGE, now or when its second is over. */
 void qmp_balloon_changed(struct qmp *qmp);
 

@@ -710,7 +710,7 @@ class Host(CliTest):
             return self.run_args("--balloon", "on", "--qmp", "unix:" + path)
 
         long = self.path("x" * 200)
-        self.refused(FAILED, args(long), "qmp", f"'{long}'", "107")
+        self.refused(USAGE, args(long), "qmp", f"'{long}'", "107")
         nowhere = self.path("no/such/folder")
         self.refused(FAILED, args(nowhere), "qmp", f"'{nowhere}'", "No such file")
         plain = self.path("notes", b"dear diary")

@@ -130,7 +130,7 @@ int attach_remove(struct machine *m, const char *id, enum detach_manner manner)
 {
 	(void)m;
 	if (manner == DETACH_BY_FORCE)
-		qmp_event_device(&qmp, "DEVICE_DELETED", id);
+		qmp_event_device(&qmp, "DEVICE_DELETED", id, "0000:01:00.0");
 	return strcmp(id, "a") == 0 ? 0 : -ENODEV;
 }
 

@@ -39,6 +39,27 @@ static unsigned int fds_before;
 static unsigned int nr_stops;
 static unsigned int nr_buttons;
 
+/* A signal that stops who changes a terminal from the background: what became of it then. */
+int __real_tcsetattr(int fd, int actions, const struct termios *mode);
+int __wrap_tcsetattr(int fd, int actions, const struct termios *mode);
+static bool background_stops[2]; /* when it went raw, and back */
+static unsigned int nr_modes_set;
+
+static bool background_stops_us(void)
+{
+	sigset_t mask;
+
+	ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, NULL, &mask), 0);
+	return sigismember(&mask, SIGTTOU) == 0;
+}
+
+int __wrap_tcsetattr(int fd, int actions, const struct termios *mode)
+{
+	ck_assert_uint_lt(nr_modes_set, nitems(background_stops));
+	background_stops[nr_modes_set++] = background_stops_us();
+	return __real_tcsetattr(fd, actions, mode);
+}
+
 static void stopper_ready(struct event_source *source, uint32_t events)
 {
 	(void)events;
@@ -258,14 +279,27 @@ END_TEST
 
 /* Socket. */
 
-static int ask_for_connection(void)
+static int try_socket(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	return fd;
+}
+
+static void connect_to_path(int fd)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	ck_assert_int_ge(fd, 0);
 	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+}
+
+static int ask_for_connection(void)
+{
+	int fd = try_socket();
+
+	connect_to_path(fd);
 	return fd;
 }
 
@@ -369,6 +403,33 @@ START_TEST(clients_come_and_go_and_leave_nothing)
 }
 END_TEST
 
+START_TEST(with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes)
+{
+	start(CONSOLE_UNIX);
+	int first = try_socket();
+	int second = try_socket();
+	process_forbid_fds();
+	connect_to_path(first);
+	settle(); /* does not spin */
+	process_allow_fds();
+	process_expect_log("W console: a client has to wait: Too many open files");
+	connect_to_path(second);
+	settle();
+	guest_writes("1");
+	ck_assert_str_eq(read_all(first), "1");
+	/* Those of the first come free. */
+	process_forbid_fds();
+	close(first);
+	settle();
+	guest_writes("2");
+	process_allow_fds();
+	ck_assert_str_eq(read_all(second), "2");
+	process_expect_no_log();
+	close(second);
+	settle();
+}
+END_TEST
+
 START_TEST(input_waits_until_the_guest_has_room)
 {
 	static const char text[] = "the quick brown fox jumps over the lazy dog, twice a day";
@@ -427,6 +488,32 @@ START_TEST(a_client_that_left_what_nobody_reads_makes_way_for_the_next)
 		close(client);
 		settle();
 	}
+}
+END_TEST
+
+/* The kernel tells no more of an output that had to wait once, unless it is asked to again. */
+START_TEST(a_client_that_was_slow_and_left_what_nobody_reads_makes_way_for_the_next)
+{
+	static char much[2 * CONSOLE_QUEUE_SIZE + 1];
+
+	start(CONSOLE_UNIX);
+	int client = connect_client();
+	while (guest_can_write())
+		io_bus_write(&pio, BASE + UART_TX, 1, 'x');
+	while (*read_all(client))
+		settle();
+	ck_assert(guest_can_write());
+	memset(much, 'm', sizeof(much) - 1);
+	write_all(client, much);
+	settle();
+	ck_assert(console.input_waits);
+	close(client);
+	settle();
+	client = connect_client();
+	guest_writes("word");
+	ck_assert_str_eq(read_all(client), "word");
+	close(client);
+	settle();
 }
 END_TEST
 
@@ -705,6 +792,19 @@ START_TEST(a_terminal_goes_raw_on_connecting_and_back_at_the_end)
 	ck_assert_uint_eq(after.c_lflag, before.c_lflag);
 	ck_assert_uint_eq(after.c_iflag, before.c_iflag);
 	ck_assert_uint_eq(after.c_oflag, before.c_oflag);
+}
+END_TEST
+
+/* Not before its end: who starts it in the background wants it to wait for the terminal. */
+START_TEST(at_its_end_it_is_not_stopped_for_being_in_the_background)
+{
+	start_terminal();
+	start(CONSOLE_STDIO);
+	console_finish(&console);
+	ck_assert_uint_eq(nr_modes_set, 2);
+	ck_assert(background_stops[0]);
+	ck_assert(!background_stops[1]);
+	ck_assert(background_stops_us()); /* it is as before */
 }
 END_TEST
 
@@ -1129,9 +1229,11 @@ int main(void)
 		without_a_client_output_is_dropped,
 		the_next_client_waits_for_the_first_to_leave,
 		clients_come_and_go_and_leave_nothing,
+		with_no_fd_to_be_had_a_client_waits_until_another_comes_or_goes,
 		input_waits_until_the_guest_has_room,
 		a_client_that_hangs_up_with_input_waiting_is_read_to_the_end,
 		a_client_that_left_what_nobody_reads_makes_way_for_the_next,
+		a_client_that_was_slow_and_left_what_nobody_reads_makes_way_for_the_next,
 		clearing_a_full_port_lets_input_flow_again,
 		a_client_that_does_not_read_makes_the_guest_wait_and_loses_nothing,
 		a_client_that_leaves_while_the_guest_waits_sets_it_free,
@@ -1145,6 +1247,7 @@ int main(void)
 		dev_null_and_regular_files_give_no_input_and_take_output,
 		a_reader_that_goes_away_is_no_error,
 		a_terminal_goes_raw_on_connecting_and_back_at_the_end,
+		at_its_end_it_is_not_stopped_for_being_in_the_background,
 		what_is_typed_reaches_the_guest_byte_by_byte,
 		control_a_x_stops_and_p_presses_the_button,
 		control_a_itself_is_sent_by_doubling_it_or_a,

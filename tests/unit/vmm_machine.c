@@ -2332,6 +2332,37 @@ START_TEST(a_guest_is_reminded_of_what_it_has_not_read_and_asked_again)
 }
 END_TEST
 
+#define IT                                                         \
+	"\"device\": \"it\", \"path\": \"/machine/peripheral/it\"" \
+	", \"x-ballast\": {\"host\": \"" DEVICE "\"}"
+
+/* Who asked for it by its name knows of no id. */
+START_TEST(clients_hear_of_a_device_by_its_id_and_by_its_name)
+{
+	const struct attach_request request = { .host = DEVICE, .id = "it" };
+	struct epoll_event e;
+	uint64_t back = 0;
+
+	fake_init();
+	(void)fake_add_device(DEVICE, fake_add_group(7));
+	init_with_client();
+	while (epoll_wait(machine.loop.epoll_fd, &e, 1, 0) == 1) {
+		struct event_source *source = e.data.ptr;
+		source->ready(source, e.events);
+	}
+	ck_assert_int_eq(attach_by(&request, &back), 0);
+	ck_assert_int_eq(attach_remove(&machine, DEVICE, DETACH_ASKS), 0);
+	for (unsigned int i = 0; i < ATTACH_EJECT_SECONDS; i++)
+		tick();
+	let_go();
+	(void)hear_all();
+	expect_heard(EVENT("DEVICE_UNPLUG_GUEST_ERROR", IT));
+	expect_heard(EVENT("DEVICE_DELETED", IT));
+	(void)process_log();
+	fake_finish();
+}
+END_TEST
+
 START_TEST(a_guest_that_does_not_let_go_is_told_of)
 {
 	const char *path = use_events();
@@ -2964,6 +2995,7 @@ int main(void)
 		a_reset_lets_go_of_what_was_asked_for_and_of_nothing_else,
 		a_device_at_dma_is_stopped_before_the_kernel_is_loaded_anew,
 		a_guest_is_reminded_of_what_it_has_not_read_and_asked_again,
+		clients_hear_of_a_device_by_its_id_and_by_its_name,
 		a_guest_that_does_not_let_go_is_told_of,
 		events_name_who_inhibits_and_what_is_asked_for,
 		events_tell_of_a_device_that_cannot_be_attached,
