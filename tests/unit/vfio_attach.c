@@ -75,6 +75,7 @@ START_TEST(attach_maps_all_ram_and_stops_discards)
 	ck_assert_uint_eq(figures().held_back, 4096);
 	ck_assert_str_eq(figures().owners[0], "vfio group 7");
 	vfio_pci_detach(vp);
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, 4096);
 	check_nothing_left();
 }
@@ -128,6 +129,7 @@ START_TEST(beside_a_function_what_an_mdev_allows_is_forbidden)
 	ck_assert_uint_eq(figures().held_back, 4096);
 	ck_assert_uint_eq(reclaim_inhibitors(&world.reclaim), 1);
 	vfio_pci_detach(function);
+	(void)reclaim_tick(&world.reclaim);
 	ck_assert_uint_eq(figures().reclaimed, 4096);
 	vfio_pci_detach(mdev);
 	check_nothing_left();
