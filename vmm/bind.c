@@ -738,7 +738,8 @@ static int refuse_in_use(const struct host_function *function)
 {
 	int fd = -1;
 
-	if (!function->has_group || !vfio_pci_is_driver(function->driver))
+	/* Whoever has this one's driver: what is given back along with it may be the guest's. */
+	if (!function->has_group)
 		return 0;
 	int r = vfio_open_group(function->group, &fd);
 	vfio_close(&fd);

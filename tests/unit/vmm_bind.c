@@ -671,6 +671,24 @@ START_TEST(what_a_guest_has_is_not_unbound)
 }
 END_TEST
 
+START_TEST(what_a_guest_has_is_not_unbound_by_one_of_its_group_that_has_no_driver)
+{
+	ck_assert_int_eq(bind_one(CARD), 0);
+	tree_remove("sys/bus/pci/devices/" CARD "/driver"); /* as if bind was cut short */
+	tree.open_error = -EBUSY;
+	ck_assert_int_eq(unbind_one(CARD), -EBUSY);
+	process_expect_log("unbind " CARD ": a guest, or another process, has its group 7");
+	ck_assert_str_eq(tree_driver(SOUND), "vfio-pci");
+	ck_assert_str_eq(tree_driver(CARD), "");
+	ck_assert(host_has(tree.root, RECORDS CARD));
+	ck_assert(host_has(tree.root, RECORDS SOUND));
+	/* The guest has ended. */
+	tree.open_error = 0;
+	ck_assert_int_eq(unbind_one(CARD), 0);
+	expect_as_before();
+}
+END_TEST
+
 START_TEST(a_driver_that_is_gone_is_named_and_the_record_kept)
 {
 	ck_assert_int_eq(bind_one(DISK), 0);
@@ -943,6 +961,7 @@ int main(void)
 		what_the_kernel_says_is_not_the_users_fault,
 		what_was_not_bound_is_not_unbound,
 		what_a_guest_has_is_not_unbound,
+		what_a_guest_has_is_not_unbound_by_one_of_its_group_that_has_no_driver,
 		a_driver_that_is_gone_is_named_and_the_record_kept,
 		a_device_that_is_gone_is_forgotten,
 		a_damaged_record_is_told,
