@@ -13,7 +13,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/trace.h"
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"

@@ -29,7 +29,6 @@
 #include <linux/vhost.h>
 
 #include "base/bits.h"
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/sanitizer.h"
 
