@@ -92,7 +92,6 @@ int hotplug_init(struct hotplug *hotplug, struct io_bus *pio, struct power *powe
 		.handler = *handler,
 	};
 	hotplug->ports.opaque = hotplug;
-	hotplug->ports.name = "hotplug";
 	pthread_mutex_init(&hotplug->lock, NULL);
 	int r = io_bus_add(pio, &hotplug->ports);
 	if (r < 0)

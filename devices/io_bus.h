@@ -30,7 +30,6 @@ struct io_region {
 	uint64_t size;         /* bytes, not 0 */
 	const struct io_ops *ops;
 	void *opaque;           /* handed to ops */
-	const char *name;       /* borrowed; for logs */
 	unsigned int nr_inside; /* threads in its handlers, the bus's business; atomic */
 };
 

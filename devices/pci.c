@@ -8,8 +8,6 @@
 
 #include <linux/pci_regs.h>
 
-#include "base/trace.h"
-
 #define ECAM_SIZE (1ull << 20)
 #define ADDRESS_PORT 0xcf8
 #define DATA_PORT 0xcfc
@@ -84,7 +82,7 @@ void pci_set_bar(struct pci_device *dev, unsigned int bar, enum pci_bar_kind kin
 	dev->bars[bar] = (struct pci_bar){
 		.kind = kind,
 		.address = PCI_UNMAPPED,
-		.region = { .size = size, .ops = ops, .opaque = opaque, .name = dev->name },
+		.region = { .size = size, .ops = ops, .opaque = opaque },
 	};
 	if (bar == PCI_ROM) {
 		set_writable_32(dev, offset, (uint32_t) ~(size - 1) | PCI_ROM_ADDRESS_ENABLE);
@@ -374,9 +372,6 @@ int pci_bus_init(struct pci_bus *bus, struct io_bus *pio, struct io_bus *mmio,
 		.address_port = { .base = ADDRESS_PORT, .size = 4, .ops = &address_port_ops },
 		.data_port = { .base = DATA_PORT, .size = 4, .ops = &data_port_ops },
 	};
-	bus->ecam.name = "pci ecam";
-	bus->address_port.name = "pci config address";
-	bus->data_port.name = "pci config data";
 	bus->ecam.opaque = bus;
 	bus->address_port.opaque = bus;
 	bus->data_port.opaque = bus;

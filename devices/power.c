@@ -97,16 +97,14 @@ int power_init(struct power *power, struct io_bus *pio, struct wires *wires, uin
 	*power = (struct power){
 		.pio = pio,
 		.handler = *handler,
-		.ports = { .base = base, .size = NR_PORTS, .ops = &power_ops, .name = "power" },
+		.ports = { .base = base, .size = NR_PORTS, .ops = &power_ops },
 		.keyboard_port = { .base = KEYBOARD_PORT, .size = 1, .ops = &keyboard_ops },
 		.panic_port = { .base = panic_port, .size = 1, .ops = &panic_ops },
-		.exit_port = { .base = exit_port, .size = 4, .ops = &exit_ops, .name = "exit" },
+		.exit_port = { .base = exit_port, .size = 4, .ops = &exit_ops },
 	};
 	power->ports.opaque = power;
 	power->keyboard_port.opaque = power;
-	power->keyboard_port.name = "keyboard controller";
 	power->panic_port.opaque = power;
-	power->panic_port.name = "pvpanic";
 	power->exit_port.opaque = power;
 	int r = irq_init(&power->irq, wires);
 	if (r < 0)

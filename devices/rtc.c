@@ -74,7 +74,7 @@ static const struct io_ops rtc_ops = { .read = rtc_read, .write = rtc_write };
 int rtc_init(struct rtc *rtc, struct io_bus *pio)
 {
 	*rtc = (struct rtc){
-		.ports = { .base = PORT_BASE, .size = 2, .ops = &rtc_ops, .name = "rtc" },
+		.ports = { .base = PORT_BASE, .size = 2, .ops = &rtc_ops },
 	};
 	rtc->ports.opaque = rtc;
 	int r = io_bus_add(pio, &rtc->ports);

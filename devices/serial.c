@@ -282,7 +282,6 @@ int serial_init(struct serial *s, struct io_bus *pio, struct wires *wires, uint1
 		.size = NR_PORTS,
 		.ops = &serial_ops,
 		.opaque = s,
-		.name = "serial",
 	};
 	r = io_bus_add(pio, &s->ports);
 	if (r < 0)

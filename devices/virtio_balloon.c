@@ -349,6 +349,7 @@ static unsigned int serve_stats(struct virtio_balloon *b)
 	forget_stats(b);
 	parse_stats(b);
 	b->stats.updated = time(NULL);
+	b->stats.arrived = now_seconds();
 	b->stats.nr_updates++;
 	b->nr_elements[QUEUE_STATS]++;
 	return 0;

@@ -59,6 +59,7 @@ struct virtio_balloon_stats {
 	uint64_t values
 		[VIRTIO_BALLOON_NR_STATS]; /* by tag; VIRTIO_BALLOON_NO_STAT: not reported */
 	int64_t updated;                   /* CLOCK_REALTIME seconds; 0: never */
+	time_t arrived;                    /* then too, by now_seconds(): how old they are */
 	uint64_t nr_updates;               /* how often the driver has answered */
 };
 

@@ -8,7 +8,6 @@
 #include <linux/virtio_pci.h>
 
 #include "base/fd.h"
-#include "base/trace.h"
 
 #include "devices/io_bus.h"
 

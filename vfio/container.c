@@ -18,7 +18,6 @@
 #include "base/log.h"
 #include "base/trace.h"
 
-#include "memory/ram.h"
 #include "vfio/group.h"
 
 /* So often a container is tried to be woken, and after that only now and then. */

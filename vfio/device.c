@@ -7,7 +7,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/range.h"
 
 #include "vfio/group.h"
 

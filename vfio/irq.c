@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/trace.h"
-
 #include "vfio/device.h"
 
 static struct vfio_irq *irq_of(struct msix *msix)

@@ -12,7 +12,6 @@
 #include <sys/mman.h>
 
 #include "base/fd.h"
-#include "base/range.h"
 #include "base/trace.h"
 
 #define PCI_DIR "/sys/bus/pci/devices"

@@ -88,6 +88,7 @@ static uint64_t change(struct auto_balloon *automatic, enum auto_balloon_reason 
 	automatic->reason = reason;
 	automatic->nr_changes++;
 	automatic->nr_calm = 0;
+	automatic->nr_still = 0; /* it rested at what it was asked before */
 	return to;
 }
 

@@ -25,8 +25,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/util.h"
-
 #define AUTO_BALLOON_SECONDS 5u  /* between two looks */
 #define AUTO_BALLOON_TIGHT 1000u /* hundredths of a per cent */
 #define AUTO_BALLOON_EASY 100u

@@ -662,20 +662,37 @@ static void undo(const struct plan *plan, unsigned int nr)
 	}
 }
 
+/*
+ * A record is good as long as vfio-pci or nobody has the function. If a driver of the host's has it
+ * again without unbind, what counts is how it is now; but for the driver_override that a bind has
+ * set which was cut short before it took the function.
+ */
+static int remember(struct plan *plan, unsigned int i)
+{
+	struct host_function *function = &plan->functions[i];
+	bool is_taken = vfio_pci_is_driver(function->driver);
+	struct record record;
+
+	int r = record_read(plan->root, function->name, &record);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	plan->has_record[i] = r >= 0 && (is_taken || !function->driver[0]);
+	if (plan->has_record[i] || is_taken)
+		return 0; /* without a record: somebody else's affair, and so it stays */
+	if (r < 0 || strcmp(record.driver, function->driver) != 0 ||
+	    strcmp(function->override, "vfio-pci") != 0)
+		return record_write(plan, function);
+	(void)strcpy(function->override, record.override);
+	return 0;
+}
+
 /* All records before the first change. */
 static int write_records(struct plan *plan)
 {
-	struct record record;
 	int r = 0;
 
 	for (unsigned int i = 0; i < plan->nr && r >= 0; i++) {
-		const struct host_function *function = &plan->functions[i];
-		r = record_read(plan->root, function->name, &record);
-		plan->has_record[i] = r >= 0;
-		if (r == -ENOENT && vfio_pci_is_driver(function->driver))
-			r = 0; /* somebody else's affair, and so it stays */
-		else if (r == -ENOENT)
-			r = record_write(plan, function);
+		r = remember(plan, i);
 		if (r < 0)
 			undo(plan, i);
 	}
@@ -738,7 +755,8 @@ static int refuse_in_use(const struct host_function *function)
 {
 	int fd = -1;
 
-	if (!function->has_group || !vfio_pci_is_driver(function->driver))
+	/* Whoever has this one's driver: what is given back along with it may be the guest's. */
+	if (!function->has_group)
 		return 0;
 	int r = vfio_open_group(function->group, &fd);
 	vfio_close(&fd);

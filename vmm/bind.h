@@ -6,7 +6,8 @@
  * Concepts
  *  - record: /run/ballast/bind/BDF, which says what driver and what driver_override a function
  *    had. It is on disk before the first change, and goes after the last change back: whatever
- *    was cut short in between, unbind restores.
+ *    was cut short in between, unbind restores. Of a function that a driver of the host's has
+ *    again without unbind it is old, and bind writes it anew.
  *  - group: what else is in the IOMMU group of a function must have no driver of the host's
  *    either. It is bound along, but for bridges and what has no driver; unbind gives all of it back.
  *

@@ -10,7 +10,6 @@ int layout_init(struct layout *layout, uint64_t ram_size, unsigned int address_b
 		address_bits > 32 && address_bits <= 64 ? 1ull << (address_bits - 1) : 0;
 
 	*layout = (struct layout){
-		.ram_size = ram_size,
 		.low_size = low,
 		.high_size = ram_size - low,
 		.mem64_base = half,

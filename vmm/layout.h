@@ -63,7 +63,6 @@
 
 /* Where RAM and the 64-bit PCI window lie for one machine. */
 struct layout {
-	uint64_t ram_size;
 	uint64_t low_size;   /* RAM from 0 */
 	uint64_t high_size;  /* RAM from LAYOUT_HIGH_BASE, perhaps 0 */
 	uint64_t mem64_base; /* 64-bit PCI window */

@@ -13,7 +13,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/trace.h"
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
@@ -403,7 +402,7 @@ static void look_around(struct machine *m, struct auto_balloon_view *view)
 	*view = (struct auto_balloon_view){
 		.keep = m->config.memory - state.target,
 		.has = m->config.memory - state.actual,
-		.has_stats = time(NULL) - stats.updated <= fresh &&
+		.has_stats = now_seconds() - stats.arrived <= fresh &&
 			     stats.values[STAT_AVAILABLE] != VIRTIO_BALLOON_NO_STAT,
 		.available = stats.values[STAT_AVAILABLE],
 	};

@@ -29,7 +29,6 @@
 #include <linux/vhost.h>
 
 #include "base/bits.h"
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/sanitizer.h"
 
@@ -98,7 +97,6 @@ static const struct rule rules[] = {
 	{ BOTH, IOCTL(VFIO_IOMMU_MAP_DMA),
 	  .why = "BARs that move; memory a balloon gives back" },
 	{ BOTH, IOCTL(VFIO_IOMMU_UNMAP_DMA), .why = "likewise; memory it takes" },
-	{ BOTH, IOCTL(VFIO_IOMMU_GET_INFO), .why = "how many mappings are left" },
 	{ BOTH, IOCTL(VFIO_DEVICE_SET_IRQS),
 	  .why = "interrupts are set up as the driver does" },
 	{ LOOP, IOCTL(VFIO_DEVICE_RESET), .why = "with the guest's reset" },
@@ -109,6 +107,7 @@ static const struct rule rules[] = {
 	{ LOOP, IOCTL(VFIO_GET_API_VERSION), .why = "a container of a group that joins" },
 	{ LOOP, IOCTL(VFIO_CHECK_EXTENSION), .why = "likewise" },
 	{ LOOP, IOCTL(VFIO_SET_IOMMU), .why = "likewise" },
+	{ LOOP, IOCTL(VFIO_IOMMU_GET_INFO), .why = "likewise: what it translates" },
 	{ LOOP, IOCTL(VFIO_GROUP_GET_STATUS), .why = "a group that joins: is it viable?" },
 	{ LOOP, IOCTL(VFIO_GROUP_SET_CONTAINER), .why = "it gets its container" },
 	{ LOOP, IOCTL(VFIO_GROUP_GET_DEVICE_FD), .why = "and its device is opened" },
@@ -160,7 +159,6 @@ static const struct rule rules[] = {
 	{ BOTH, IOCTL(TUNSETOFFLOAD), .why = "a driver of a tap's card starts or stops" },
 	{ BOTH, IOCTL(TUNSETQUEUE), .why = "likewise, with several queues" },
 	{ BOTH, IOCTL(VHOST_SET_FEATURES), .why = "likewise, with vhost" },
-	{ BOTH, IOCTL(VHOST_SET_MEM_TABLE), .why = "likewise: a region comes or goes" },
 	{ BOTH, IOCTL(VHOST_SET_VRING_NUM), .why = "likewise: a queue" },
 	{ BOTH, IOCTL(VHOST_SET_VRING_BASE), .why = "likewise" },
 	{ BOTH, IOCTL(VHOST_GET_VRING_BASE), .why = "likewise" },
@@ -169,6 +167,7 @@ static const struct rule rules[] = {
 	{ BOTH, IOCTL(VHOST_SET_VRING_CALL), .why = "likewise" },
 	{ BOTH, IOCTL(VHOST_SET_VRING_ERR), .why = "likewise" },
 	{ BOTH, IOCTL(VHOST_NET_SET_BACKEND), .why = "likewise" },
+	{ LOOP, IOCTL(VHOST_SET_MEM_TABLE), .why = "at the end: RAM is taken from it" },
 
 	/* Files: only in folders of the configuration, by descriptors; see lock_paths() */
 	{ LOOP, CALL(openat), IF_BOTH(0, METRICS_FOLDER, 2, FIGURES_OPEN_FLAGS),

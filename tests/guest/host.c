@@ -210,7 +210,6 @@ int host_init(struct host *host, struct machine *machine, const char *qmp_path,
 			.size = HOST_PORT_SIZE,
 			.ops = &host_port_ops,
 			.opaque = host,
-			.name = "host port",
 		},
 		.fd = -1,
 	};

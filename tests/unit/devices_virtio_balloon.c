@@ -1129,6 +1129,8 @@ END_TEST
 
 START_TEST(the_first_buffer_holds_statistics_and_stays_with_the_device)
 {
+	const time_t before = now_seconds();
+
 	make_world(RAM_ANONYMOUS, PAGE, RECLAIM_INHIBIT);
 	init((struct virtio_balloon_config){ 0 });
 	negotiate(UINT64_MAX);
@@ -1139,6 +1141,8 @@ START_TEST(the_first_buffer_holds_statistics_and_stays_with_the_device)
 	ck_assert_uint_eq(nr_reported(), 1);
 	ck_assert_uint_eq(stats().nr_updates, 1);
 	ck_assert_int_gt(stats().updated, 0);
+	ck_assert_int_ge(stats().arrived, before);
+	ck_assert_int_le(stats().arrived, now_seconds());
 	ck_assert_uint_eq(take_used(STATS), 0);
 }
 END_TEST

@@ -116,6 +116,20 @@ START_TEST(nothing_is_asked_of_a_guest_that_is_on_its_way)
 }
 END_TEST
 
+START_TEST(a_guest_that_has_rested_gets_its_time_for_the_first_step_too)
+{
+	for (unsigned int i = 0; i < 2 * AUTO_BALLOON_CALM; i++)
+		ck_assert_uint_eq(decide(), 4 * GIB);
+	view.host_pressure = AUTO_BALLOON_TIGHT;
+	view.keep = decide();
+	ck_assert_uint_eq(view.keep, 4 * GIB - 192 * MIB);
+	/* It has not begun yet. */
+	for (unsigned int i = 1; i < AUTO_BALLOON_CALM; i++)
+		ck_assert_uint_eq(decide(), view.keep);
+	ck_assert_uint_lt(decide(), view.keep);
+}
+END_TEST
+
 START_TEST(nothing_is_taken_from_a_guest_that_says_nothing)
 {
 	view.host_pressure = AUTO_BALLOON_TIGHT;
@@ -264,6 +278,7 @@ int main(void)
 	tcase_add_test(tests, it_does_not_go_below_min);
 	tcase_add_test(tests, it_stays_tight_until_it_is_easy);
 	tcase_add_test(tests, nothing_is_asked_of_a_guest_that_is_on_its_way);
+	tcase_add_test(tests, a_guest_that_has_rested_gets_its_time_for_the_first_step_too);
 	tcase_add_test(tests, nothing_is_taken_from_a_guest_that_says_nothing);
 	tcase_add_test(tests, an_easy_host_gives_back_after_a_while);
 	tcase_add_test(tests, a_look_that_is_not_easy_begins_the_while_anew);

@@ -184,6 +184,54 @@ START_TEST(bind_twice_is_fine_and_remembers_the_first)
 }
 END_TEST
 
+/* By hand, or by a rescan, without ballast unbind. */
+static void give_disk_to(const char *driver)
+{
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "sys/bus/pci/drivers/%s", driver);
+	tree_add_driver(driver);
+	tree_link("sys/bus/pci/devices/" DISK "/driver", path);
+	tree_write("sys/bus/pci/devices/" DISK "/driver_override", "(null)\n");
+}
+
+START_TEST(what_is_remembered_of_a_device_that_the_host_has_again_is_old)
+{
+	ck_assert_int_eq(bind_one(DISK), 0);
+	give_disk_to("other");
+	ck_assert_int_eq(bind_one(DISK), 0);
+	ck_assert_str_eq(tree_driver(DISK), "vfio-pci");
+	ck_assert_str_eq(tree_read(RECORDS DISK), "driver other\noverride ");
+	ck_assert_int_eq(unbind_one(DISK), 0);
+	ck_assert_str_eq(tree_driver(DISK), "other");
+	ck_assert_str_eq(tree_override(DISK), "");
+}
+END_TEST
+
+START_TEST(a_device_that_the_host_has_again_comes_back_if_vfio_pci_does_not_take_it)
+{
+	ck_assert_int_eq(bind_one(DISK), 0);
+	give_disk_to("nvme");
+	tree.vfio_refuses = true;
+	expect_refusal(DISK, -EIO, "bind " DISK ": vfio-pci did not take it");
+}
+END_TEST
+
+/* This time vfio-pci takes it; or it does not. */
+START_TEST(an_override_that_a_bind_cut_short_has_left_is_not_remembered)
+{
+	for (unsigned int refuses = 0; refuses < 2; refuses++) {
+		tree_write(RECORDS DISK, "driver nvme\noverride \n");
+		tree_write("sys/bus/pci/devices/" DISK "/driver_override", "vfio-pci\n");
+		tree.vfio_refuses = refuses;
+		ck_assert_int_eq(bind_one(DISK), refuses ? -EIO : 0);
+		if (!refuses)
+			ck_assert_int_eq(unbind_one(DISK), 0);
+		expect_as_before();
+	}
+}
+END_TEST
+
 START_TEST(what_others_have_bound_stays_theirs)
 {
 	tree_remove("sys/bus/pci/devices/" DISK "/driver");
@@ -671,6 +719,24 @@ START_TEST(what_a_guest_has_is_not_unbound)
 }
 END_TEST
 
+START_TEST(what_a_guest_has_is_not_unbound_by_one_of_its_group_that_has_no_driver)
+{
+	ck_assert_int_eq(bind_one(CARD), 0);
+	tree_remove("sys/bus/pci/devices/" CARD "/driver"); /* as if bind was cut short */
+	tree.open_error = -EBUSY;
+	ck_assert_int_eq(unbind_one(CARD), -EBUSY);
+	process_expect_log("unbind " CARD ": a guest, or another process, has its group 7");
+	ck_assert_str_eq(tree_driver(SOUND), "vfio-pci");
+	ck_assert_str_eq(tree_driver(CARD), "");
+	ck_assert(host_has(tree.root, RECORDS CARD));
+	ck_assert(host_has(tree.root, RECORDS SOUND));
+	/* The guest has ended. */
+	tree.open_error = 0;
+	ck_assert_int_eq(unbind_one(CARD), 0);
+	expect_as_before();
+}
+END_TEST
+
 START_TEST(a_driver_that_is_gone_is_named_and_the_record_kept)
 {
 	ck_assert_int_eq(bind_one(DISK), 0);
@@ -920,6 +986,9 @@ int main(void)
 		several_at_once_and_the_same_twice,
 		without_a_driver_before_it_has_none_after,
 		bind_twice_is_fine_and_remembers_the_first,
+		what_is_remembered_of_a_device_that_the_host_has_again_is_old,
+		a_device_that_the_host_has_again_comes_back_if_vfio_pci_does_not_take_it,
+		an_override_that_a_bind_cut_short_has_left_is_not_remembered,
 		what_others_have_bound_stays_theirs,
 		an_override_of_driverctl_is_told_and_kept,
 		what_cannot_be_bound_is_refused,
@@ -943,6 +1012,7 @@ int main(void)
 		what_the_kernel_says_is_not_the_users_fault,
 		what_was_not_bound_is_not_unbound,
 		what_a_guest_has_is_not_unbound,
+		what_a_guest_has_is_not_unbound_by_one_of_its_group_that_has_no_driver,
 		a_driver_that_is_gone_is_named_and_the_record_kept,
 		a_device_that_is_gone_is_forgotten,
 		a_damaged_record_is_told,

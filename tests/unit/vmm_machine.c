@@ -2010,6 +2010,35 @@ START_TEST(what_the_host_has_no_memory_for_is_not_attached)
 }
 END_TEST
 
+/* Whether the automatic gives a guest more that says it has nothing left: is it believed? */
+static bool is_believed(time_t age, int64_t updated)
+{
+	struct virtio_balloon *b = &machine.balloon;
+	struct virtio_balloon_state state;
+
+	ck_assert_int_eq(virtio_balloon_set_target(b, 32 * MIB), 0);
+	b->stats.values[6] = 0; /* available memory */
+	b->stats.arrived = now_seconds() - age;
+	b->stats.updated = updated;
+	machine.auto_timer.ready(&machine.auto_timer, 0);
+	virtio_balloon_get_state(b, &state);
+	return state.target < 32 * MIB;
+}
+
+START_TEST(how_old_statistics_are_no_clock_that_is_set_says)
+{
+	config.memory = 128 * MIB;
+	config.auto_balloon.on = true;
+	init_with_balloon();
+	ck_assert(is_believed(0, time(NULL)));
+	ck_assert(is_believed(0, time(NULL) - 3600)); /* since then it was set forward */
+	ck_assert(!is_believed(60, time(NULL)));      /* or back, by a minute */
+	ck_assert(!is_believed(60, time(NULL) - 60));
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 static bool is_present(gpa_t gpa)
 {
 	unsigned char present = 0;
@@ -2986,6 +3015,7 @@ int main(void)
 		a_late_answer_does_not_take_what_has_come_since,
 		every_step_of_an_attach_that_fails_leaves_all_as_it_was,
 		what_the_host_has_no_memory_for_is_not_attached,
+		how_old_statistics_are_no_clock_that_is_set_says,
 		what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn,
 		what_the_balloon_holds_in_parts_goes_a_second_after_the_device,
 		what_an_attach_takes_may_be_opened_by_others,
