@@ -34,6 +34,9 @@ void log_set_context(const char *context);
 /* Something asked for did not happen. `r` is -errno and is returned; 0: no reason is added. */
 int log_err(int r, const char *fmt, ...) printf_like(2, 3);
 
+/* Likewise, in words that say why: no reason is added. A macro: the compiler sees what is returned. */
+#define log_refuse(r, ...) (log_err(0, __VA_ARGS__), (r))
+
 /*
  * From now on this thread's errors are not printed but put into `buffer`, without their level: the
  * last one, or "". NULL: they are printed again. For who tells them in another way.

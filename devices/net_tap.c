@@ -140,11 +140,11 @@ static int find_interface(const char *who, const char *interface)
 
 	int r = net_interface_flags(interface, &flags);
 	if (r == -ENODEV)
-		return log_err(0,
-			       "%s: tap=%s: there is no such interface. As root: ip tuntap add dev "
-			       "%s mode tap user $USER [multi_queue] && ip link set %s up",
-			       who, interface, interface, interface),
-		       r;
+		return log_refuse(
+			r,
+			"%s: tap=%s: there is no such interface. As root: ip tuntap add dev "
+			"%s mode tap user $USER [multi_queue] && ip link set %s up",
+			who, interface, interface, interface);
 	if (r < 0)
 		return log_err(r, "%s: tap=%s", who, interface);
 	if (!(flags & IFF_UP))
@@ -157,15 +157,15 @@ static int find_interface(const char *who, const char *interface)
 static int explain(int r, const char *who, const char *interface, unsigned int nr_pairs)
 {
 	if (r == -EINVAL)
-		return log_err(0,
-			       "%s: tap=%s: it is no tap interface, or was made %s: ip tuntap add "
-			       "dev NAME mode tap user $USER%s",
-			       who, interface,
-			       nr_pairs > 1 ? "without multi_queue"
-					    : "with multi_queue, which "
-					      "wants queues=2 or more",
-			       nr_pairs > 1 ? " multi_queue" : ""),
-		       r;
+		return log_refuse(
+			r,
+			"%s: tap=%s: it is no tap interface, or was made %s: ip tuntap add "
+			"dev NAME mode tap user $USER%s",
+			who, interface,
+			nr_pairs > 1 ? "without multi_queue"
+				     : "with multi_queue, which "
+				       "wants queues=2 or more",
+			nr_pairs > 1 ? " multi_queue" : "");
 	if (r == -EPERM)
 		return log_err(
 			r,
@@ -223,11 +223,11 @@ int net_tap_adopt(struct net_tap *tap, const char *who, int *fd)
 	int r = tun_get(*fd, tap->interface, &flags);
 	/* Whatever else has that number is not ours to close. */
 	if (r < 0 || (flags & needed) != needed)
-		return log_err(0,
-			       "%s: fd=%d: it is not that of a tap interface with IFF_NO_PI and "
-			       "IFF_VNET_HDR",
-			       who, *fd),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"%s: fd=%d: it is not that of a tap interface with IFF_NO_PI and "
+			"IFF_VNET_HDR",
+			who, *fd);
 	tap->backend.fds[0] = *fd;
 	tap->backend.nr_pairs = 1;
 	tap->nr_attached = 1;

@@ -848,9 +848,8 @@ static int open_failed(const struct virtio_blk *blk, int r)
 	if (is_shortage(r))
 		return log_err(r, "%s", blk->name);
 	if (blk->options.direct && r == -EINVAL)
-		return log_err(0, "%s: its file system knows no direct=on (O_DIRECT)",
-			       blk->name),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "%s: its file system knows no direct=on (O_DIRECT)",
+				  blk->name);
 	if (!blk->options.readonly && (r == -EACCES || r == -EPERM || r == -EROFS))
 		return log_err(r,
 			       "%s: to be written (add readonly=on, if the guest only reads it)",
@@ -872,11 +871,11 @@ static int lock_image(const struct virtio_blk *blk)
 	if (fcntl(blk->fd, F_OFD_SETLK, &lock) >= 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
-		return log_err(0,
-			       "%s is in use by another guest or program; several can share it "
-			       "only if all have readonly=on",
-			       blk->name),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"%s is in use by another guest or program; several can share it "
+			"only if all have readonly=on",
+			blk->name);
 	log_warn("%s cannot be locked: going on, but nothing stops others from writing to it",
 		 blk->name);
 	return 0;
@@ -893,8 +892,8 @@ static int open_image(struct virtio_blk *blk)
 	if (stat(options->path, &st) < 0)
 		return open_failed(blk, -errno);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return log_err(0, "%s is neither a file nor a block device", blk->name),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "%s is neither a file nor a block device",
+				  blk->name);
 	/* Of a block device that is to be written: nobody has mounted it. */
 	if (S_ISBLK(st.st_mode) && !options->readonly)
 		flags |= O_EXCL;
@@ -972,9 +971,9 @@ static int look_at_image(struct virtio_blk *blk)
 	if (!is_power_of_2(blk->block_size) || blk->block_size > MAX_BLOCK_SIZE ||
 	    blk->block_size < SECTOR || !is_power_of_2(blk->memory_align) ||
 	    blk->memory_align > BOUNCE_SIZE)
-		return log_err(0, "%s: blocks of %u bytes, aligned to %u: no guest can use it",
-			       blk->name, blk->block_size, blk->memory_align),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "%s: blocks of %u bytes, aligned to %u: no guest can use it",
+				  blk->name, blk->block_size, blk->memory_align);
 	look_at_topology(blk);
 	int64_t size = look_at_size(blk);
 	if (size < 0)

@@ -239,11 +239,9 @@ static int init_bar(struct vfio_bars *bars, unsigned int index, uint32_t bar_reg
 	enum pci_bar_kind kind = kind_of(bar_register);
 	enum pci_prefetch prefetch = PCI_NON_PREFETCHABLE;
 
-	if (!size_possible(index, kind, size)) {
-		(void)log_err(0, "vfio: %s: bar %u cannot have 0x%" PRIx64 " bytes",
-			      bars->pci->name, index, size);
-		return -EPROTO;
-	}
+	if (!size_possible(index, kind, size))
+		return log_refuse(-EPROTO, "vfio: %s: bar %u cannot have 0x%" PRIx64 " bytes",
+				  bars->pci->name, index, size);
 	if (kind != PCI_BAR_IO) {
 		if (bar_register & PCI_BASE_ADDRESS_MEM_PREFETCH)
 			prefetch = PCI_PREFETCHABLE;

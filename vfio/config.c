@@ -186,11 +186,10 @@ static int add_pcie(struct vfio_config *config, struct pci_device *pci, unsigned
 		config->has_flr = true;
 	if (type == PCI_EXP_TYPE_LEG_END)
 		return 0; /* may need I/O and locks that a root complex endpoint must not */
-	if (type != PCI_EXP_TYPE_ENDPOINT && type != PCI_EXP_TYPE_RC_END) {
-		(void)log_err(0, "vfio: %s is a PCI Express port of type %u, not an endpoint",
-			      pci->name, type);
-		return -EOPNOTSUPP;
-	}
+	if (type != PCI_EXP_TYPE_ENDPOINT && type != PCI_EXP_TYPE_RC_END)
+		return log_refuse(-EOPNOTSUPP,
+				  "vfio: %s is a PCI Express port of type %u, not an endpoint",
+				  pci->name, type);
 	/* Some virtual functions say version 0, which there never was. */
 	if (version == 0)
 		version = 1;
@@ -370,9 +369,9 @@ int vfio_config_init(struct vfio_config *config, struct pci_device *pci, const u
 
 	*config = (struct vfio_config){ 0 };
 	if ((bytes[PCI_HEADER_TYPE] & 0x7f) != PCI_HEADER_TYPE_NORMAL) {
-		(void)log_err(0, "vfio: %s is a bridge; assign the devices behind it",
-			      pci->name);
-		return -EOPNOTSUPP;
+		return log_refuse(-EOPNOTSUPP,
+				  "vfio: %s is a bridge; assign the devices behind it",
+				  pci->name);
 	}
 	memcpy(pci->config, bytes, size);
 	init_header(config, pci, irq);

@@ -218,12 +218,11 @@ static int check_reach(const struct vfio_container *container,
 	if (!vfio_iommu_find_hole(&container->iommu, region->gpa,
 				  region->gpa + (region->size - 1), &start, &last))
 		return 0;
-	(void)log_err(0,
-		      "vfio: map %s 0x%" PRIx64 "+0x%" PRIx64
-		      ": the IOMMU does not translate the hole 0x%" PRIx64 "-0x%" PRIx64
-		      "; keep guest RAM out of it, or give the guest less",
-		      region->name, region->gpa, region->size, start, last);
-	return -ERANGE;
+	return log_refuse(-ERANGE,
+			  "vfio: map %s 0x%" PRIx64 "+0x%" PRIx64
+			  ": the IOMMU does not translate the hole 0x%" PRIx64 "-0x%" PRIx64
+			  "; keep guest RAM out of it, or give the guest less",
+			  region->name, region->gpa, region->size, start, last);
 }
 
 /*
@@ -642,14 +641,13 @@ static int check_budget(struct vfio_container *container)
 	uint64_t fits = granule;
 	while (count_granules(vfio, fits) + VFIO_SPARE_ENTRIES > entries && fits < 1ull << 40)
 		fits *= 2;
-	(void)log_err(0,
-		      "vfio: granule=%s: %" PRIu64 " MiB of RAM are %" PRIu64
-		      " granules, and %u entries are kept for BARs, but the IOMMU has %" PRIu64
-		      ": granule=%s does, or less memory",
-		      format_size(granule, now, sizeof(now)),
-		      memory_map_ram_size(vfio->map) >> 20, needed, VFIO_SPARE_ENTRIES, entries,
-		      format_size(fits, better, sizeof(better)));
-	return -E2BIG;
+	return log_refuse(
+		-E2BIG,
+		"vfio: granule=%s: %" PRIu64 " MiB of RAM are %" PRIu64
+		" granules, and %u entries are kept for BARs, but the IOMMU has %" PRIu64
+		": granule=%s does, or less memory",
+		format_size(granule, now, sizeof(now)), memory_map_ram_size(vfio->map) >> 20,
+		needed, VFIO_SPARE_ENTRIES, entries, format_size(fits, better, sizeof(better)));
 }
 
 /* Whoever has the capability may lock what he likes. */
@@ -745,11 +743,10 @@ static void container_destroy(struct vfio_container *container)
 static int take_container(struct vfio_opened *opened, int *ret_fd)
 {
 	if (opened->container_fd < 0)
-		return log_err(0,
-			       "vfio: attach %s: it takes a container of its own, and no "
-			       "descriptor of /dev/vfio/vfio came with it",
-			       opened->name),
-		       -EBADF;
+		return log_refuse(-EBADF,
+				  "vfio: attach %s: it takes a container of its own, and no "
+				  "descriptor of /dev/vfio/vfio came with it",
+				  opened->name);
 	*ret_fd = opened->container_fd;
 	opened->container_fd = -1;
 	return 0;

@@ -41,10 +41,8 @@ static int open_device(struct vfio_device *dev)
 	if (r < 0)
 		return log_err(r, "vfio: ask what %s is", dev->name);
 	if (!(info.flags & VFIO_DEVICE_FLAGS_PCI) || info.num_regions < VFIO_NR_REGIONS ||
-	    info.num_irqs <= VFIO_PCI_MSIX_IRQ_INDEX) {
-		(void)log_err(0, "vfio: %s is no PCI device", dev->name);
-		return -EOPNOTSUPP;
-	}
+	    info.num_irqs <= VFIO_PCI_MSIX_IRQ_INDEX)
+		return log_refuse(-EOPNOTSUPP, "vfio: %s is no PCI device", dev->name);
 	dev->flags = info.flags;
 	return 0;
 }

@@ -28,11 +28,11 @@ struct vfio_group *vfio_group_find(struct vfio *vfio, unsigned int number)
 static int take_group(struct vfio_opened *opened, int *ret_fd)
 {
 	if (opened->group_fd < 0)
-		return log_err(0,
-			       "vfio: attach %s: no descriptor of /dev/vfio/%u came with it: "
-			       "another process has it?",
-			       opened->name, opened->group),
-		       -EBUSY;
+		return log_refuse(
+			-EBUSY,
+			"vfio: attach %s: no descriptor of /dev/vfio/%u came with it: "
+			"another process has it?",
+			opened->name, opened->group);
 	*ret_fd = opened->group_fd;
 	opened->group_fd = -1;
 	return 0;
@@ -141,12 +141,12 @@ static int check_agreement(const struct vfio_group *group, enum vfio_balloon bal
 		return 0;
 	if (!list_empty(&group->devices))
 		name = container_of(group->devices.next, struct vfio_device, link)->name;
-	(void)log_err(0,
-		      "vfio: attach group %u: %s is assigned %s balloon=allowed: say the same "
-		      "of all devices of the group",
-		      group->number, name,
-		      group->balloon == VFIO_BALLOON_ALLOWED ? "with" : "without");
-	return -EINVAL;
+	return log_refuse(
+		-EINVAL,
+		"vfio: attach group %u: %s is assigned %s balloon=allowed: say the same "
+		"of all devices of the group",
+		group->number, name,
+		group->balloon == VFIO_BALLOON_ALLOWED ? "with" : "without");
 }
 
 void vfio_group_inhibit(struct vfio_group *group)

@@ -351,12 +351,12 @@ enum kind { FUNCTION, MDEV };
 
 static int refuse_balloon(const char *name)
 {
-	return log_err(0,
-		       "vfio: attach %s: balloon=allowed is for mdevs alone: hardware reaches "
-		       "all of the guest's memory by itself, so that none of it can be given "
-		       "back",
-		       name),
-	       -EINVAL;
+	return log_refuse(
+		-EINVAL,
+		"vfio: attach %s: balloon=allowed is for mdevs alone: hardware reaches "
+		"all of the guest's memory by itself, so that none of it can be given "
+		"back",
+		name);
 }
 
 static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *ret)
@@ -375,11 +375,10 @@ static int check_kind(const char *name, enum vfio_balloon balloon, enum kind *re
 
 static int refuse_driver(const char *name, const char *driver)
 {
-	(void)log_err(0,
-		      "vfio: attach %s: bound to %s, not to vfio-pci: modprobe vfio-pci; "
-		      "ballast bind %s",
-		      name, driver[0] ? driver : "no driver", name);
-	return -EBUSY;
+	return log_refuse(-EBUSY,
+			  "vfio: attach %s: bound to %s, not to vfio-pci: modprobe vfio-pci; "
+			  "ballast bind %s",
+			  name, driver[0] ? driver : "no driver", name);
 }
 
 /* The driver of an mdev is its maker's, or the one that all had before Linux 5.16. */

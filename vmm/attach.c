@@ -286,18 +286,17 @@ static int check_request(struct machine *m, const struct attach_request *request
 		return log_err(-ENOSPC, "vfio: attach %s: %u devices are assigned",
 			       request->host, ATTACH_MAX_DEVICES);
 	if (find_device(&m->attach, request->host))
-		return log_err(0, "vfio: attach %s: it is assigned already", request->host),
-		       -EEXIST;
+		return log_refuse(-EEXIST, "vfio: attach %s: it is assigned already",
+				  request->host);
 	if (find_device(&m->attach, id) || strlen(id) >= ATTACH_ID_SIZE)
-		return log_err(0, "vfio: attach %s: the id '%.64s' is taken, or too long",
-			       request->host, id),
-		       -EEXIST;
+		return log_refuse(-EEXIST,
+				  "vfio: attach %s: the id '%.64s' is taken, or too long",
+				  request->host, id);
 	if (!request->opened && m->sandbox.config.mode == SANDBOX_ON)
-		return log_err(0,
-			       "vfio: attach %s: the sandbox opens nothing: use ballast ctl "
-			       "attach, which does, or run with --sandbox off",
-			       request->host),
-		       -EPERM;
+		return log_refuse(-EPERM,
+				  "vfio: attach %s: the sandbox opens nothing: use ballast ctl "
+				  "attach, which does, or run with --sandbox off",
+				  request->host);
 	return 0;
 }
 
@@ -325,13 +324,13 @@ static int check_memory(struct machine *m, const struct attach_job *job)
 	if (view.host_total == 0 || needed <= spare || m->config.backing == RAM_HUGETLB ||
 	    job->request.balloon == VFIO_BALLOON_ALLOWED)
 		return 0;
-	return log_err(0,
-		       "vfio: attach %s: %" PRIu64
-		       " MiB more have to be pinned for it, and the host has %" PRIu64
-		       " MiB to spare: end something else there, or start the guest with the "
-		       "policy coordinated and have its balloon take more",
-		       job->request.host, needed >> 20, spare >> 20),
-	       -ENOMEM;
+	return log_refuse(
+		-ENOMEM,
+		"vfio: attach %s: %" PRIu64
+		" MiB more have to be pinned for it, and the host has %" PRIu64
+		" MiB to spare: end something else there, or start the guest with the "
+		"policy coordinated and have its balloon take more",
+		job->request.host, needed >> 20, spare >> 20);
 }
 
 static uint64_t reclaimed(struct machine *m)

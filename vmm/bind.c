@@ -105,7 +105,7 @@ static int parse_name(const char *given, char name[VFIO_NAME_SIZE])
 {
 	if (vfio_pci_name(given, name, VFIO_NAME_SIZE) >= 0 && strchr(name, ':'))
 		return 0;
-	return log_err(0, "'%.128s': a PCI device is called 0000:01:00.0", given), -EINVAL;
+	return log_refuse(-EINVAL, "'%.128s': a PCI device is called 0000:01:00.0", given);
 }
 
 static int look_up(const char *root, const char *name, struct host_function *ret)
@@ -148,15 +148,13 @@ static int plan_bind(struct plan *plan, const char *given)
 	if (r < 0)
 		return r;
 	if (host_is_bridge(&function))
-		return log_err(0, "bind %s: it is a bridge: name a device behind it", name),
-		       -EINVAL;
-	if (!function.has_group) {
-		(void)log_err(0,
-			      "bind %s: no IOMMU stands before it: ballast doctor %s tells "
-			      "how to switch it on",
-			      name, name);
-		return -EOPNOTSUPP;
-	}
+		return log_refuse(-EINVAL, "bind %s: it is a bridge: name a device behind it",
+				  name);
+	if (!function.has_group)
+		return log_refuse(-EOPNOTSUPP,
+				  "bind %s: no IOMMU stands before it: ballast doctor %s tells "
+				  "how to switch it on",
+				  name, name);
 	r = plan_add(plan, &function);
 	return r < 0 ? r : not_the_users(add_group(plan, &function));
 }
@@ -188,9 +186,9 @@ static int refuse(const struct guard *guard, const char *name, const char *user)
 			 user);
 		return 0;
 	}
-	(void)log_err(0, "bind %s: this host's %s depends on it; --force takes it all the same",
-		      name, user);
-	return -EBUSY;
+	return log_refuse(
+		-EBUSY, "bind %s: this host's %s depends on it; --force takes it all the same",
+		name, user);
 }
 
 /* Any planned function may be what a disk that cannot be found depends on, if it is for disks. */
@@ -209,11 +207,11 @@ static int guard_unknown(const struct guard *guard, const char *user)
 			 found->name, user);
 		return 0;
 	}
-	(void)log_err(0,
-		      "bind %s: it is for disks, and which of them this host's %s is on cannot "
-		      "be told; --force takes it all the same",
-		      found->name, user);
-	return -EBUSY;
+	return log_refuse(
+		-EBUSY,
+		"bind %s: it is for disks, and which of them this host's %s is on cannot "
+		"be told; --force takes it all the same",
+		found->name, user);
 }
 
 static int guard_disk(const struct guard *guard, const char *user, const char *folder)
@@ -517,13 +515,12 @@ static int record_read(const char *root, const char *name, struct record *ret)
 		return log_err(r, "%s: read /" RECORDS "/%s", name, name);
 	const char *driver = take_line(&text, "driver ");
 	const char *override = take_line(&text, "override ");
-	if (!driver || !override) {
-		(void)log_err(0,
-			      "%s: /" RECORDS "/%s is damaged: delete it, and give the device "
-			      "to its driver by hand",
-			      name, name);
-		return -EPROTO;
-	}
+	if (!driver || !override)
+		return log_refuse(-EPROTO,
+				  "%s: /" RECORDS
+				  "/%s is damaged: delete it, and give the device "
+				  "to its driver by hand",
+				  name, name);
 	(void)strcpy(ret->driver, driver);
 	(void)strcpy(ret->override, override);
 	return 0;
@@ -805,14 +802,14 @@ static int refuse_unbound(const struct plan *plan, const char *name)
 	if (r < 0)
 		return r;
 	if (vfio_pci_is_driver(now.driver))
-		(void)log_err(0,
-			      "unbind %s: it is bound to %s, but not by ballast bind: whoever "
-			      "did that (driverctl list-overrides) can undo it",
-			      name, now.driver);
-	else
-		(void)log_err(0, "unbind %s: it is not bound by ballast bind: its driver is %s",
-			      name, now.driver[0] ? now.driver : "none");
-	return -ENOENT;
+		return log_refuse(
+			-ENOENT,
+			"unbind %s: it is bound to %s, but not by ballast bind: whoever "
+			"did that (driverctl list-overrides) can undo it",
+			name, now.driver);
+	return log_refuse(-ENOENT,
+			  "unbind %s: it is not bound by ballast bind: its driver is %s", name,
+			  now.driver[0] ? now.driver : "none");
 }
 
 static int plan_unbind(struct plan *plan, const char *given)
@@ -899,20 +896,18 @@ static int parse(int argc, char **argv, struct operands *ret)
 		if (can_force && strcmp(argv[i], "--force") == 0)
 			ret->force = BIND_FORCED;
 		else if (argv[i][0] == '-')
-			return log_err(0, "%s: option '%s': there %s --help", argv[0], argv[i],
-				       can_force ? "are --force and" : "is"),
-			       -EINVAL;
+			return log_refuse(-EINVAL, "%s: option '%s': there %s --help", argv[0],
+					  argv[i], can_force ? "are --force and" : "is");
 		else if (ret->nr == MAX_FUNCTIONS)
-			return log_err(0, "%s: '%s': at most %u devices at once", argv[0],
-				       argv[i], MAX_FUNCTIONS),
-			       -EINVAL;
+			return log_refuse(-EINVAL, "%s: '%s': at most %u devices at once",
+					  argv[0], argv[i], MAX_FUNCTIONS);
 		else
 			ret->names[ret->nr++] = argv[i];
 	}
 	if (ret->nr == 0)
-		return log_err(0, "%s: it is ballast %s 0000:01:00.0; see ballast %s --help",
-			       argv[0], argv[0], argv[0]),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "%s: it is ballast %s 0000:01:00.0; see ballast %s --help",
+				  argv[0], argv[0], argv[0]);
 	return 0;
 }
 

@@ -136,9 +136,9 @@ static int open_file(const char *what, const char *path, int *ret_fd, uint64_t *
 	if (fstat(fd, &st) < 0)
 		return log_err(-errno, "%s '%s'", what, path), -EINVAL;
 	if (!S_ISREG(st.st_mode))
-		return log_err(0, "%s '%s' is not a regular file", what, path), -EINVAL;
+		return log_refuse(-EINVAL, "%s '%s' is not a regular file", what, path);
 	if (st.st_size == 0)
-		return log_err(0, "%s '%s' is empty", what, path), -EINVAL;
+		return log_refuse(-EINVAL, "%s '%s' is empty", what, path);
 	*ret_size = (uint64_t)st.st_size;
 	*ret_fd = fd;
 	fd = -1;
@@ -180,14 +180,13 @@ static int load_bytes(struct memory_map *map, const char *path, int fd, uint64_t
 		return 0;
 	void *to = memory_ptr(map, gpa, size);
 	if (!to)
-		return log_err(0,
-			       "boot: '%s': 0x%" PRIx64 " bytes at 0x%" PRIx64
-			       " do not fit into low RAM; give more --memory",
-			       path, size, gpa),
-		       -E2BIG;
+		return log_refuse(-E2BIG,
+				  "boot: '%s': 0x%" PRIx64 " bytes at 0x%" PRIx64
+				  " do not fit into low RAM; give more --memory",
+				  path, size, gpa);
 	int r = fd_read_at(fd, to, size, offset);
 	if (r == -EIO)
-		return log_err(0, "boot: '%s' is truncated", path), -EINVAL;
+		return log_refuse(-EINVAL, "boot: '%s' is truncated", path);
 	return r < 0 ? log_err(r, "boot: reading '%s'", path) : 0;
 }
 
@@ -205,14 +204,13 @@ static int load_initrd(const struct boot_files *files, struct memory_map *map,
 		limit = last_address + 1;
 	if (files->initrd_size > limit ||
 	    align_down(limit - files->initrd_size, 4096) < kernel_end)
-		return log_err(0,
-			       "boot: initrd '%s' of %" PRIu64 " KiB does not fit: %" PRIu64
-			       " KiB of RAM below 0x%" PRIx64
-			       ", of which the kernel needs %" PRIu64
-			       "; give more --memory or a smaller initrd",
-			       files->initrd_path, files->initrd_size >> 10, limit >> 10, limit,
-			       kernel_end >> 10),
-		       -E2BIG;
+		return log_refuse(-E2BIG,
+				  "boot: initrd '%s' of %" PRIu64 " KiB does not fit: %" PRIu64
+				  " KiB of RAM below 0x%" PRIx64
+				  ", of which the kernel needs %" PRIu64
+				  "; give more --memory or a smaller initrd",
+				  files->initrd_path, files->initrd_size >> 10, limit >> 10,
+				  limit, kernel_end >> 10);
 	*ret_gpa = align_down(limit - files->initrd_size, 4096);
 	return load_bytes(map, files->initrd_path, files->initrd_fd, 0, *ret_gpa,
 			  files->initrd_size);
@@ -225,9 +223,8 @@ static int write_cmdline(struct memory_map *map, const char *cmdline, size_t max
 	if (max > CMDLINE_MAX)
 		max = CMDLINE_MAX;
 	if (size > max)
-		return log_err(0, "boot: --cmdline of %zu bytes; this kernel takes %zu",
-			       size - 1, max - 1),
-		       -E2BIG;
+		return log_refuse(-E2BIG, "boot: --cmdline of %zu bytes; this kernel takes %zu",
+				  size - 1, max - 1);
 	return memory_write(map, CMDLINE_BASE, cmdline, size);
 }
 
@@ -286,15 +283,14 @@ static int place_bzimage(const struct boot_files *files, const struct setup_head
 	    is_power_of_2(header->kernel_alignment))
 		at = align_up(LAYOUT_KERNEL_BASE, header->kernel_alignment);
 	if (at < LAYOUT_KERNEL_BASE || !range_valid(at, need))
-		return log_err(0, "boot: kernel '%s' has a damaged header", files->kernel_path),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "boot: kernel '%s' has a damaged header",
+				  files->kernel_path);
 	if (!range_within(at, need, 0, layout->low_size))
-		return log_err(0,
-			       "boot: kernel '%s' needs %" PRIu64 " MiB of RAM from %" PRIu64
-			       " MiB on, there are %" PRIu64 " MiB; give more --memory",
-			       files->kernel_path, (need >> 20) + 1, at >> 20,
-			       layout->low_size >> 20),
-		       -E2BIG;
+		return log_refuse(-E2BIG,
+				  "boot: kernel '%s' needs %" PRIu64 " MiB of RAM from %" PRIu64
+				  " MiB on, there are %" PRIu64 " MiB; give more --memory",
+				  files->kernel_path, (need >> 20) + 1, at >> 20,
+				  layout->low_size >> 20);
 	*ret_gpa = at;
 	return 0;
 }
@@ -355,28 +351,26 @@ static int load_bzimage(const struct boot_files *files, struct memory_map *map,
 	uint64_t initrd = 0;
 
 	if (header->version < BZIMAGE_MIN_VERSION || !(header->xloadflags & XLF_KERNEL_64))
-		return log_err(0,
-			       "boot: kernel '%s' has no 64-bit entry (boot protocol %u.%02u); "
-			       "give a 64-bit kernel of Linux 3.8 or later",
-			       files->kernel_path, (unsigned int)header->version >> 8,
-			       (unsigned int)header->version & 0xff),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"boot: kernel '%s' has no 64-bit entry (boot protocol %u.%02u); "
+			"give a 64-bit kernel of Linux 3.8 or later",
+			files->kernel_path, (unsigned int)header->version >> 8,
+			(unsigned int)header->version & 0xff);
 	/* syssize counts the kernel proper in 16-byte units. */
 	if (setup_size > files->kernel_size || whole_size > files->kernel_size + 15)
-		return log_err(0,
-			       "boot: kernel '%s' is truncated: %" PRIu64 " of %" PRIu64
-			       " bytes",
-			       files->kernel_path, files->kernel_size, whole_size),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "boot: kernel '%s' is truncated: %" PRIu64 " of %" PRIu64
+				  " bytes",
+				  files->kernel_path, files->kernel_size, whole_size);
 	int r = place_bzimage(files, header, layout, &at);
 	if (r < 0)
 		return r;
 	if (files->kernel_size - setup_size > layout->low_size - at)
-		return log_err(0,
-			       "boot: kernel '%s' of %" PRIu64
-			       " MiB does not fit into RAM; give more --memory",
-			       files->kernel_path, files->kernel_size >> 20),
-		       -E2BIG;
+		return log_refuse(-E2BIG,
+				  "boot: kernel '%s' of %" PRIu64
+				  " MiB does not fit into RAM; give more --memory",
+				  files->kernel_path, files->kernel_size >> 20);
 	r = load_bytes(map, files->kernel_path, files->kernel_fd, setup_size, at,
 		       files->kernel_size - setup_size);
 	if (r >= 0)
@@ -439,8 +433,8 @@ static int read_notes(const struct boot_files *files, const Elf64_Phdr *ph,
 		return log_err(-ENOMEM, "boot: notes of '%s'", files->kernel_path);
 	int r = fd_read_at(files->kernel_fd, notes, ph->p_filesz, ph->p_offset);
 	if (r < 0)
-		return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "boot: kernel '%s' is truncated",
+				  files->kernel_path);
 	scan_notes(notes, ph->p_filesz, ret);
 	return 0;
 }
@@ -452,18 +446,16 @@ static int load_segment(const struct boot_files *files, struct memory_map *map,
 		return 0;
 	if (ph->p_filesz > ph->p_memsz || !range_valid(ph->p_paddr, ph->p_memsz) ||
 	    ph->p_paddr < LAYOUT_KERNEL_BASE)
-		return log_err(0,
-			       "boot: kernel '%s' has a segment at 0x%" PRIx64
-			       "; they must lie at 1 MiB or above",
-			       files->kernel_path, (uint64_t)ph->p_paddr),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "boot: kernel '%s' has a segment at 0x%" PRIx64
+				  "; they must lie at 1 MiB or above",
+				  files->kernel_path, (uint64_t)ph->p_paddr);
 	if (!range_within(ph->p_paddr, ph->p_memsz, 0, layout->low_size))
-		return log_err(0,
-			       "boot: kernel '%s' needs RAM up to 0x%" PRIx64
-			       ", low RAM ends at 0x%" PRIx64 "; give more --memory",
-			       files->kernel_path, (uint64_t)ph->p_paddr + ph->p_memsz,
-			       layout->low_size),
-		       -E2BIG;
+		return log_refuse(-E2BIG,
+				  "boot: kernel '%s' needs RAM up to 0x%" PRIx64
+				  ", low RAM ends at 0x%" PRIx64 "; give more --memory",
+				  files->kernel_path, (uint64_t)ph->p_paddr + ph->p_memsz,
+				  layout->low_size);
 	int r = load_bytes(map, files->kernel_path, files->kernel_fd, ph->p_offset, ph->p_paddr,
 			   ph->p_filesz);
 	if (r < 0)
@@ -591,11 +583,11 @@ static int finish_multiboot(const struct boot_files *files, struct memory_map *m
 
 	entry->protocol = BOOT_MULTIBOOT;
 	if (entry->address >= layout->low_size)
-		return log_err(0,
-			       "boot: kernel '%s' has an entry that is in none of its segments; "
-			       "is it linked for a bootloader?",
-			       files->kernel_path),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"boot: kernel '%s' has an entry that is in none of its segments; "
+			"is it linked for a bootloader?",
+			files->kernel_path);
 	int r = load_initrd(files, map, layout, end, UINT32_MAX, &initrd);
 	if (r >= 0)
 		r = write_multiboot_cmdline(files, map);
@@ -631,8 +623,8 @@ static int read_elf_head(const struct boot_files *files, const uint8_t *bytes,
 					  narrow.e_phnum };
 		return 0;
 	}
-	return log_err(0, "boot: kernel '%s' is ELF, but not for x86", files->kernel_path),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "boot: kernel '%s' is ELF, but not for x86",
+			  files->kernel_path);
 }
 
 static int read_program_header(const struct boot_files *files, const struct elf_head *head,
@@ -648,8 +640,8 @@ static int read_program_header(const struct boot_files *files, const struct elf_
 			    : fd_read_at(files->kernel_fd, &narrow, sizeof(narrow),
 					 head->phoff + at);
 	if (r < 0)
-		return log_err(0, "boot: kernel '%s' is truncated", files->kernel_path),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "boot: kernel '%s' is truncated",
+				  files->kernel_path);
 	if (!head->wide)
 		*ret = (Elf64_Phdr){
 			.p_type = narrow.p_type,
@@ -677,9 +669,9 @@ static int load_segments(const struct boot_files *files, struct memory_map *map,
 			r = load_segment(files, map, layout, &ph, ret_end);
 		/* Thousands of them, each as large as RAM, would take hours. */
 		if (r >= 0 && ph.p_type == PT_LOAD && ph.p_memsz > room)
-			return log_err(0, "boot: kernel '%s' has segments that overlap",
-				       files->kernel_path),
-			       -EINVAL;
+			return log_refuse(-EINVAL,
+					  "boot: kernel '%s' has segments that overlap",
+					  files->kernel_path);
 		if (r >= 0 && ph.p_type == PT_LOAD)
 			room -= ph.p_memsz;
 		if (r >= 0 && ph.p_type == PT_LOAD && head->entry - ph.p_vaddr < ph.p_memsz)
@@ -719,18 +711,18 @@ static int load_elf(const struct boot_files *files, struct memory_map *map,
 	if (r < 0)
 		return r;
 	if (entry.address == 0 && !multiboot)
-		return log_err(0,
-			       "boot: kernel '%s' is ELF with neither a PVH entry note nor a "
-			       "multiboot header; build it with CONFIG_PVH=y or give its bzImage",
-			       files->kernel_path),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"boot: kernel '%s' is ELF with neither a PVH entry note nor a "
+			"multiboot header; build it with CONFIG_PVH=y or give its bzImage",
+			files->kernel_path);
 	flags &= MULTIBOOT_REQUIRED;
 	if (flags & ~(MULTIBOOT_PAGE_ALIGN | MULTIBOOT_MEMORY_INFO))
-		return log_err(0,
-			       "boot: kernel '%s' wants more of multiboot than there is (flags "
-			       "0x%x): only page alignment (1) and memory (2) are",
-			       files->kernel_path, flags),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"boot: kernel '%s' wants more of multiboot than there is (flags "
+			"0x%x): only page alignment (1) and memory (2) are",
+			files->kernel_path, flags);
 	if (multiboot)
 		entry.address = elf_entry;
 	r = multiboot ? finish_multiboot(files, map, layout, end, &entry)
@@ -763,9 +755,8 @@ int boot_load(const struct boot_files *files, struct memory_map *map,
 		if (header.boot_flag == 0xaa55 && header.header == BZIMAGE_MAGIC)
 			return load_bzimage(files, map, layout, &header, ret_entry);
 	}
-	return log_err(0, "boot: '%s' is neither a bzImage nor an ELF kernel",
-		       files->kernel_path),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "boot: '%s' is neither a bzImage nor an ELF kernel",
+			  files->kernel_path);
 }
 
 void boot_set_registers(const struct boot_entry *entry, struct kvm_regs *regs,

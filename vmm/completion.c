@@ -221,6 +221,6 @@ int completion_print(const char *shell)
 	else if (strcmp(shell, "zsh") == 0)
 		print_zsh();
 	else
-		return log_err(0, "--completion '%s': it is bash or zsh", shell), -EINVAL;
+		return log_refuse(-EINVAL, "--completion '%s': it is bash or zsh", shell);
 	return 0;
 }

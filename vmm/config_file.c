@@ -26,9 +26,8 @@ static int refuse(const char *of, const char *key, const json_t *value, const ch
 {
 	autofree char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
 
-	return log_err(0, "%s%skey '%s', value %.60s: it takes %s", of ? of : "",
-		       of ? ": " : "", key, text ? text : "(too large)", takes),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "%s%skey '%s', value %.60s: it takes %s", of ? of : "",
+			  of ? ": " : "", key, text ? text : "(too large)", takes);
 }
 
 /* The text of a value that is neither object nor array, in `number` if need be; NULL: it has none. */
@@ -75,10 +74,10 @@ static int write_pair(FILE *f, const struct option_row *row, const char *key,
 	if (!text)
 		return refuse(row->name, key, value, "a string, a number, or true or false");
 	if (strchr(text, ',') || strpbrk(key, ",="))
-		return log_err(0,
-			       "%s: key '%s', value '%s': a comma would end it, please do without",
-			       row->name, key, text),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"%s: key '%s', value '%s': a comma would end it, please do without",
+			row->name, key, text);
 	if (ftell(f) > 0)
 		(void)fputc(',', f); /* as below: fclose() tells */
 	unsigned int place = rank(row, key);
@@ -154,14 +153,13 @@ static int take_option(const char *key, json_t *value, config_file_taker *take, 
 	int r = 0;
 
 	if (!row)
-		return log_err(0,
-			       "key '%s' is not known: the keys are the options of ballast "
-			       "run, without their dashes",
-			       key),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "key '%s' is not known: the keys are the options of ballast "
+				  "run, without their dashes",
+				  key);
 	if (row->not_in_file)
-		return log_err(0, "key '%s': that goes with the command line only", key),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "key '%s': that goes with the command line only",
+				  key);
 	if (row->again != OPTION_ADDS || !json_is_array(value))
 		return take_one(row, value, take, opaque);
 	for (size_t i = 0; i < json_array_size(value) && r >= 0; i++)
@@ -188,13 +186,11 @@ static int load(const char *path, json_t **ret)
 	if (failure)
 		return log_err(-failure, "--config '%s'", path), -EINVAL;
 	if (error.line < 0 || error.text[0] == '\0')
-		return log_err(0,
-			       "--config '%s': it must be one JSON object: {\"kernel\": ...}",
-			       path),
-		       -EINVAL;
-	return log_err(0, "--config '%s': line %d, column %d: %s", path, error.line,
-		       error.column, error.text),
-	       -EINVAL;
+		return log_refuse(
+			-EINVAL, "--config '%s': it must be one JSON object: {\"kernel\": ...}",
+			path);
+	return log_refuse(-EINVAL, "--config '%s': line %d, column %d: %s", path, error.line,
+			  error.column, error.text);
 }
 
 int config_file_read(const char *path, config_file_taker *take, void *opaque)

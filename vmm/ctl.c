@@ -89,15 +89,14 @@ struct command {
 static int explain_receive(const struct ctl *c, ssize_t n)
 {
 	if (n == 0)
-		return log_err(0, "ctl: '%s' hung up without an answer: has the guest ended?",
-			       c->path),
-		       -ECONNRESET;
+		return log_refuse(-ECONNRESET,
+				  "ctl: '%s' hung up without an answer: has the guest ended?",
+				  c->path);
 	if (errno == EAGAIN)
-		return log_err(0,
-			       "ctl: no answer from '%s' within %u s: try again, or look "
-			       "whether ballast is stopped",
-			       c->path, c->nr_timeouts * ANSWER_TIMEOUT),
-		       -ETIMEDOUT;
+		return log_refuse(-ETIMEDOUT,
+				  "ctl: no answer from '%s' within %u s: try again, or look "
+				  "whether ballast is stopped",
+				  c->path, c->nr_timeouts * ANSWER_TIMEOUT);
 	return log_err(-errno, "ctl: reading from '%s'", c->path);
 }
 
@@ -143,8 +142,8 @@ static int read_object(struct ctl *c, json_t **ret)
 		return 0;
 	}
 	json_decref(object);
-	return log_err(0, "ctl: '%s' does not speak QMP: is it another program's?", c->path),
-	       -EPROTO;
+	return log_refuse(-EPROTO, "ctl: '%s' does not speak QMP: is it another program's?",
+			  c->path);
 }
 
 /* A device goes by its id and by the host's name for it. */
@@ -296,8 +295,8 @@ static int get_result(struct ctl *c, const char *name, json_t *arguments, json_t
 
 static int misunderstood(const json_error_t *error)
 {
-	return log_err(0, "ctl: an answer of another version of ballast: %s", error->text),
-	       -EPROTO;
+	return log_refuse(-EPROTO, "ctl: an answer of another version of ballast: %s",
+			  error->text);
 }
 
 /* A socket that neither takes nor gives anything for long holds nobody up. */
@@ -526,11 +525,11 @@ static int detach_run(struct ctl *c)
 	if (r < 0)
 		return r;
 	if (c->outcome == IS_KEPT)
-		return log_err(0,
-			       "ctl: the guest has not let go of %s within %u s: try again, or "
-			       "take it with --force",
-			       c->word, ATTACH_EJECT_SECONDS),
-		       -ETIMEDOUT;
+		return log_refuse(
+			-ETIMEDOUT,
+			"ctl: the guest has not let go of %s within %u s: try again, or "
+			"take it with --force",
+			c->word, ATTACH_EJECT_SECONDS);
 	if (c->output == FOR_PEOPLE)
 		puts("the device is detached");
 	return 0;
@@ -1055,7 +1054,7 @@ static int refuse_command(const char *name)
 		(void)snprintf(names + used, sizeof(names) - used, "%s%s", i == 0 ? "" : ", ",
 			       commands[i].name);
 	}
-	return log_err(0, "ctl: command '%s': it is one of %s", name, names), -EINVAL;
+	return log_refuse(-EINVAL, "ctl: command '%s': it is one of %s", name, names);
 }
 
 static int parse_word(struct ctl *c, const char *word)
@@ -1067,9 +1066,8 @@ static int parse_word(struct ctl *c, const char *word)
 	if (on_or_off ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
 		      : options_parse_policy(word, &policy) >= 0)
 		return 0;
-	return log_err(0, "ctl: %s '%s': it is %s", c->command->name, word,
-		       on_or_off ? "on or off" : "inhibit or coordinated"),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "ctl: %s '%s': it is %s", c->command->name, word,
+			  on_or_off ? "on or off" : "inhibit or coordinated");
 }
 
 /* "0000:01:00.0", or that and what --device takes behind it. */
@@ -1079,22 +1077,21 @@ static int parse_device(struct ctl *c, char *text)
 
 	c->word = strsep(&text, ",");
 	if (vfio_pci_name(c->word, name, sizeof(name)) < 0)
-		return log_err(0,
-			       "ctl: attach '%.128s': a PCI device is called 0000:01:00.0, an "
-			       "mdev after its UUID",
-			       c->word),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"ctl: attach '%.128s': a PCI device is called 0000:01:00.0, an "
+			"mdev after its UUID",
+			c->word);
 	for (char *key = strsep(&text, ","); key; key = strsep(&text, ",")) {
 		if (strcmp(key, "balloon=allowed") == 0)
 			c->balloon = VFIO_BALLOON_ALLOWED;
 		else if (strcmp(key, "on-error=detach") == 0)
 			c->on_error = DEVICE_ERROR_DETACHES;
 		else
-			return log_err(0,
-				       "ctl: attach key '%s': there are balloon=allowed and "
-				       "on-error=detach",
-				       key),
-			       -EINVAL;
+			return log_refuse(-EINVAL,
+					  "ctl: attach key '%s': there are balloon=allowed and "
+					  "on-error=detach",
+					  key);
 	}
 	return 0;
 }
@@ -1102,45 +1099,42 @@ static int parse_device(struct ctl *c, char *text)
 static int parse_operands(struct ctl *c, char *const *operands, unsigned int nr_operands)
 {
 	if (nr_operands < 2)
-		return log_err(0, "ctl: %s is missing: ballast ctl SOCKET COMMAND (see --help)",
-			       nr_operands == 0 ? "the socket's path" : "the command"),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "ctl: %s is missing: ballast ctl SOCKET COMMAND (see --help)",
+				  nr_operands == 0 ? "the socket's path" : "the command");
 	c->path = operands[0];
 	c->command = find_command(operands[1]);
 	if (!c->command)
 		return refuse_command(operands[1]);
 	unsigned int nr_wanted = 2 + nr_operands_of(c->command);
 	if (nr_operands > nr_wanted)
-		return log_err(0, "ctl: '%s' is too much after %s", operands[nr_wanted],
-			       c->command->name),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "ctl: '%s' is too much after %s",
+				  operands[nr_wanted], c->command->name);
 	if (c->force && c->command->run != detach_run)
-		return log_err(0, "ctl: --force is for detach"), -EINVAL;
+		return log_refuse(-EINVAL, "ctl: --force is for detach");
 	if (c->command->operand == NO_OPERAND)
 		return 0;
 	if (c->command->operand == NAME_AND_WORD) {
 		if (nr_operands < nr_wanted)
-			return log_err(0,
-				       "ctl: link: it is link NAME on|off, as link net0 off"),
-			       -EINVAL;
+			return log_refuse(
+				-EINVAL, "ctl: link: it is link NAME on|off, as link net0 off");
 		c->name = operands[2];
 		return parse_word(c, operands[3]);
 	}
 	if (c->command->operand == BDF_OPERAND) {
 		c->word = operands[2];
 		if (!c->word || !*c->word)
-			return log_err(0, "ctl: %s: which device? As %s 0000:01:00.0",
-				       c->command->name, c->command->name),
-			       -EINVAL;
+			return log_refuse(-EINVAL, "ctl: %s: which device? As %s 0000:01:00.0",
+					  c->command->name, c->command->name);
 		return c->command->run == attach_run ? parse_device(c, operands[2]) : 0;
 	}
 	if (c->command->operand == WORD_OPERAND)
 		return parse_word(c, nr_operands < nr_wanted ? "" : operands[2]);
 	if (nr_operands < nr_wanted || options_parse_size(operands[2], &c->size) < 0 ||
 	    c->size == 0 || c->size > INT64_MAX)
-		return log_err(0, "ctl: balloon '%s': a size such as 512M or 4G, please",
-			       nr_operands < nr_wanted ? "" : operands[2]),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "ctl: balloon '%s': a size such as 512M or 4G, please",
+				  nr_operands < nr_wanted ? "" : operands[2]);
 	return 0;
 }
 
@@ -1158,10 +1152,10 @@ static int parse(struct ctl *c, int argc, char **argv)
 		else if (strcmp(argv[i], "--force") == 0)
 			c->force = true;
 		else if (argv[i][0] == '-')
-			return log_err(0,
-				       "ctl: option '%s': there are --json, --force and --help",
-				       argv[i]),
-			       -EINVAL;
+			return log_refuse(
+				-EINVAL,
+				"ctl: option '%s': there are --json, --force and --help",
+				argv[i]);
 		else if (nr_operands < nitems(operands))
 			operands[nr_operands++] = argv[i];
 	}

@@ -842,16 +842,15 @@ static int add_name(struct doctor_config *config, const char *given)
 	char *name = config->names[config->nr];
 
 	if (config->nr == MACHINE_MAX_DEVICES)
-		return log_err(0, "doctor: '%.128s': at most %u devices fit", given,
-			       MACHINE_MAX_DEVICES),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "doctor: '%.128s': at most %u devices fit", given,
+				  MACHINE_MAX_DEVICES);
 	if (vfio_pci_name(given, name, VFIO_NAME_SIZE) < 0 || !strchr(name, ':'))
-		return log_err(0, "doctor: '%.128s': a PCI device is called 0000:01:00.0",
-			       given),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "doctor: '%.128s': a PCI device is called 0000:01:00.0",
+				  given);
 	for (unsigned int i = 0; i < config->nr; i++) {
 		if (strcmp(config->names[i], name) == 0)
-			return log_err(0, "doctor: '%.128s': once is enough", given), -EINVAL;
+			return log_refuse(-EINVAL, "doctor: '%.128s': once is enough", given);
 	}
 	config->nr++;
 	return 0;
@@ -873,11 +872,10 @@ static int parse(int argc, char **argv, struct doctor_config *config)
 			r = options_parse_memory(i + 1 < argc ? argv[++i] : "",
 						 &config->memory);
 		else if (argv[i][0] == '-')
-			return log_err(0,
-				       "doctor: option '%s': there are --json, --memory and "
-				       "--help",
-				       argv[i]),
-			       -EINVAL;
+			return log_refuse(-EINVAL,
+					  "doctor: option '%s': there are --json, --memory and "
+					  "--help",
+					  argv[i]);
 		else
 			r = add_name(config, argv[i]);
 	}

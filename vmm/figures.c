@@ -521,7 +521,7 @@ static int open_events(struct figures *f, const char *path)
 	/* Of a pipe whose reader is slow the event loop does not wait. */
 	f->events_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0644);
 	if (f->events_fd < 0 && errno == ENXIO)
-		return log_err(0, "--events '%s': nobody reads that pipe", path), -ENXIO;
+		return log_refuse(-ENXIO, "--events '%s': nobody reads that pipe", path);
 	return f->events_fd < 0 ? log_err(-errno, "--events '%s'", path) : 0;
 }
 
@@ -534,11 +534,11 @@ static int try_metrics(struct figures *f)
 	if (!f->metrics)
 		return 0;
 	if (is_irregular(AT_FDCWD, f->metrics))
-		return log_err(0,
-			       "--metrics '%s': is there and no regular file; a file of figures "
-			       "would replace it",
-			       f->metrics),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"--metrics '%s': is there and no regular file; a file of figures "
+			"would replace it",
+			f->metrics);
 	int r = file_open_folder(f->metrics, &f->metrics_folder, &f->metrics_name);
 	if (r >= 0)
 		r = write_metrics(f, write_phases, &f->machine->config.user);

@@ -595,10 +595,9 @@ static int open_kvm(struct machine *m)
 			r, "/dev/kvm (load kvm_intel or kvm_amd, switch virtualisation on "
 			   "in the firmware, or in the hypervisor this machine runs under)");
 	if (r == -EPROTO)
-		return log_err(0,
-			       "/dev/kvm is not KVM, or not version 12 of it; is another file "
-			       "in its place?"),
-		       r;
+		return log_refuse(
+			r, "/dev/kvm is not KVM, or not version 12 of it; is another file "
+			   "in its place?");
 	return r < 0 ? log_err(r, "/dev/kvm") : 0;
 }
 
@@ -689,11 +688,9 @@ static int add_ram(struct machine *m)
 	unsigned int bits = machine_address_bits(m->cpuid);
 	int r = layout_init(&m->layout, m->config.memory, bits);
 	if (r < 0)
-		return log_err(0,
-			       "--memory %" PRIu64
-			       "M: more than half of a %u-bit address space",
-			       m->config.memory >> 20, bits),
-		       r;
+		return log_refuse(
+			r, "--memory %" PRIu64 "M: more than half of a %u-bit address space",
+			m->config.memory >> 20, bits);
 	r = ram_init(&m->ram, m->config.memory, m->config.backing);
 	if (r < 0)
 		return log_err(r, "--memory %" PRIu64 "M%s", m->config.memory >> 20,
@@ -803,11 +800,10 @@ static int attach_devices(struct machine *m)
 		bits = vfio_address_bits(&m->vfio);
 	r = layout_init(&m->layout, m->config.memory, bits);
 	if (r < 0)
-		return log_err(0,
-			       "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
-			       "address space; give the guest less",
-			       m->config.memory >> 20, bits),
-		       r;
+		return log_refuse(r,
+				  "--memory %" PRIu64 "M: more than half of the IOMMU's %u-bit "
+				  "address space; give the guest less",
+				  m->config.memory >> 20, bits);
 	m->pci.windows.mem64 =
 		(struct pci_window){ m->layout.mem64_base, m->layout.mem64_size };
 	return 0;

@@ -48,9 +48,9 @@ static int parse_number(const char *option, const char *text, uint64_t min, uint
 	uint64_t n = 0;
 
 	if (options_parse_size(text, &n) < 0 || strpbrk(text, "KMGT") || n < min || n > max)
-		return log_err(0, "%s '%s': a number from %llu to %llu, please", option, text,
-			       (unsigned long long)min, (unsigned long long)max),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "%s '%s': a number from %llu to %llu, please",
+				  option, text, (unsigned long long)min,
+				  (unsigned long long)max);
 	*ret = n;
 	return 0;
 }
@@ -75,8 +75,8 @@ static int parse_backing(const char *text, enum ram_backing *ret)
 			return 0;
 		}
 	}
-	return log_err(0, "--memory backing '%s': it is one of anon, memfd, hugetlb", text),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "--memory backing '%s': it is one of anon, memfd, hugetlb",
+			  text);
 }
 
 int options_parse_memory(const char *text, uint64_t *ret)
@@ -85,11 +85,11 @@ int options_parse_memory(const char *text, uint64_t *ret)
 
 	int r = options_parse_size(text, &size);
 	if (r < 0)
-		return log_err(0, "--memory '%s': a size such as 512M or 4G, please", text),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--memory '%s': a size such as 512M or 4G, please",
+				  text);
 	if (size < MIN_MEMORY || size > MAX_MEMORY || size % 4096 != 0)
-		return log_err(0, "--memory '%s': from 4M to 8T in steps of 4K, please", text),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--memory '%s': from 4M to 8T in steps of 4K, please", text);
 	*ret = size;
 	return 0;
 }
@@ -105,8 +105,8 @@ static int parse_memory(char *text, struct machine_config *config)
 	config->backing = RAM_ANONYMOUS;
 	while ((piece = next_piece(&rest))) {
 		if (strncmp(piece, "backing=", 8) != 0)
-			return log_err(0, "--memory key '%s': the only one is backing=", piece),
-			       -EINVAL;
+			return log_refuse(-EINVAL,
+					  "--memory key '%s': the only one is backing=", piece);
 		r = parse_backing(piece + 8, &config->backing);
 		if (r < 0)
 			return r;
@@ -122,7 +122,7 @@ static int parse_devices(char *text, struct machine_config *config)
 
 	while ((piece = next_piece(&rest))) {
 		if (*piece == '\0')
-			return log_err(0, "--device: an empty name"), -EINVAL;
+			return log_refuse(-EINVAL, "--device: an empty name");
 		if (strcmp(piece, "balloon=allowed") == 0 && config->nr_devices > first) {
 			for (unsigned int i = first; i < config->nr_devices; i++)
 				config->devices[i].balloon = VFIO_BALLOON_ALLOWED;
@@ -134,15 +134,13 @@ static int parse_devices(char *text, struct machine_config *config)
 			continue;
 		}
 		if (strchr(piece, '='))
-			return log_err(0,
-				       "--device key '%s': there are balloon=allowed and "
-				       "on-error=detach, after the devices it is for",
-				       piece),
-			       -EINVAL;
+			return log_refuse(-EINVAL,
+					  "--device key '%s': there are balloon=allowed and "
+					  "on-error=detach, after the devices it is for",
+					  piece);
 		if (config->nr_devices == MACHINE_MAX_DEVICES)
-			return log_err(0, "--device '%s': at most %u devices fit", piece,
-				       MACHINE_MAX_DEVICES),
-			       -EINVAL;
+			return log_refuse(-EINVAL, "--device '%s': at most %u devices fit",
+					  piece, MACHINE_MAX_DEVICES);
 		config->devices[config->nr_devices++].name = piece;
 	}
 	return 0;
@@ -153,15 +151,15 @@ static int parse_switch(const char *option, const char *text, bool *ret)
 	*ret = strcmp(text, "on") == 0;
 	if (*ret || strcmp(text, "off") == 0)
 		return 0;
-	return log_err(0, "%s '%s': it is on or off", option, text), -EINVAL;
+	return log_refuse(-EINVAL, "%s '%s': it is on or off", option, text);
 }
 
 static int parse_balloon_size(const char *key, const char *text, uint64_t *ret)
 {
 	if (options_parse_size(text, ret) >= 0 && *ret > 0)
 		return 0;
-	return log_err(0, "--balloon %s='%s': a size such as 512M or 4G, please", key, text),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "--balloon %s='%s': a size such as 512M or 4G, please", key,
+			  text);
 }
 
 int options_parse_policy(const char *text, enum reclaim_policy *ret)
@@ -179,7 +177,7 @@ static int parse_policy(const char *text, enum reclaim_policy *ret)
 {
 	if (options_parse_policy(text, ret) >= 0)
 		return 0;
-	return log_err(0, "--balloon policy='%s': it is inhibit or coordinated", text), -EINVAL;
+	return log_refuse(-EINVAL, "--balloon policy='%s': it is inhibit or coordinated", text);
 }
 
 static int parse_granule(const char *text, uint64_t *ret)
@@ -191,9 +189,8 @@ static int parse_granule(const char *text, uint64_t *ret)
 	if (options_parse_size(text, ret) >= 0 && is_power_of_2(*ret) && *ret >= 4096 &&
 	    *ret <= 1ull << 30)
 		return 0;
-	return log_err(0, "--balloon granule='%s': a power of two from 4K to 1G, or auto",
-		       text),
-	       -EINVAL;
+	return log_refuse(
+		-EINVAL, "--balloon granule='%s': a power of two from 4K to 1G, or auto", text);
 }
 
 /* One KEY=VALUE; cuts it at the '='. */
@@ -226,12 +223,12 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 	if (value && strcmp(key, "deflate-on-oom") == 0)
 		return parse_switch("--balloon deflate-on-oom", value,
 				    &balloon->deflate_on_oom);
-	return log_err(0,
-		       "--balloon '%s': it is on, or some of initial=SIZE, policy=POLICY, "
-		       "granule=SIZE, auto=on, min=SIZE, max=SIZE, stats=SECONDS, reporting=on, "
-		       "deflate-on-oom=on",
-		       key),
-	       -EINVAL;
+	return log_refuse(
+		-EINVAL,
+		"--balloon '%s': it is on, or some of initial=SIZE, policy=POLICY, "
+		"granule=SIZE, auto=on, min=SIZE, max=SIZE, stats=SECONDS, reporting=on, "
+		"deflate-on-oom=on",
+		key);
 }
 
 static int parse_balloon(char *text, struct machine_config *config)
@@ -257,11 +254,11 @@ static int parse_serial_number(const char *text, const char **ret)
 			n = 0; /* what udev makes a name of */
 	}
 	if (n == 0 || n > VIRTIO_BLK_SERIAL_SIZE)
-		return log_err(0,
-			       "--disk serial='%s': 1 to %u letters, digits or signs of ASCII, "
-			       "please",
-			       text, VIRTIO_BLK_SERIAL_SIZE),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"--disk serial='%s': 1 to %u letters, digits or signs of ASCII, "
+			"please",
+			text, VIRTIO_BLK_SERIAL_SIZE);
 	*ret = text;
 	return 0;
 }
@@ -282,11 +279,10 @@ static int parse_disk_key(char *piece, struct virtio_blk_options *disk)
 		return parse_switch("--disk direct", value, &disk->direct);
 	if (value && strcmp(key, "serial") == 0)
 		return parse_serial_number(value, &disk->serial);
-	return log_err(0,
-		       "--disk '%s': it is path=FILE (without a comma), and perhaps "
-		       "readonly=on, direct=on, serial=TEXT",
-		       key),
-	       -EINVAL;
+	return log_refuse(-EINVAL,
+			  "--disk '%s': it is path=FILE (without a comma), and perhaps "
+			  "readonly=on, direct=on, serial=TEXT",
+			  key);
 }
 
 static int parse_disk(char *text, struct machine_config *config)
@@ -296,15 +292,15 @@ static int parse_disk(char *text, struct machine_config *config)
 	char *piece;
 
 	if (config->nr_disks == MACHINE_MAX_DISKS)
-		return log_err(0, "--disk '%s': at most %u disks fit", text, MACHINE_MAX_DISKS),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--disk '%s': at most %u disks fit", text,
+				  MACHINE_MAX_DISKS);
 	while ((piece = next_piece(&rest))) {
 		int r = parse_disk_key(piece, &disk);
 		if (r < 0)
 			return r;
 	}
 	if (!disk.path)
-		return log_err(0, "--disk: path=FILE is missing"), -EINVAL;
+		return log_refuse(-EINVAL, "--disk: path=FILE is missing");
 	config->disks[config->nr_disks++] = disk;
 	return 0;
 }
@@ -317,11 +313,10 @@ static int check_keep(const struct machine_config *config, const char *key, uint
 
 	if (keep == 0 || (keep >= floor && keep <= config->memory))
 		return 0;
-	return log_err(0,
-		       "--balloon %s=: the guest is to keep at least %" PRIu64
-		       "M, and has %" PRIu64 "M in all",
-		       key, floor >> 20, config->memory >> 20),
-	       -EINVAL;
+	return log_refuse(-EINVAL,
+			  "--balloon %s=: the guest is to keep at least %" PRIu64
+			  "M, and has %" PRIu64 "M in all",
+			  key, floor >> 20, config->memory >> 20);
 }
 
 /* What only all options together show. */
@@ -334,28 +329,26 @@ static int check_balloon(const struct machine_config *config)
 	    check_keep(config, "max", automatic->max) < 0)
 		return -EINVAL;
 	if ((automatic->min || automatic->max) && !automatic->on)
-		return log_err(0, "--balloon min=, max=: they go with auto=on"), -EINVAL;
+		return log_refuse(-EINVAL, "--balloon min=, max=: they go with auto=on");
 	if (automatic->min && automatic->max && automatic->min > automatic->max)
-		return log_err(0,
-			       "--balloon min=%" PRIu64 "M is more than max=%" PRIu64
-			       "M: at most as much, please",
-			       automatic->min >> 20, automatic->max >> 20),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--balloon min=%" PRIu64 "M is more than max=%" PRIu64
+				  "M: at most as much, please",
+				  automatic->min >> 20, automatic->max >> 20);
 	if (config->balloon.reporting && config->backing == RAM_HUGETLB)
-		return log_err(0, "--balloon reporting=on: not with backing=hugetlb, where a "
-				  "page given back may be gone when the guest wants it again"),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--balloon reporting=on: not with backing=hugetlb, where a "
+				  "page given back may be gone when the guest wants it again");
 	if (config->backing == RAM_HUGETLB && config->granule > MACHINE_GRANULE_AUTO &&
 	    config->granule < 2ull << 20)
-		return log_err(0,
-			       "--balloon granule=%" PRIu64
-			       "K: at least 2M with backing=hugetlb",
-			       config->granule >> 10),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--balloon granule=%" PRIu64
+				  "K: at least 2M with backing=hugetlb",
+				  config->granule >> 10);
 	if (config->unsafe && config->policy == RECLAIM_COORDINATED)
-		return log_err(0, "--experiment unsafe-reclaim: not with policy=coordinated, "
-				  "under which nothing is unsafe"),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--experiment unsafe-reclaim: not with policy=coordinated, "
+				  "under which nothing is unsafe");
 	return 0;
 }
 
@@ -370,15 +363,13 @@ static int parse_mac(const char *text, struct net_config *net)
 	bool valid = n == (int)nitems(bytes) && end == 17 && text[end] == '\0' &&
 		     strspn(text, "0123456789abcdefABCDEF:") == 17;
 	if (valid && (bytes[0] & 1))
-		return log_err(0,
-			       "--net mac='%s': that is a group's: the first byte must be even",
-			       text),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"--net mac='%s': that is a group's: the first byte must be even", text);
 	if (!valid || !(bytes[0] | bytes[1] | bytes[2] | bytes[3] | bytes[4] | bytes[5]))
-		return log_err(0,
-			       "--net mac='%s': an address such as 02:00:00:12:34:56, please",
-			       text),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL, "--net mac='%s': an address such as 02:00:00:12:34:56, please",
+			text);
 	for (unsigned int i = 0; i < nitems(bytes); i++)
 		net->mac[i] = (uint8_t)bytes[i];
 	net->has_mac = true;
@@ -394,7 +385,7 @@ static int parse_vhost(const char *text, enum virtio_net_vhost *ret)
 	else if (strcmp(text, "off") == 0)
 		*ret = VIRTIO_NET_VHOST_OFF;
 	else
-		return log_err(0, "--net vhost='%s': it is on, off or auto", text), -EINVAL;
+		return log_refuse(-EINVAL, "--net vhost='%s': it is on, off or auto", text);
 	return 0;
 }
 
@@ -418,9 +409,9 @@ static int parse_way_out(char *piece, struct net_config *net)
 		net->kind = NET_TAP;
 		if (*value && strlen(value) < IFNAMSIZ && !strpbrk(value, "/ "))
 			return 0;
-		return log_err(0, "--net tap='%s': the name of an interface, of 1 to %d bytes",
-			       value, IFNAMSIZ - 1),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--net tap='%s': the name of an interface, of 1 to %d bytes",
+				  value, IFNAMSIZ - 1);
 	}
 	if (value && strcmp(key, "fd") == 0) {
 		net->kind = NET_FD;
@@ -428,9 +419,9 @@ static int parse_way_out(char *piece, struct net_config *net)
 		net->fd = (int)n;
 		return r;
 	}
-	return log_err(0, "--net '%s': it begins with tap=NAME, fd=N, passt or passt=SOCKET",
-		       key),
-	       -EINVAL;
+	return log_refuse(-EINVAL,
+			  "--net '%s': it begins with tap=NAME, fd=N, passt or passt=SOCKET",
+			  key);
 }
 
 /* One KEY=VALUE after that; cuts it at the '='. */
@@ -449,10 +440,9 @@ static int parse_net_key(char *piece, struct net_config *net)
 		net->queues = (unsigned int)n;
 		return r;
 	}
-	return log_err(0,
-		       "--net key '%s': there are mac=ADDRESS, queues=N and vhost=on|off|auto",
-		       key),
-	       -EINVAL;
+	return log_refuse(
+		-EINVAL,
+		"--net key '%s': there are mac=ADDRESS, queues=N and vhost=on|off|auto", key);
 }
 
 static int parse_net(char *text, struct machine_config *config)
@@ -461,8 +451,8 @@ static int parse_net(char *text, struct machine_config *config)
 	char *piece = strsep(&rest, ",");
 
 	if (config->nr_nets == MACHINE_MAX_NETS)
-		return log_err(0, "--net '%s': there are at most %u", piece, MACHINE_MAX_NETS),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--net '%s': there are at most %u", piece,
+				  MACHINE_MAX_NETS);
 	struct net_config *net = &config->nets[config->nr_nets++];
 	int r = parse_way_out(piece, net);
 	while (r >= 0 && (piece = next_piece(&rest)))
@@ -470,18 +460,18 @@ static int parse_net(char *text, struct machine_config *config)
 	if (r < 0)
 		return r;
 	if (net->queues > 1 && net->kind != NET_TAP)
-		return log_err(0, "--net queues=%u: more than one goes with tap=NAME only",
-			       net->queues),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--net queues=%u: more than one goes with tap=NAME only",
+				  net->queues);
 	if (net->vhost == VIRTIO_NET_VHOST_ON && net->kind != NET_TAP && net->kind != NET_FD)
-		return log_err(0, "--net vhost=on: that goes with a tap only"), -EINVAL;
+		return log_refuse(-EINVAL, "--net vhost=on: that goes with a tap only");
 	return 0;
 }
 
 static int parse_qmp(char *text, struct machine_config *config)
 {
 	if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
-		return log_err(0, "--qmp '%s': it is unix:PATH", text), -EINVAL;
+		return log_refuse(-EINVAL, "--qmp '%s': it is unix:PATH", text);
 	config->qmp = text + 5;
 	return 0;
 }
@@ -489,8 +479,8 @@ static int parse_qmp(char *text, struct machine_config *config)
 static int parse_experiment(char *text, struct machine_config *config)
 {
 	if (strcmp(text, "unsafe-reclaim") != 0)
-		return log_err(0, "--experiment '%s': the only one is unsafe-reclaim", text),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--experiment '%s': the only one is unsafe-reclaim",
+				  text);
 	config->unsafe = true;
 	return 0;
 }
@@ -516,9 +506,8 @@ static int parse_where(const char *option, const char *text, struct console_conf
 		*ret = (struct console_config){ words[i].kind, takes_path ? text + n : NULL };
 		return 0;
 	}
-	return log_err(0, "%s '%s': it is one of stdio, none, file=PATH, unix=PATH", option,
-		       text),
-	       -EINVAL;
+	return log_refuse(-EINVAL, "%s '%s': it is one of stdio, none, file=PATH, unix=PATH",
+			  option, text);
 }
 
 static int parse_on_reset(char *text, struct machine_config *config)
@@ -528,7 +517,7 @@ static int parse_on_reset(char *text, struct machine_config *config)
 	else if (strcmp(text, "exit") == 0)
 		config->on_reset = ON_RESET_EXIT;
 	else
-		return log_err(0, "--on-reset '%s': it is reset or exit", text), -EINVAL;
+		return log_refuse(-EINVAL, "--on-reset '%s': it is reset or exit", text);
 	return 0;
 }
 
@@ -605,7 +594,7 @@ static int parse_sandbox(char *text, struct machine_config *config)
 	else if (strcmp(text, "log") == 0)
 		config->sandbox = SANDBOX_LOG;
 	else
-		return log_err(0, "--sandbox '%s': it is on, off or log", text), -EINVAL;
+		return log_refuse(-EINVAL, "--sandbox '%s': it is on, off or log", text);
 	return 0;
 }
 
@@ -618,8 +607,8 @@ static int parse_user(char *text, struct machine_config *config)
 			       text),
 		       -EINVAL;
 	if (geteuid() != 0 && geteuid() != user->pw_uid)
-		return log_err(0, "--user '%s': only root can become another user", text),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--user '%s': only root can become another user",
+				  text);
 	config->user = (struct sandbox_user){ text, user->pw_uid, user->pw_gid };
 	return 0;
 }
@@ -635,8 +624,8 @@ static int parse_verbose(char *text, struct machine_config *config)
 {
 	(void)config;
 	if (text && strcmp(text, "trace") != 0)
-		return log_err(0, "--verbose '%s': it stands alone, or is trace", text),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "--verbose '%s': it stands alone, or is trace",
+				  text);
 	log_set_level(LOG_DEBUG);
 	if (text)
 		trace_listen(trace_print);
@@ -822,8 +811,8 @@ static int choose_consoles(struct options *options)
 	if (r >= 0 && count(options, "serial") == 1 && takes_stdio)
 		r = take_named(options, "serial", "none");
 	if (r >= 0 && config->serial.kind == CONSOLE_STDIO && takes_stdio)
-		return log_err(0, "--serial stdio, --console stdio: only one of them, please"),
-		       -EINVAL;
+		return log_refuse(-EINVAL,
+				  "--serial stdio, --console stdio: only one of them, please");
 	return r;
 }
 
@@ -842,12 +831,10 @@ static int refuse_option(int found, char **argv)
 	bool is_letter = optopt > 0 && optopt < FIRST_LONG;
 
 	if (found == ':')
-		return log_err(0, "option '%s' needs a value; see ballast --help",
-			       argv[optind - 1]),
-		       -EINVAL;
-	return log_err(0, "option '%s' is not known; see ballast --help",
-		       is_letter ? letter : argv[optind - 1]),
-	       -EINVAL;
+		return log_refuse(-EINVAL, "option '%s' needs a value; see ballast --help",
+				  argv[optind - 1]);
+	return log_refuse(-EINVAL, "option '%s' is not known; see ballast --help",
+			  is_letter ? letter : argv[optind - 1]);
 }
 
 static const struct option_row *find_row(int found)
@@ -884,8 +871,8 @@ static int pick_options(int argc, char **argv, struct pick *picks)
 		n++;
 	}
 	if (optind < argc)
-		return log_err(0, "'%s' is no option; see ballast --help", argv[optind]),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "'%s' is no option; see ballast --help",
+				  argv[optind]);
 	return n;
 }
 
@@ -948,7 +935,7 @@ static int parse_run(int argc, char **argv, struct options *options)
 	if (r < 0)
 		return r;
 	if (!config->kernel)
-		return log_err(0, "--kernel is missing; see ballast --help"), -EINVAL;
+		return log_refuse(-EINVAL, "--kernel is missing; see ballast --help");
 	r = check_balloon(config);
 	if (r >= 0)
 		r = choose_consoles(options);
@@ -971,12 +958,12 @@ static int parse_command(int argc, char **argv, struct options *options)
 	if (strcmp(command, "--completion") == 0 && argc == 3)
 		return completion_print(argv[2]) < 0 ? -EINVAL : OPTIONS_DONE;
 	if (strcmp(command, "run") != 0)
-		return log_err(0,
-			       "command '%s' is not known; it is: ballast run --kernel FILE, "
-			       "ballast ctl SOCKET COMMAND, or ballast doctor, bind or unbind "
-			       "with BDF...; see ballast --help",
-			       command),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"command '%s' is not known; it is: ballast run --kernel FILE, "
+			"ballast ctl SOCKET COMMAND, or ballast doctor, bind or unbind "
+			"with BDF...; see ballast --help",
+			command);
 	return parse_run(argc - 1, argv + 1, options);
 }
 

@@ -116,11 +116,11 @@ int passt_start(struct passt *passt, struct event_loop *loop, const char *who,
 	fd_close(&fds[0]);
 	passt_stop(passt);
 	if (r == -ENOENT)
-		return log_err(0,
-			       "%s: passt: there is no program %s (apt-get install passt; or "
-			       "passt=SOCKET for one that runs already)",
-			       who, program),
-		       -EINVAL;
+		return log_refuse(
+			-EINVAL,
+			"%s: passt: there is no program %s (apt-get install passt; or "
+			"passt=SOCKET for one that runs already)",
+			who, program);
 	return log_err(r, "%s: starting %s", who, program);
 }
 
@@ -149,9 +149,8 @@ int passt_connect(const char *who, const char *path, int *ret_fd)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	if (strlen(path) >= sizeof(address.sun_path))
-		return log_err(0, "%s: passt=%s: a path of at most %zu bytes, please", who,
-			       path, sizeof(address.sun_path) - 1),
-		       -EINVAL;
+		return log_refuse(-EINVAL, "%s: passt=%s: a path of at most %zu bytes, please",
+				  who, path, sizeof(address.sun_path) - 1);
 	memcpy(address.sun_path, path, strlen(path));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
