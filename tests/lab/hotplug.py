@@ -59,6 +59,11 @@ def holdings(guest, balloon):
             "dma": balloon.ask_qmp("x-ballast-query-dma-map"), "slots": slots(balloon)}
 
 
+def settled(guest, balloon):
+    """When nobody pins any more: parts of huge pages go to the host within a second, or more where it is busy."""
+    return wait_until(lambda now: now["reclaimed"] == now["held"], lambda: holdings(guest, balloon), 60)
+
+
 def slots(balloon):
     return [device["qdev_id"] for device in balloon.ask_qmp("query-pci")[0]["devices"]]
 
@@ -110,8 +115,7 @@ def comes_and_goes(prefix, guest, balloon):
         free = available_memory()
         must(at, balloon, "detach", EDU)
         check_edu(f"{at}/gone-in-guest", guest, False)
-        # Parts of huge pages go to the host within a second, or more where it is busy.
-        after = wait_until(lambda now: now["reclaimed"] == now["held"], lambda: holdings(guest, balloon), 60)
+        after = settled(guest, balloon)
         check(f"{at}/balanced", before in (None, after), f"{before}, {after}")
         check(f"{at}/nobody-pins", after["pinned"] == 0 and after["inhibited-by"] == [] and after["dma"] == [] and
               EDU not in after["slots"], after)
@@ -132,7 +136,7 @@ def cannot_come(prefix, guest, balloon, before):
     status, said = ctl(balloon, "attach", EDU)
     resource.prlimit(guest.process.pid, resource.RLIMIT_MEMLOCK, limits)
     check(f"{prefix}/refused", status == 1 and len(said.splitlines()) == 1 and "RLIMIT_MEMLOCK" in said, said)
-    after = holdings(guest, balloon)
+    after = settled(guest, balloon)
     check(f"{prefix}/as-before", after == before, f"{before}, {after}")
     status, said = ctl(balloon, "detach", EDU)
     check(f"{prefix}/none-to-detach", status == 1 and f"no device '{EDU}'" in said, said)
