@@ -267,11 +267,13 @@ static void start_rest(struct virtio_balloon *b)
 		  (struct timespec){ 0 });
 }
 
-void virtio_balloon_rest(struct virtio_balloon *b)
+/* Others have let go of memory. Takes no lock: a timer that was set already is set anew. */
+static void tick_due(void *opaque)
 {
-	pthread_mutex_lock(&b->virtio.lock);
-	start_rest(b);
-	pthread_mutex_unlock(&b->virtio.lock);
+	struct virtio_balloon *b = opaque;
+
+	timer_set(&b->rest_timer, (struct timespec){ .tv_sec = REST_SECONDS },
+		  (struct timespec){ 0 });
 }
 
 /* How many pages were named, or so many that others have their turn. */
@@ -725,6 +727,8 @@ int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
 	r = timer_create_on(&balloon->rest_timer, loop);
 	if (r < 0)
 		goto fail;
+	reclaim->tick_opaque = balloon;
+	reclaim->tick_due = tick_due;
 	return 0;
 fail:
 	virtio_balloon_finish(balloon);
@@ -737,6 +741,7 @@ void virtio_balloon_finish(struct virtio_balloon *balloon)
 
 	if (!balloon->reclaim)
 		return;
+	balloon->reclaim->tick_due = NULL;
 	timer_destroy(&balloon->timer, loop);
 	timer_destroy(&balloon->retry_timer, loop);
 	timer_destroy(&balloon->rest_timer, loop);

@@ -131,9 +131,6 @@ void virtio_balloon_finish(struct virtio_balloon *balloon);
 #define VIRTIO_BALLOON_FLOOR (64ull << 20)
 must_check int virtio_balloon_set_target(struct virtio_balloon *balloon, uint64_t bytes);
 
-/* Somebody has guest memory pinned no more, or not as before: reclaim_tick() is due. Any thread. */
-void virtio_balloon_rest(struct virtio_balloon *balloon);
-
 void virtio_balloon_get_state(struct virtio_balloon *balloon, struct virtio_balloon_state *ret);
 
 /*

@@ -461,6 +461,22 @@ static void discard_all_held(struct reclaim *reclaim)
 	}
 }
 
+static bool has_waiting(const struct reclaim *reclaim)
+{
+	bool waits = false;
+
+	list_for_each(n, &reclaim->blocks)
+		waits = waits || block_of(n)->nr_waiting > 0;
+	return waits;
+}
+
+/* Not under the gate. */
+static void tell_waiting(const struct reclaim *reclaim, bool waits)
+{
+	if (waits && reclaim->tick_due)
+		reclaim->tick_due(reclaim->tick_opaque);
+}
+
 /*
  * What has not become whole since the last tick is discarded as it is, if it still may be. A guest
  * may name every second page: false: there is more of it.
@@ -664,6 +680,7 @@ void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 {
 	uint64_t before = 0;
 	uint64_t after = 0;
+	bool waits = false;
 
 	TRACE(inhibitor_lower, 0, 0);
 	pthread_mutex_lock(&reclaim->gate);
@@ -673,8 +690,10 @@ void inhibitor_lower(struct reclaim *reclaim, struct inhibitor *inhibitor)
 		before = reclaimed_bytes(reclaim);
 		discard_all_held(reclaim);
 		after = due_bytes(reclaim);
+		waits = has_waiting(reclaim);
 	}
 	pthread_mutex_unlock(&reclaim->gate);
+	tell_waiting(reclaim, waits);
 	if (after > before)
 		log_info("reclaim: %s inhibits no more: %" PRIu64
 			 " MiB that the balloon holds go to the host",
@@ -819,7 +838,9 @@ void pinner_leave(struct reclaim *reclaim, struct pinner *pinner)
 			unmark_released(block_of(n), all_granules(block_of(n)));
 		discard_all_held(reclaim);
 	}
+	bool waits = has_waiting(reclaim);
 	pthread_mutex_unlock(&reclaim->gate);
+	tell_waiting(reclaim, waits);
 }
 
 /* The balloon */
@@ -1194,45 +1215,89 @@ int reclaim_report(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 	return r;
 }
 
-/* Of what is about to be pinned. */
-static int make_some_present(const struct block *block, struct span pages)
-{
-	struct span units = units_of(block, pages);
+/* Who is about to pin */
 
-	for (uint64_t i = units.first; i < units.end; i++) {
-		i = bits_find(block->reclaimed, (struct span){ i, units.end }, false);
-		struct span run = { i, i };
-		if (i == units.end)
-			break;
-		i = run.end = bits_find(block->reclaimed, (struct span){ i, units.end }, true);
-		struct span live = pages_in(block, run, block->unit_pages);
-		int r = ram_populate(block->region->ram, span_offset(block, live),
-				     span_size(live));
-		if (r < 0)
-			return r;
-	}
-	return 0;
+/* As pinner_join() has it: of a granule that is not gone as a whole nothing stays gone. */
+static bool stays_gone(const struct reclaim *reclaim, const struct block *block,
+		       uint64_t granule)
+{
+	struct span pages =
+		pages_in(block, (struct span){ granule, granule + 1 }, block->granule_pages);
+
+	return (reclaim->driver == RECLAIM_DRIVER_TELLS_FIRST ||
+		!list_empty(&reclaim->pinners)) &&
+	       bits_all(block->reclaimed, units_of(block, pages));
 }
 
-int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size)
+uint64_t reclaim_staying(struct reclaim *reclaim)
 {
-	int r = 0;
+	uint64_t bytes = 0;
 
 	pthread_mutex_lock(&reclaim->gate);
 	list_for_each(n, &reclaim->blocks) {
 		const struct block *block = block_of(n);
-		struct span ours = { block->offset / GUEST_PAGE_SIZE,
-				     block->offset / GUEST_PAGE_SIZE + block->nr_pages };
-		struct span pages =
-			common(ours, (struct span){ offset / GUEST_PAGE_SIZE,
-						    (offset + size) / GUEST_PAGE_SIZE });
-		if (r < 0 || pages.end <= pages.first)
+		struct span all = all_granules(block);
+		for (uint64_t i = all.first; i < all.end && block->nr_reclaimed; i++) {
+			struct span one = { i, i + 1 };
+			if (stays_gone(reclaim, block, i))
+				bytes += span_size(pages_in(block, one, block->granule_pages));
+		}
+	}
+	pthread_mutex_unlock(&reclaim->gate);
+	return bytes;
+}
+
+/* Whole units of these pages. Adds to *lost how many bytes are not reclaimed any more. */
+static int make_some_present(struct reclaim *reclaim, struct block *block, struct span pages,
+			     uint64_t *lost)
+{
+	pages = pages_in(block, units_of(block, pages), block->unit_pages);
+	struct span granules = touched(pages, block->granule_pages);
+	int r = 0;
+
+	for (uint64_t i = granules.first; i < granules.end && r >= 0; i++) {
+		struct span run = { i, i };
+		while (run.end < granules.end && !stays_gone(reclaim, block, run.end))
+			run.end++;
+		if (run.end == run.first)
 			continue;
-		r = make_some_present(block, (struct span){ pages.first - ours.first,
-							    pages.end - ours.first });
+		i = run.end - 1;
+		struct span live = common(pages, pages_in(block, run, block->granule_pages));
+		uint64_t before = block->nr_reclaimed;
+		lose_reclaimed(block, live);
+		*lost += (before - block->nr_reclaimed) * block->unit_pages * GUEST_PAGE_SIZE;
+		r = ram_populate(block->region->ram, span_offset(block, live), span_size(live));
+	}
+	return r;
+}
+
+int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size,
+			  uint64_t *lost)
+{
+	struct span wanted = { offset / GUEST_PAGE_SIZE, (offset + size) / GUEST_PAGE_SIZE };
+	int r = 0;
+
+	pthread_mutex_lock(&reclaim->gate);
+	list_for_each(n, &reclaim->blocks) {
+		uint64_t first = block_of(n)->offset / GUEST_PAGE_SIZE;
+		struct span pages =
+			common(wanted, (struct span){ first, first + block_of(n)->nr_pages });
+		if (r >= 0 && pages.end > pages.first)
+			r = make_some_present(
+				reclaim, block_of(n),
+				(struct span){ pages.first - first, pages.end - first }, lost);
 	}
 	pthread_mutex_unlock(&reclaim->gate);
 	return r;
+}
+
+void reclaim_discard_held(struct reclaim *reclaim)
+{
+	pthread_mutex_lock(&reclaim->gate);
+	discard_all_held(reclaim);
+	bool waits = has_waiting(reclaim);
+	pthread_mutex_unlock(&reclaim->gate);
+	tell_waiting(reclaim, waits);
 }
 
 /* Figures */

@@ -141,6 +141,12 @@ struct reclaim {
 	struct memory_map *map; /* borrowed, outlives this */
 	const struct reclaim_watcher
 		*watcher; /* borrowed, outlives this; or NULL. Set at first */
+	/*
+	 * The balloon's, or NULL; set before others may call. Something waits, and no balloon has
+	 * done it: a tick is due in a second. By any thread, which may hold locks of its own.
+	 */
+	void (*tick_due)(void *opaque);
+	void *tick_opaque;
 	bool unsafe;      /* what an inhibitor makes of the policy; fixed */
 	uint64_t granule; /* bytes, a power of two; 0: all of a region; fixed */
 	struct memory_listener listener;
@@ -253,11 +259,18 @@ void reclaim_forget(struct reclaim *reclaim);
 must_check int reclaim_restore(struct reclaim *reclaim, uint64_t most);
 
 /*
- * Makes present what is not reclaimed of bytes [offset, offset + size) of RAM, whole units of it:
- * for who is about to have it pinned, and lets others have their turn in between. -errno of
- * ram_populate(): not all of it is present.
+ * For who is about to have a pinner join, and lets others have their turn in between: makes present
+ * what it will pin of bytes [offset, offset + size) of RAM, whole units of it. That is what is not
+ * reclaimed, and what would not stay so, being in a granule that is not reclaimed as a whole: it is
+ * not from here on, and *lost grows by its size. -errno of ram_populate(): not all is present.
+ * If nobody joins after that: reclaim_discard_held().
  */
-must_check int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size);
+must_check int reclaim_populate_live(struct reclaim *reclaim, uint64_t offset, uint64_t size,
+				     uint64_t *lost);
+/* Bytes that would stay reclaimed if a pinner joined now. */
+uint64_t reclaim_staying(struct reclaim *reclaim);
+/* All that is held and may be discarded is, or waits, as if the last inhibitor had gone. */
+void reclaim_discard_held(struct reclaim *reclaim);
 
 /*
  * Time passes: to be called about a second after something was taken or given back, or pinned no

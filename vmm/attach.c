@@ -101,13 +101,6 @@ static void timer_ready(struct event_source *source, uint32_t events)
 
 /* Detaching */
 
-/* What it holds may be pinned no more. */
-static void look_at_balloon(struct machine *m)
-{
-	if (m->config.has_balloon)
-		virtio_balloon_rest(&m->balloon);
-}
-
 /* Both, or one, or none was listened to. */
 static void ignore(struct attached *d)
 {
@@ -133,7 +126,6 @@ static void take_out(struct attached *d)
 	tell_of_device(d, "detached");
 	memcpy(name, d->pci->device.name, sizeof(name));
 	vfio_pci_detach(d->pci);
-	look_at_balloon(m);
 	d->pci = NULL;
 	d->seconds_left = 0;
 	set_timer(&m->attach);
@@ -319,7 +311,7 @@ static int check_memory(struct machine *m, const struct attach_job *job)
 	auto_balloon_look_at_host(&view, &m->auto_host);
 	uint64_t spare = view.host_available + view.host_swap;
 	if (!inhibits(m, &job->request))
-		needed -= job->reclaimed;
+		needed -= reclaim_staying(&m->reclaim);
 	needed -= view.resident < needed ? view.resident : needed;
 	if (view.host_total == 0 || needed <= spare || m->config.backing == RAM_HUGETLB ||
 	    job->request.balloon == VFIO_BALLOON_ALLOWED)
@@ -341,14 +333,20 @@ static uint64_t reclaimed(struct machine *m)
 	return figures.reclaimed;
 }
 
-/* What is to be pinned is made present before, with turns for others in between. */
+/*
+ * What is to be pinned is made present before, with turns for others in between; not for a device
+ * whose container sleeps until it is used.
+ */
 static bool has_to_be_present(struct machine *m, const struct attach_job *job)
 {
-	uint64_t most = m->config.memory;
+	uint64_t pinned = vfio_pinned(&m->vfio);
 
-	if (!inhibits(m, &job->request))
-		most -= job->reclaimed;
-	return job->request.balloon == VFIO_BALLOON_INHIBITS && vfio_pinned(&m->vfio) < most;
+	if (job->request.balloon != VFIO_BALLOON_INHIBITS)
+		return false;
+	if (inhibits(m, &job->request))
+		return pinned < m->config.memory;
+	return !m->vfio.config.map_late &&
+	       pinned < m->config.memory - reclaim_staying(&m->reclaim);
 }
 
 static int attach_now(struct machine *m, struct attach_job *job)
@@ -369,10 +367,11 @@ static void end_job(struct machine *m, int r)
 	struct attach_job job = m->attach.job;
 
 	m->attach.job = (struct attach_job){ 0 };
-	if (r < 0)
+	if (r < 0) {
 		(void)log_err(0, "%s", job.result.reason);
-	if (r < 0)
-		look_at_balloon(m);
+		/* Some of it may have been made present for nothing. */
+		reclaim_discard_held(&m->reclaim);
+	}
 	tell_attach(m, job.request.host, r);
 	uint64_t now = reclaimed(m);
 	job.result.r = r;
@@ -394,6 +393,9 @@ static void attach_and_end(struct machine *m)
 {
 	struct attach_job *job = &m->attach.job;
 
+	/* What the balloon did meanwhile is not the device's doing. */
+	if (!list_linked(&job->inhibitor.link))
+		job->reclaimed = reclaimed(m) + job->lost;
 	log_capture(job->result.reason, sizeof(job->result.reason));
 	int r = attach_now(m, job);
 	log_capture(NULL, 0);
@@ -401,22 +403,54 @@ static void attach_and_end(struct machine *m)
 	end_job(m, r);
 }
 
+/* From the beginning, by the policy that there is now. */
+static void begin_steps(struct machine *m)
+{
+	struct attach_job *job = &m->attach.job;
+
+	log_capture(job->result.reason, sizeof(job->result.reason));
+	int r = check_memory(m, job);
+	log_capture(NULL, 0);
+	if (r < 0) {
+		end_job(m, r);
+	} else if (has_to_be_present(m, job)) {
+		if (inhibits(m, &job->request))
+			inhibitor_raise(&m->reclaim, &job->inhibitor, "a device on its way");
+		job->present = 0;
+		eventfd_signal(m->attach.step.fd);
+	} else {
+		attach_and_end(m);
+	}
+}
+
+/* Without an inhibitor the balloon goes on, and what it gave to the host stays there. */
+static int make_present(struct machine *m, struct attach_job *job)
+{
+	uint64_t left = m->config.memory - job->present;
+	uint64_t size = left < STEP ? left : STEP;
+	uint64_t at = job->present;
+
+	job->present += size;
+	if (list_linked(&job->inhibitor.link))
+		return ram_populate(&m->ram, at, size);
+	return reclaim_populate_live(&m->reclaim, at, size, &job->lost);
+}
+
 static void step_ready(struct event_source *source, uint32_t events)
 {
 	struct attach *attach = container_of(source, struct attach, step);
 	struct machine *m = attach->machine;
 	struct attach_job *job = &attach->job;
-	uint64_t left = m->config.memory - job->present;
 
 	(void)events;
 	if (!eventfd_take(source->fd) || !job->ended)
 		return;
-	uint64_t size = left < STEP ? left : STEP;
-	/* Without an inhibitor the balloon goes on, and what it gave to the host stays there. */
-	int r = list_linked(&job->inhibitor.link)
-			? ram_populate(&m->ram, job->present, size)
-			: reclaim_populate_live(&m->reclaim, job->present, size);
-	job->present += size;
+	/* The policy may have been switched since: now it will need more. */
+	if (inhibits(m, &job->request) && !list_linked(&job->inhibitor.link)) {
+		begin_steps(m);
+		return;
+	}
+	int r = make_present(m, job);
 	if (r < 0) {
 		inhibitor_lower(&m->reclaim, &job->inhibitor);
 		(void)snprintf(
@@ -484,18 +518,11 @@ void attach_add(struct machine *m, const struct attach_request *request, attach_
 	int r = take_request(job, request);
 	if (r >= 0)
 		r = check_request(m, &job->request);
-	if (r >= 0)
-		r = check_memory(m, job);
 	log_capture(NULL, 0);
-	if (r < 0) {
+	if (r < 0)
 		end_job(m, r);
-	} else if (has_to_be_present(m, job)) {
-		if (inhibits(m, &job->request))
-			inhibitor_raise(&m->reclaim, &job->inhibitor, "a device on its way");
-		eventfd_signal(m->attach.step.fd);
-	} else {
-		attach_and_end(m);
-	}
+	else
+		begin_steps(m);
 }
 
 static void tell_nobody(void *opaque, const struct attach_result *result)

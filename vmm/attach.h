@@ -22,7 +22,9 @@
  *    pinned is made present, a piece at a time, so that the event loop serves others in between;
  *    pinning is quick then. All of RAM, under an inhibitor (the balloon inflates, and deflates, as
  *    the guest likes, and the host gains nothing); or, with the policy coordinated, what is live,
- *    and the balloon goes on. What it makes live meanwhile is made present as it is pinned.
+ *    and the balloon goes on: what it makes live meanwhile is made present as it is pinned. If the
+ *    policy is switched meanwhile, to inhibit, all begins anew, with a look at the host's memory.
+ *    Of a container that sleeps until a device is used (initial=) nothing is made present.
  *
  * Threads: the event loop's. vCPUs run on; one that wants a BAR mapped while RAM is pinned or unpinned
  * waits for that (memory_map.change_lock).
@@ -89,7 +91,8 @@ struct attach_job {
 	struct inhibitor inhibitor;    /* while RAM is made present */
 	uint64_t present;              /* so many bytes of RAM are */
 	struct attach_result result;
-	uint64_t reclaimed; /* when it set out */
+	uint64_t reclaimed; /* when it set out, or as if it had only now */
+	uint64_t lost;      /* bytes of it that are present by now */
 };
 
 struct attach {

@@ -165,6 +165,14 @@ static void remake(enum ram_backing backing, uint64_t page_size, enum reclaim_po
 }
 
 /* As hugetlb would be, on hosts without. */
+/* Base pages, and pinners to come with larger pieces. */
+static void remake_pieces(uint64_t granule)
+{
+	remake(RAM_ANONYMOUS, PAGE, RECLAIM_INHIBIT);
+	reclaim_finish(&reclaim);
+	ck_assert_int_eq(reclaim_init(&reclaim, &map, RECLAIM_INHIBIT, granule), 0);
+}
+
 static void remake_granules(void)
 {
 	remake(RAM_MEMFD, GRANULE, RECLAIM_INHIBIT);
@@ -1174,41 +1182,74 @@ END_TEST
 
 /* Free page reports. */
 
-START_TEST(what_is_live_is_made_present_and_what_is_reclaimed_is_not)
+START_TEST(what_is_live_is_made_present_and_what_stays_reclaimed_is_not)
 {
-	take(2 * PAGE, 3 * PAGE);
-	take(SIZE - PAGE, PAGE);
-	take(HIGH_GPA, 2 * PAGE); /* the block's second half, SIZE on */
-	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, 2 * SIZE), 0);
+	uint64_t lost = 0;
+
+	remake_pieces(2 * PAGE);
+	take(2 * PAGE, 3 * PAGE); /* a granule, and half of the next */
+	take(SIZE - 2 * PAGE, 2 * PAGE);
+	take(HIGH_GPA, 4 * PAGE); /* the block's second half, SIZE on */
+	ck_assert_uint_eq(reclaim_staying(&reclaim), 8 * PAGE);
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, 2 * SIZE, &lost), 0);
 	expect_nr_calls(&populates, 3);
 	ck_assert_uint_eq(populates.offset[0], PAGE);
 	ck_assert_uint_eq(populates.size[0], PAGE);
-	ck_assert_uint_eq(populates.offset[1], 5 * PAGE);
+	ck_assert_uint_eq(populates.offset[1], 4 * PAGE);
 	ck_assert_uint_eq(populates.size[1], SIZE - 6 * PAGE);
-	ck_assert_uint_eq(populates.offset[2], SIZE + 2 * PAGE);
-	ck_assert_uint_eq(populates.size[2], SIZE - 2 * PAGE);
-	expect_held(6 * PAGE, 6 * PAGE);
+	ck_assert_uint_eq(populates.offset[2], SIZE + 4 * PAGE);
+	ck_assert_uint_eq(populates.size[2], SIZE - 4 * PAGE);
+	ck_assert_uint_eq(lost, PAGE);
+	expect_held(9 * PAGE, 8 * PAGE);
 	ck_assert(!present(2 * PAGE));
+	ck_assert(present(4 * PAGE));
 	ck_assert(!present(SIZE - PAGE));
+	/* Nobody joins. */
+	reclaim_discard_held(&reclaim);
+	ck_assert(!reclaim_tick(&reclaim));
+	expect_held(9 * PAGE, 9 * PAGE);
+	ck_assert(!present(4 * PAGE));
+}
+END_TEST
+
+START_TEST(what_a_driver_that_may_not_tell_gave_does_not_stay_reclaimed)
+{
+	uint64_t lost = 0;
+
+	remake_pieces(2 * PAGE);
+	reclaim_set_driver(&reclaim, RECLAIM_DRIVER_MAY_NOT_TELL);
+	take(0, 2 * PAGE);
+	expect_held(2 * PAGE, 2 * PAGE);
+	ck_assert_uint_eq(reclaim_staying(&reclaim), 0);
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, 0, SIZE, &lost), 0);
+	expect_call(&populates, 0, SIZE);
+	ck_assert_uint_eq(lost, 2 * PAGE);
+	expect_held(2 * PAGE, 0);
 }
 END_TEST
 
 START_TEST(what_is_held_and_not_reclaimed_is_live)
 {
+	uint64_t lost = 0;
+
 	inhibitor_raise(&reclaim, &one, "a");
 	take(PAGE, 2 * PAGE);
-	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, PAGE), 0);
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, PAGE, PAGE, &lost), 0);
 	expect_call(&populates, PAGE, PAGE);
+	ck_assert_uint_eq(lost, 0);
 }
 END_TEST
 
 START_TEST(what_is_live_and_cannot_be_made_present_is_told)
 {
-	take(2 * PAGE, PAGE);
+	uint64_t lost = 0;
+
+	remake_pieces(2 * PAGE);
+	take(2 * PAGE, 2 * PAGE);
 	populates.fail_at = 2;
-	ck_assert_int_eq(reclaim_populate_live(&reclaim, 0, 2 * SIZE), -EFAULT);
+	ck_assert_int_eq(reclaim_populate_live(&reclaim, 0, 2 * SIZE, &lost), -EFAULT);
 	expect_nr_calls(&populates, 2);
-	expect_held(PAGE, PAGE);
+	expect_held(2 * PAGE, 2 * PAGE);
 }
 END_TEST
 
@@ -1763,7 +1804,8 @@ int main(void)
 		what_was_not_discarded_is_tried_again_when_the_last_inhibitor_is_lowered,
 		one_run_that_fails_is_one_failure_and_stops_no_other,
 		under_unsafe_a_failure_counts_as_unsafes,
-		what_is_live_is_made_present_and_what_is_reclaimed_is_not,
+		what_is_live_is_made_present_and_what_stays_reclaimed_is_not,
+		what_a_driver_that_may_not_tell_gave_does_not_stay_reclaimed,
 		what_is_held_and_not_reclaimed_is_live,
 		what_is_live_and_cannot_be_made_present_is_told,
 		what_is_reported_free_is_discarded_at_once_and_not_held,

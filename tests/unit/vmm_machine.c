@@ -2088,6 +2088,67 @@ START_TEST(what_is_live_is_present_before_it_is_pinned_and_others_have_their_tur
 }
 END_TEST
 
+/* All begins anew: what the balloon gave to the host comes back as well. */
+START_TEST(a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_counts)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+	uint64_t back = 0;
+
+	config.memory = 128 * MIB; /* two steps */
+	config.policy = RECLAIM_COORDINATED;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	begin_attach(&request);
+	step->ready(step, EPOLLIN);
+	ck_assert_int_eq(machine_set_policy(&machine, RECLAIM_INHIBIT), 0);
+	step->ready(step, EPOLLIN);
+	ck_assert_uint_eq(look().inhibitors, before.inhibitors + 1);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		ck_assert(!has_ended);
+		step->ready(step, EPOLLIN);
+	}
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(attached.back, 8 * MIB);
+	ck_assert_uint_eq(look().pinned, 128 * MIB);
+	let_go();
+	expect_same(&before);
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* With initial= its container sleeps until it is used. */
+START_TEST(for_a_device_that_maps_late_nothing_is_made_present)
+{
+	const struct attach_request request = { .host = DEVICE };
+
+	config.memory = 128 * MIB;
+	config.policy = RECLAIM_COORDINATED;
+	config.balloon_keep = 64 * MIB;
+	init_with_balloon();
+	begin_attach(&request);
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(look().pinned, 0);
+	let_go();
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+static bool tick_is_due(void)
+{
+	struct itimerspec left;
+
+	ck_assert_int_eq(timerfd_gettime(machine.balloon.rest_timer.fd, &left), 0);
+	return left.it_value.tv_sec || left.it_value.tv_nsec;
+}
+
 /* Of a device that goes the balloon hears, and looks at what it holds in parts of huge pages. */
 START_TEST(what_the_balloon_holds_in_parts_goes_a_second_after_the_device)
 {
@@ -2096,10 +2157,10 @@ START_TEST(what_the_balloon_holds_in_parts_goes_a_second_after_the_device)
 	init_with_balloon();
 	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
 	ck_assert_int_eq(reclaim_take(&machine.reclaim, BALLOON_GPA - MIB, MIB), 0);
-	ck_assert(!machine.balloon.rests);
+	ck_assert(!tick_is_due());
 	let_go();
 	ck_assert_uint_eq(look().reclaimed, 8 * MIB);
-	ck_assert(machine.balloon.rests);
+	ck_assert(tick_is_due());
 	machine.balloon.rest_timer.ready(&machine.balloon.rest_timer, EPOLLIN);
 	ck_assert_uint_eq(look().reclaimed, 9 * MIB);
 	machine_finish(&machine);
@@ -3017,6 +3078,8 @@ int main(void)
 		what_the_host_has_no_memory_for_is_not_attached,
 		how_old_statistics_are_no_clock_that_is_set_says,
 		what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn,
+		a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_counts,
+		for_a_device_that_maps_late_nothing_is_made_present,
 		what_the_balloon_holds_in_parts_goes_a_second_after_the_device,
 		what_an_attach_takes_may_be_opened_by_others,
 		the_balloon_moves_while_a_device_is_on_its_way,
