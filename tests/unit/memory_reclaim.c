@@ -410,6 +410,18 @@ static void take_every_second(void)
 	expect_nr_calls(&discards, 0);
 }
 
+static void count_call(void *opaque)
+{
+	(*(unsigned int *)opaque)++;
+}
+
+/* Who ticks is told so, since the balloon has done nothing. */
+static void listen_for_ticks(unsigned int *nr_due)
+{
+	reclaim.tick_due = count_call;
+	reclaim.tick_opaque = nr_due;
+}
+
 static void expect_to_go_by_and_by(void)
 {
 	unsigned int nr_ticks = 1;
@@ -438,12 +450,16 @@ END_TEST
 
 START_TEST(so_it_is_when_the_last_inhibitor_is_lowered)
 {
+	unsigned int nr_due = 0;
+
 	unmake();
 	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
 	inhibitor_raise(&reclaim, &one, "a");
 	take_every_second();
 	(void)process_log(); /* that it inhibits */
+	listen_for_ticks(&nr_due);
 	inhibitor_lower(&reclaim, &one);
+	ck_assert_uint_eq(nr_due, 1);
 	process_expect_log("a inhibits no more: 16 MiB that the balloon holds go to the host");
 	expect_to_go_by_and_by();
 }
@@ -453,12 +469,15 @@ START_TEST(so_it_is_when_the_last_pinner_leaves)
 {
 	static const struct pinner_ops ops = { 0 }; /* it has nothing pinned */
 	struct pinner pinner = { .ops = &ops };
+	unsigned int nr_due = 0;
 
 	unmake();
 	make(RAM_ANONYMOUS, 16 * HUGE_PAGE, PAGE, RECLAIM_INHIBIT);
 	pinner_join(&reclaim, &pinner);
 	take_every_second(); /* no granule is whole */
+	listen_for_ticks(&nr_due);
 	pinner_leave(&reclaim, &pinner);
+	ck_assert_uint_eq(nr_due, 1);
 	expect_to_go_by_and_by();
 }
 END_TEST
