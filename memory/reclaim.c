@@ -838,7 +838,7 @@ void pinner_leave(struct reclaim *reclaim, struct pinner *pinner)
 			unmark_released(block_of(n), all_granules(block_of(n)));
 		discard_all_held(reclaim);
 	}
-	bool waits = has_waiting(reclaim);
+	bool waits = joined && has_waiting(reclaim);
 	pthread_mutex_unlock(&reclaim->gate);
 	tell_waiting(reclaim, waits);
 }

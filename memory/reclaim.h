@@ -276,7 +276,8 @@ void reclaim_discard_held(struct reclaim *reclaim);
  * Time passes: to be called about a second after something was taken or given back, or pinned no
  * more. What waited for the rest of a huge page is discarded; granules that have rested for that
  * long are released if they are held as a whole. 0: that was all. 1: granules rest yet: again in a
- * second. -EAGAIN: there is more to discard than others should wait for: again when they had their turn.
+ * second. -EAGAIN: there is more to discard than others should wait for: again when they had their
+ * turn.
  */
 int reclaim_tick(struct reclaim *reclaim);
 

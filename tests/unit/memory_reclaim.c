@@ -1199,7 +1199,7 @@ START_TEST(under_unsafe_a_failure_counts_as_unsafes)
 }
 END_TEST
 
-/* Free page reports. */
+/* Who is about to pin. */
 
 START_TEST(what_is_live_is_made_present_and_what_stays_reclaimed_is_not)
 {
@@ -1271,6 +1271,8 @@ START_TEST(what_is_live_and_cannot_be_made_present_is_told)
 	expect_held(2 * PAGE, 2 * PAGE);
 }
 END_TEST
+
+/* Free page reports. */
 
 START_TEST(what_is_reported_free_is_discarded_at_once_and_not_held)
 {

@@ -2047,6 +2047,14 @@ static bool is_present(gpa_t gpa)
 	return present & 1;
 }
 
+static bool tick_is_due(void)
+{
+	struct itimerspec left;
+
+	ck_assert_int_eq(timerfd_gettime(machine.balloon.rest_timer.fd, &left), 0);
+	return left.it_value.tv_sec || left.it_value.tv_nsec;
+}
+
 /* With the policy coordinated: what is live, and without an inhibitor. */
 START_TEST(what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn)
 {
@@ -2084,6 +2092,45 @@ START_TEST(what_is_live_is_present_before_it_is_pinned_and_others_have_their_tur
 	let_go();
 	ck_assert_uint_eq(look().pinned, 0);
 	ck_assert_uint_eq(look().reclaimed, 0);
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
+/* A hole in RAM stands for a host without memory, in the second step. */
+START_TEST(a_step_that_finds_no_memory_ends_it_and_gives_back_what_the_first_made_present)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+	struct event_source *rest = &machine.balloon.rest_timer;
+
+	config.memory = 128 * MIB; /* two steps */
+	config.policy = RECLAIM_COORDINATED;
+	init_with_balloon();
+	ck_assert_int_eq(reclaim_take(&machine.reclaim, BALLOON_GPA - MIB, MIB), 0);
+	(void)reclaim_tick(&machine.reclaim);
+	const struct holdings before = look();
+	ck_assert_uint_eq(before.reclaimed, 9 * MIB);
+	char *page = (char *)machine.ram.host + 96 * MIB;
+	ck_assert_int_eq(munmap(page, 4096), 0);
+	begin_attach(&request);
+	step->ready(step, EPOLLIN);
+	/* Half a granule would not stay with the host if a device pinned. */
+	ck_assert_uint_eq(look().reclaimed, 8 * MIB);
+	ck_assert(is_present(BALLOON_GPA - MIB));
+	(void)process_log();
+	step->ready(step, EPOLLIN);
+	ck_assert(has_ended);
+	ck_assert_int_lt(attached.r, 0);
+	ck_assert_ptr_nonnull(strstr(attached.reason, "no memory for what is to be pinned"));
+	ck_assert(tick_is_due());
+	rest->ready(rest, EPOLLIN);
+	ck_assert(!is_present(BALLOON_GPA - MIB));
+	expect_same(&before);
+	ck_assert_ptr_eq(mmap(page, 4096, PROT_READ | PROT_WRITE,
+			      MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+			 page);
+	(void)process_log();
 	machine_finish(&machine);
 	fake_finish();
 }
@@ -2141,14 +2188,6 @@ START_TEST(for_a_device_that_maps_late_nothing_is_made_present)
 	fake_finish();
 }
 END_TEST
-
-static bool tick_is_due(void)
-{
-	struct itimerspec left;
-
-	ck_assert_int_eq(timerfd_gettime(machine.balloon.rest_timer.fd, &left), 0);
-	return left.it_value.tv_sec || left.it_value.tv_nsec;
-}
 
 /* Of a device that goes the balloon hears, and looks at what it holds in parts of huge pages. */
 START_TEST(what_the_balloon_holds_in_parts_goes_a_second_after_the_device)
@@ -3079,6 +3118,7 @@ int main(void)
 		what_the_host_has_no_memory_for_is_not_attached,
 		how_old_statistics_are_no_clock_that_is_set_says,
 		what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn,
+		a_step_that_finds_no_memory_ends_it_and_gives_back_what_the_first_made_present,
 		a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_counts,
 		for_a_device_that_maps_late_nothing_is_made_present,
 		what_the_balloon_holds_in_parts_goes_a_second_after_the_device,
