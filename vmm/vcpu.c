@@ -26,6 +26,7 @@
 #define NR_MTRR_VARIABLES 16u          /* eight ranges, base and mask each */
 #define MTRR_ENABLED_WRITE_BACK 0x806u /* on, fixed ranges off, all memory write-back */
 #define MAX_MSRS 512u
+#define MSRS_A_CALL 255u /* the most that KVM takes */
 
 struct vcpu_state {
 	struct kvm_regs regs;
@@ -42,34 +43,49 @@ struct vcpu_state {
 	struct kvm_xsave xsave; /* last: in newer headers it ends in an array of any size */
 };
 
-/* One at a time: KVM stops at the first it refuses, and a refusal is no error here. */
-union one_msr {
-	struct kvm_msrs head;
-	uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
-};
-
-static int set_msr(int fd, struct kvm_msr_entry entry)
+/*
+ * KVM does them in order and stops at one that it refuses, as it does those that are read-only: no
+ * error here, it is passed over. `get` moves those that were not to the front. Returns how many.
+ */
+static int do_msrs(int fd, bool get, struct kvm_msr_entry *entries, uint32_t nr)
 {
-	union one_msr arg = { .head.nmsrs = 1 };
+	union {
+		struct kvm_msrs head;
+		uint8_t room[sizeof(struct kvm_msrs) + MSRS_A_CALL * sizeof(*entries)];
+	} arg = { 0 };
+	uint32_t nr_done = 0;
 
-	arg.head.entries[0] = entry;
-	return kvm_set_msrs(fd, &arg.head);
+	for (uint32_t at = 0; at < nr;) {
+		uint32_t asked = nr - at < MSRS_A_CALL ? nr - at : MSRS_A_CALL;
+		arg.head.nmsrs = asked;
+		memcpy(arg.head.entries, entries + at, asked * sizeof(*entries));
+		int done = get ? kvm_get_msrs(fd, &arg.head) : kvm_set_msrs(fd, &arg.head);
+		if (done < 0)
+			return done;
+		if (get)
+			memcpy(entries + nr_done, arg.head.entries,
+			       (size_t)done * sizeof(*entries));
+		nr_done += (uint32_t)done;
+		at += (uint32_t)done + ((uint32_t)done < asked);
+	}
+	return (int)nr_done;
 }
 
 /*
  * The boot firmware's part on a real machine: memory is write-back unless said otherwise,
  * string moves are fast. Linux complains of CPUs whose MTRRs are off or differ.
  */
-static void set_firmware_msrs(int fd)
+static int set_firmware_msrs(int fd)
 {
+	struct kvm_msr_entry entries[NR_MTRR_VARIABLES + 2] = {
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK },
+		{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRINGS },
+	};
+
 	/* Not in KVM's list of MSRs, so that a reset has to come by here too. */
 	for (uint32_t i = 0; i < NR_MTRR_VARIABLES; i++)
-		(void)set_msr(fd,
-			      (struct kvm_msr_entry){ .index = MSR_MTRR_FIRST_VARIABLE + i });
-	(void)set_msr(fd, (struct kvm_msr_entry){ .index = MSR_MTRR_DEF_TYPE,
-						  .data = MTRR_ENABLED_WRITE_BACK });
-	(void)set_msr(fd, (struct kvm_msr_entry){ .index = MSR_IA32_MISC_ENABLE,
-						  .data = MISC_ENABLE_FAST_STRINGS });
+		entries[2 + i].index = MSR_MTRR_FIRST_VARIABLE + i;
+	return do_msrs(fd, false, entries, nitems(entries));
 }
 
 /* The time stamp counters go on through a reset, together. */
@@ -85,18 +101,19 @@ static int remember_msrs(struct vcpu *vcpu, int kvm_fd)
 		struct kvm_msr_list head;
 		uint8_t room[sizeof(struct kvm_msr_list) + MAX_MSRS * sizeof(uint32_t)];
 	} list = { 0 };
+	uint32_t nr = 0;
 
 	int r = kvm_msr_list(kvm_fd, &list.head, MAX_MSRS);
 	if (r < 0)
 		return log_err(r, "kvm: list of msrs");
 	for (uint32_t i = 0; i < list.head.nmsrs; i++) {
-		union one_msr arg = { .head.nmsrs = 1 };
-		arg.head.entries[0].index = list.head.indices[i];
-		if (msr_survives(list.head.indices[i]))
-			continue;
-		if (kvm_get_msrs(vcpu->fd, &arg.head) == 1)
-			s->msrs[s->nr_msrs++] = arg.head.entries[0];
+		if (!msr_survives(list.head.indices[i]))
+			s->msrs[nr++].index = list.head.indices[i];
 	}
+	r = do_msrs(vcpu->fd, true, s->msrs, nr);
+	if (r < 0)
+		return log_err(r, "kvm: msrs of cpu %u", vcpu->index);
+	s->nr_msrs = (uint32_t)r;
 	return 0;
 }
 
@@ -135,10 +152,10 @@ int vcpu_reset(struct vcpu *vcpu)
 		r = kvm_set_xcrs(vcpu->fd, &s->xcrs);
 	if (r >= 0 && s->has_xsave)
 		r = kvm_set_xsave(vcpu->fd, &s->xsave);
-	for (uint32_t i = 0; i < s->nr_msrs && r >= 0; i++)
-		(void)set_msr(vcpu->fd, s->msrs[i]); /* read-only ones are refused */
 	if (r >= 0)
-		set_firmware_msrs(vcpu->fd);
+		r = do_msrs(vcpu->fd, false, s->msrs, s->nr_msrs);
+	if (r >= 0)
+		r = set_firmware_msrs(vcpu->fd);
 	if (r >= 0)
 		r = kvm_set_debugregs(vcpu->fd, &s->debugregs);
 	if (r >= 0)
@@ -486,7 +503,9 @@ int vcpu_init(struct vcpu *vcpu, int kvm_fd, int vm_fd, unsigned int index,
 	r = kvm_set_cpuid(vcpu->fd, own_cpuid);
 	if (r < 0)
 		goto fail;
-	set_firmware_msrs(vcpu->fd);
+	r = set_firmware_msrs(vcpu->fd);
+	if (r < 0)
+		goto fail;
 	r = remember_power_on(vcpu, kvm_fd);
 	if (r < 0)
 		goto fail_logged;

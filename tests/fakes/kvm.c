@@ -122,10 +122,12 @@ int kvm_msr_list(int kvm_fd, struct kvm_msr_list *list, uint32_t max)
 {
 	static const uint32_t indices[] = { 0x10, 0x3b, 0x174, 0x2ff };
 
-	assert(kvm_fd >= 0 && max >= nitems(indices));
+	assert(kvm_fd >= 0 && max >= nitems(indices) + fake_kvm.nr_more_msrs);
 	MAY_FAIL();
 	memcpy(list->indices, indices, sizeof(indices));
 	list->nmsrs = nitems(indices);
+	for (uint32_t i = 0; i < fake_kvm.nr_more_msrs; i++)
+		list->indices[list->nmsrs++] = FAKE_KVM_FIRST_MSR + i;
 	return 0;
 }
 
@@ -284,18 +286,48 @@ int kvm_set_cpuid(int vcpu_fd, struct kvm_cpuid2 *cpuid)
 	return 0;
 }
 
+/* Where a value is kept; NULL: it was never set. */
+static struct kvm_msr_entry *msr_of(struct fake_vcpu *vcpu, uint32_t index)
+{
+	for (unsigned int i = 0; i < vcpu->nr_msrs; i++) {
+		if (vcpu->msrs[i].index == index)
+			return &vcpu->msrs[i];
+	}
+	return NULL;
+}
+
+static int do_msrs(int vcpu_fd, bool get, struct kvm_msrs *msrs)
+{
+	struct fake_vcpu *vcpu = vcpu_at(vcpu_fd);
+	uint32_t done = 0;
+
+	if (msrs->nmsrs > 255)
+		return -E2BIG;
+	for (; done < msrs->nmsrs && msrs->entries[done].index != fake_kvm.refused_msr;
+	     done++) {
+		struct kvm_msr_entry *at = msr_of(vcpu, msrs->entries[done].index);
+		if (get) {
+			msrs->entries[done].data = at ? at->data : 0;
+			continue;
+		}
+		assert(at || vcpu->nr_msrs < FAKE_KVM_MAX_MSRS);
+		if (!at)
+			at = &vcpu->msrs[vcpu->nr_msrs++];
+		*at = msrs->entries[done];
+	}
+	return (int)done;
+}
+
 int kvm_get_msrs(int vcpu_fd, struct kvm_msrs *msrs)
 {
-	(void)vcpu_at(vcpu_fd);
 	MAY_FAIL();
-	return (int)msrs->nmsrs;
+	return do_msrs(vcpu_fd, true, msrs);
 }
 
 int kvm_set_msrs(int vcpu_fd, struct kvm_msrs *msrs)
 {
 	MAY_FAIL();
-	vcpu_at(vcpu_fd)->nr_msrs_set++;
-	return (int)msrs->nmsrs;
+	return do_msrs(vcpu_fd, false, msrs);
 }
 
 int kvm_get_regs(int vcpu_fd, struct kvm_regs *regs)

@@ -20,6 +20,8 @@
 #define FAKE_KVM_MAX_IOEVENTFDS 16u
 #define FAKE_KVM_MAX_CPUS 16u
 #define FAKE_KVM_MAX_STEPS 8u
+#define FAKE_KVM_MAX_MSRS 400u
+#define FAKE_KVM_FIRST_MSR 0x1000u    /* of those that are listed when so wanted */
 #define FAKE_KVM_MAP_NAME "fake-vcpu" /* of a vCPU's shared area in /proc/self/maps */
 
 struct fake_slot {
@@ -47,8 +49,9 @@ struct fake_vcpu {
 	uint32_t id;
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	unsigned int nr_mp_states; /* times that it was set: once a reset */
-	unsigned int nr_msrs_set;
+	unsigned int nr_mp_states;                    /* times that it was set: once a reset */
+	struct kvm_msr_entry msrs[FAKE_KVM_MAX_MSRS]; /* those that were set */
+	unsigned int nr_msrs;
 	unsigned int nr_pauses_told;
 	uint32_t nr_cpuid; /* entries */
 	unsigned int next_step;
@@ -65,6 +68,8 @@ struct fake_kvm {
 	int nr_gsis; /* what KVM_CAP_IRQ_ROUTING says */
 	int nr_slots;
 	int open_error;
+	uint32_t refused_msr;  /* 0: none */
+	uint32_t nr_more_msrs; /* in the list, beyond the four that the fake has */
 
 	struct fake_slot slots[FAKE_KVM_MAX_SLOTS];
 	struct kvm_irq_routing_entry routes[FAKE_KVM_MAX_ROUTES];

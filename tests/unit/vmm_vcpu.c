@@ -285,6 +285,49 @@ START_TEST(a_reset_puts_back_what_kvm_gave_it)
 }
 END_TEST
 
+static uint64_t msr(uint32_t index)
+{
+	struct fake_vcpu *vcpu = &fake_kvm.vcpus[0];
+
+	for (unsigned int i = 0; i < vcpu->nr_msrs; i++) {
+		if (vcpu->msrs[i].index == index)
+			return vcpu->msrs[i].data;
+	}
+	ck_abort_msg("msr 0x%x was never set", index);
+}
+
+/* More than KVM takes in a call, and one of them refused. */
+START_TEST(a_reset_puts_back_every_msr_that_kvm_does_not_refuse)
+{
+	const uint32_t last = FAKE_KVM_FIRST_MSR + 299;
+	const uint32_t refused = FAKE_KVM_FIRST_MSR + 100;
+
+	fake_kvm.nr_more_msrs = 300;
+	fake_kvm.refused_msr = refused;
+	ck_assert_int_eq(init(0), 0);
+	struct fake_vcpu *vcpu = &fake_kvm.vcpus[0];
+	ck_assert_uint_eq(vcpu->nr_msrs, 18); /* as firmware does */
+	unsigned int nr_calls = fake_kvm.nr_calls;
+	ck_assert_int_eq(vcpu_reset(&vcpus[0]), 0);
+	/* 0x174, the others but one, and the 18, of which 0x2ff is listed as well. */
+	ck_assert_uint_eq(vcpu->nr_msrs, 1 + 299 + 18);
+	ck_assert_uint_eq(fake_kvm.nr_calls - nr_calls, 8 + 3);
+	for (unsigned int i = 0; i < vcpu->nr_msrs; i++) {
+		ck_assert_uint_ne(vcpu->msrs[i].index, refused);
+		vcpu->msrs[i].data = 0x1234 + i;
+	}
+	ck_assert_int_eq(vcpu_reset(&vcpus[0]), 0);
+	for (uint32_t index = FAKE_KVM_FIRST_MSR; index <= last; index++) {
+		if (index != refused)
+			ck_assert_uint_eq(msr(index), 0);
+	}
+	ck_assert_uint_eq(msr(0x174), 0);
+	ck_assert_uint_eq(msr(0x2ff), 0x806);
+	ck_assert_uint_eq(msr(0x1a0), 1);
+	vcpu_finish(&vcpus[0]);
+}
+END_TEST
+
 START_TEST(creating_fails_at_each_step_and_nothing_is_left)
 {
 	unsigned int n = 1;
@@ -309,8 +352,8 @@ START_TEST(creating_fails_at_each_step_and_nothing_is_left)
 		if (!failed)
 			break;
 	}
-	ck_assert_uint_eq(n - 1, 32);
-	ck_assert_uint_eq(nr_refused, 10); /* MSRs, XSAVE and XCRs may be */
+	ck_assert_uint_eq(n - 1, 14);
+	ck_assert_uint_eq(nr_refused, 12); /* XSAVE and XCRs may be */
 }
 END_TEST
 
@@ -327,6 +370,7 @@ int main(void)
 		one_at_a_map_that_does_not_answer_comes_again,
 		memory_that_nothing_explains_crashes_it,
 		a_reset_puts_back_what_kvm_gave_it,
+		a_reset_puts_back_every_msr_that_kvm_does_not_refuse,
 		creating_fails_at_each_step_and_nothing_is_left,
 	};
 	return run_tests("vmm_vcpu", setup, NULL, tests, nitems(tests));
