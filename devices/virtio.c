@@ -55,6 +55,7 @@ int virtio_init(struct virtio *virtio, struct memory_map *map, struct event_loop
 			    VIRTIO_FEATURE(VIRTIO_RING_F_INDIRECT_DESC) |
 			    VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX),
 		.config_vector = VIRTIO_NO_VECTOR,
+		.may_dma = true,
 		.reset_fd = -1,
 	};
 	pthread_mutex_init(&virtio->lock, NULL);
@@ -86,10 +87,20 @@ bool virtio_has_feature(const struct virtio *virtio, unsigned int bit)
 	return virtio->driver_features & VIRTIO_FEATURE(bit);
 }
 
+static bool is_usable(const struct virtio *virtio)
+{
+	return !(virtio->status & VIRTIO_CONFIG_S_NEEDS_RESET) && !virtio->resetting;
+}
+
 bool virtio_running(const struct virtio *virtio)
 {
-	return (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-	       !(virtio->status & VIRTIO_CONFIG_S_NEEDS_RESET) && !virtio->resetting;
+	return (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK) && virtio->may_dma &&
+	       is_usable(virtio);
+}
+
+bool virtio_resting(const struct virtio *virtio)
+{
+	return !virtio_running(virtio) && is_usable(virtio);
 }
 
 void virtio_notify(struct virtio *virtio, unsigned int index)
@@ -209,6 +220,8 @@ static bool features_acceptable(const struct virtio *virtio)
 /* What the driver has put into the queues before it was through is looked at here. */
 static void start(struct virtio *virtio)
 {
+	if (!virtio_running(virtio))
+		return; /* it will be started once it may reach memory */
 	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
 		struct virtq *ring = &virtio->queues[i].ring;
 		ring->indirect = virtio_has_feature(virtio, VIRTIO_RING_F_INDIRECT_DESC);
@@ -244,6 +257,21 @@ static void set_status(struct virtio *virtio, uint8_t status)
 	}
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
 		start(virtio);
+}
+
+void virtio_set_dma(struct virtio *virtio, bool may)
+{
+	pthread_mutex_lock(&virtio->lock);
+	bool was_running = virtio_running(virtio);
+	bool changed = virtio->may_dma != may;
+	virtio->may_dma = may;
+	if (was_running && !may && virtio->ops->stop)
+		virtio->ops->stop(virtio);
+	if (changed && virtio_running(virtio)) {
+		start(virtio);
+		config_interrupt(virtio);
+	}
+	pthread_mutex_unlock(&virtio->lock);
 }
 
 void virtio_set_status(struct virtio *virtio, uint8_t status)

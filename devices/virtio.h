@@ -42,12 +42,13 @@ struct virtio_ops {
 	void (*kick)(struct virtio *virtio, unsigned int index);
 	/*
 	 * The driver has set DRIVER_OK: features are settled (virtio->driver_features) and queues
-	 * may be used. NULL: nothing to do.
+	 * may be used; or they may again. NULL: nothing to do.
 	 */
 	void (*start)(struct virtio *virtio);
 	/*
-	 * The driver has taken DRIVER_OK back, without a reset: whoever else works on the queues
-	 * stops before this returns. NULL: nobody does.
+	 * It rests: the driver has taken DRIVER_OK back, without a reset, or the bus its memory.
+	 * Whoever else works on the queues stops before this returns. NULL: nobody does. If `start`
+	 * comes next, and no `reset`, all goes on where it was.
 	 */
 	void (*stop)(struct virtio *virtio);
 	/* What virtio_queue_eventfd() says may be another one now. NULL: nobody has asked. */
@@ -95,6 +96,7 @@ struct virtio {
 	uint64_t driver_features;  /* lock; accepted so far, final once FEATURES_OK is set */
 	uint8_t status;            /* lock */
 	bool resetting;            /* lock; until the device says that it is through */
+	bool may_dma;              /* lock; the bus lets it reach memory */
 	uint8_t config_generation; /* lock */
 	uint16_t config_vector;    /* lock */
 	/*
@@ -153,6 +155,13 @@ void virtio_config_write(struct virtio *virtio, uint64_t offset, unsigned int si
 			 uint64_t value);
 /* The guest's reset: as if the driver had written status 0. */
 void virtio_reset(struct virtio *virtio);
+/*
+ * Whether it may reach the guest's memory: PCI's Bus Master Enable. At first it may. While it must
+ * not it rests, and Linux relies on that when it starts another kernel by kexec; what the host's
+ * kernel has been asked to read or write by then still is. A driver that lets it again goes on where
+ * it was, and is told that the configuration may have changed.
+ */
+void virtio_set_dma(struct virtio *virtio, bool may);
 /* A reset has begun and is not through. */
 bool virtio_is_resetting(struct virtio *virtio);
 /* What the event loop does when a queue's eventfd was signalled. */
@@ -182,8 +191,10 @@ void virtio_claim_kicks(struct virtio *virtio, unsigned int index);
 void virtio_config_changed(struct virtio *virtio);
 /* The driver broke the rules: NEEDS_RESET, and queues stand still until it resets. */
 void virtio_break(struct virtio *virtio, const char *why);
-/* DRIVER_OK, neither broken nor in a reset. */
+/* DRIVER_OK, with access to memory, neither broken nor in a reset. */
 bool virtio_running(const struct virtio *virtio);
+/* Not running, but it may yet go on with what it has: neither broken nor in a reset. */
+bool virtio_resting(const struct virtio *virtio);
 /* The reset that took more time is through. Not called for one that `reset` said was. */
 void virtio_reset_done(struct virtio *virtio);
 

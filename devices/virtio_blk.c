@@ -106,6 +106,12 @@ static void end_request(struct virtio_blk *blk, struct virtio_blk_request *rq, u
 
 	if (blk->bouncer == rq)
 		blk->bouncer = NULL;
+	if (virtio_resting(&blk->virtio)) {
+		rq->ended = true;
+		rq->outcome = status;
+		list_append(&blk->resting, &rq->link);
+		return;
+	}
 	blk->nr_taken[rq->queue]--;
 	list_insert_before(blk->free.next, &rq->link);
 	if (!virtio_running(&blk->virtio))
@@ -295,6 +301,10 @@ static void complete(struct virtio_blk *blk, struct virtio_blk_request *rq)
 /* Its next operation, if there is one left. */
 static void go_on(struct virtio_blk *blk, struct virtio_blk_request *rq)
 {
+	if (virtio_resting(&blk->virtio)) {
+		list_append(&blk->resting, &rq->link);
+		return;
+	}
 	if (!virtio_running(&blk->virtio)) {
 		end_request(blk, rq, VIRTIO_BLK_S_IOERR);
 		return;
@@ -322,7 +332,10 @@ static void transfer_done(struct virtio_blk *blk, struct virtio_blk_request *rq,
 {
 	const char *what = rq->type == VIRTIO_BLK_T_IN ? "a read" : "a write";
 
-	if (r == -EINTR || r == -EAGAIN) {
+	bool is_bounced_read = rq->bounces && rq->type == VIRTIO_BLK_T_IN;
+
+	/* What may not be copied to the guest now is read again when it may. */
+	if (r == -EINTR || r == -EAGAIN || (is_bounced_read && !virtio_running(&blk->virtio))) {
 		go_on(blk, rq);
 		return;
 	}
@@ -330,7 +343,7 @@ static void transfer_done(struct virtio_blk *blk, struct virtio_blk_request *rq,
 		fail_request(blk, rq, what, r);
 		return;
 	}
-	if (rq->bounces && rq->type == VIRTIO_BLK_T_IN && !blk->virtio.resetting)
+	if (is_bounced_read)
 		copy_bounced(blk, rq, (uint64_t)r);
 	advance(rq, (uint64_t)r);
 	go_on(blk, rq);
@@ -660,6 +673,7 @@ static uint64_t accept_chain(struct virtio_blk *blk, unsigned int index)
 	rq->head = blk->chain.head;
 	rq->bounces = false;
 	rq->by_hand = false;
+	rq->ended = false;
 	rq->status = status.iov_base;
 	rq->bytes = 0;
 	rq->least = room == 1; /* the used ring counts from the first byte on */
@@ -740,11 +754,28 @@ static void blk_kick(struct virtio *virtio, unsigned int index)
 		virtio_break(virtio, "a malformed queue");
 }
 
+/* The kicks that follow submit what goes on, and interrupt. */
+static void blk_start(struct virtio *virtio)
+{
+	struct virtio_blk *blk = blk_of(virtio);
+
+	list_for_each_safe(n, &blk->resting) {
+		struct virtio_blk_request *rq =
+			container_of(n, struct virtio_blk_request, link);
+		list_remove(n);
+		if (rq->ended)
+			end_request(blk, rq, rq->outcome);
+		else
+			go_on(blk, rq);
+	}
+}
+
 /* What the kernel still has is waited for: it reads and writes the guest's memory. */
 static bool blk_reset(struct virtio *virtio)
 {
 	struct virtio_blk *blk = blk_of(virtio);
 
+	end_all(blk, &blk->resting, VIRTIO_BLK_S_IOERR);
 	end_all(blk, &blk->bounce_waiting, VIRTIO_BLK_S_IOERR);
 	end_all(blk, &blk->flush_waiting, VIRTIO_BLK_S_IOERR);
 	blk->to_interrupt = 0;
@@ -778,6 +809,7 @@ static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsi
 
 static const struct virtio_ops blk_ops = {
 	.kick = blk_kick,
+	.start = blk_start,
 	.reset = blk_reset,
 	.config_read = blk_config_read,
 };
@@ -1116,6 +1148,7 @@ int virtio_blk_init(struct virtio_blk *blk, struct memory_map *map, struct event
 	};
 	list_init(&blk->free);
 	list_init(&blk->bounce_waiting);
+	list_init(&blk->resting);
 	list_init(&blk->flush_waiting);
 	list_init(&blk->flush_covered);
 	(void)snprintf(blk->name, sizeof(blk->name), "disk '%s'", options->path);

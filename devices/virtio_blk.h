@@ -23,6 +23,7 @@
  *  - direct: the page cache is bypassed. The disk's logical block is what O_DIRECT needs, a driver
  *    that asks for less gets I/O errors. Its buffers may lie anywhere: what O_DIRECT does not
  *    take goes through one buffer of ours, a request at a time.
+ *  - rest: what ends while the device must not touch memory is told when it may again.
  *  - size: looked at once a second. The capacity follows, rounded down to blocks, both ways.
  *  - the host's errors are the guest's I/O errors, and are logged within a budget.
  *
@@ -82,8 +83,10 @@ struct virtio_blk_request {
 	uint32_t type;
 	unsigned int queue;
 	uint16_t head;
-	bool bounces;     /* its buffers are no good for O_DIRECT */
-	bool by_hand;     /* the host cannot zero: zeros are written */
+	bool bounces; /* its buffers are no good for O_DIRECT */
+	bool by_hand; /* the host cannot zero: zeros are written */
+	bool ended;   /* while the device rested, with `outcome` */
+	uint8_t outcome;
 	uint8_t *status;  /* in guest memory */
 	uint64_t bytes;   /* of data */
 	uint32_t written; /* what the used ring is to say if all goes well */
@@ -126,6 +129,7 @@ struct virtio_blk {
 	char *bounce;
 	struct virtio_blk_request *bouncer; /* has the buffer; NULL: nobody */
 	struct list_node bounce_waiting;
+	struct list_node resting; /* ended, or to go on, once the device runs again */
 	struct list_node flush_waiting;
 	struct list_node flush_covered; /* by the one that runs */
 	bool flush_runs;

@@ -225,6 +225,14 @@ static void called_ready(struct event_source *source, uint32_t events)
 	pthread_mutex_unlock(&net->virtio.lock);
 }
 
+/* Nobody works on its queues. */
+static void let_be(struct virtio_net_pair *pair)
+{
+	stop_vhost(pair);
+	put_back(pair);
+	update_interest(pair);
+}
+
 static void stop_all_vhosts(struct virtio_net *net)
 {
 	for (unsigned int i = 0; i < net->nr_pairs; i++)
@@ -236,15 +244,12 @@ static void error_ready(struct event_source *source, uint32_t events)
 	struct virtio_net *net = container_of(source, struct virtio_net, error);
 
 	(void)events;
-	if (!eventfd_take(source->fd))
-		return;
+	/* A reset takes it, too: an error of the driver before is not this one's. */
 	pthread_mutex_lock(&net->virtio.lock);
-	bool running = false;
-	for (unsigned int i = 0; i < net->nr_pairs; i++)
-		running |= net->pairs[i].vhost.running;
-	stop_all_vhosts(net);
-	if (running)
+	if (eventfd_take(source->fd)) {
+		stop_all_vhosts(net);
 		virtio_break(&net->virtio, "a malformed queue, says vhost-net");
+	}
 	pthread_mutex_unlock(&net->virtio.lock);
 }
 
@@ -602,12 +607,15 @@ static uint8_t do_command(struct virtio_net *net, const struct virtq *ring)
 	return set_active(net, nr) < 0 ? VIRTIO_NET_ERR : VIRTIO_NET_OK;
 }
 
+/* One change of pairs a turn: for each pair the host's network may have to stand still. */
 static void serve_control(struct virtio_net *net, struct virtio_queue *queue)
 {
+	const unsigned int nr_active = net->nr_active;
 	unsigned int served = 0;
 	int r = 0;
 
-	while (served < SLICE && (r = virtq_pop(&queue->ring, &net->control)) > 0) {
+	while (served < SLICE && net->nr_active == nr_active &&
+	       (r = virtq_pop(&queue->ring, &net->control)) > 0) {
 		uint8_t ack = do_command(net, &queue->ring);
 		bool told = virtq_write(&queue->ring, &net->control, 0, &ack, 1) >= 0;
 		r = virtq_push(&queue->ring, net->control.head, told);
@@ -615,9 +623,11 @@ static void serve_control(struct virtio_net *net, struct virtio_queue *queue)
 			break;
 		served++;
 	}
-	if (r < 0)
+	if (r < 0) {
+		stop_all_vhosts(net);
 		virtio_break(&net->virtio, "a malformed control queue");
-	if (served == SLICE)
+	}
+	if (served == SLICE || net->nr_active != nr_active)
 		eventfd_signal(queue->kicked.fd);
 	if (served > 0)
 		virtio_notify(&net->virtio, index_of(net, queue));
@@ -667,30 +677,32 @@ static void net_start(struct virtio *virtio)
 	}
 }
 
-/* The driver is gone, or may be: one pair, without offloads, is what the next one expects. */
 static void net_stop(struct virtio *virtio)
+{
+	struct virtio_net *net = net_of(virtio);
+
+	for (unsigned int i = 0; i < net->nr_active; i++)
+		let_be(&net->pairs[i]);
+}
+
+/* One pair, without offloads, is what the next driver expects. */
+static bool net_reset(struct virtio *virtio)
 {
 	struct virtio_net *net = net_of(virtio);
 	const struct net_backend_ops *ops = net->backend->ops;
 
 	if (!net->started)
-		return;
+		return true;
 	net->started = false;
 	int r = set_active(net, 1);
-	stop_vhost(&net->pairs[0]);
-	put_back(&net->pairs[0]);
-	update_interest(&net->pairs[0]);
+	let_be(&net->pairs[0]);
+	(void)eventfd_take(net->error.fd); /* of the driver that is gone */
 	if (r >= 0 && ops->set_features && !net->gone)
 		r = ops->set_features(net->backend, 0);
 	if (r < 0)
 		log_guest(&virtio->budget,
 			  "%s: %s: not as it was at first (error %d), going on", virtio->name,
 			  net->backend->name, -r);
-}
-
-static bool net_reset(struct virtio *virtio)
-{
-	net_stop(virtio);
 	return true;
 }
 

@@ -359,6 +359,11 @@ static int update_intx(struct virtio_pci *vp)
 	return r;
 }
 
+static void update_dma(struct virtio_pci *vp)
+{
+	virtio_set_dma(vp->virtio, pci_get_16(&vp->pci, PCI_COMMAND) & PCI_COMMAND_MASTER);
+}
+
 static void pci_write(struct pci_device *dev, unsigned int offset, unsigned int size,
 		      uint32_t value)
 {
@@ -376,7 +381,10 @@ static void pci_write(struct pci_device *dev, unsigned int offset, unsigned int 
 		rewired(vp);
 		pthread_mutex_unlock(&vp->virtio->lock);
 	}
-	if (range_overlaps(offset, size, PCI_COMMAND, 2) && update_intx(vp) < 0)
+	if (!range_overlaps(offset, size, PCI_COMMAND, 2))
+		return;
+	update_dma(vp);
+	if (update_intx(vp) < 0)
 		log_guest(&dev->budget, "%s: INTx cannot be connected: it stays silent",
 			  dev->name);
 }
@@ -435,6 +443,7 @@ static void pci_reset(struct pci_device *dev)
 	vp->queue_select = 0;
 	pthread_mutex_unlock(&vp->virtio->lock);
 	(void)eventfd_take(vp->intx.fd); /* raised for the driver that is gone */
+	update_dma(vp);
 	if (update_intx(vp) < 0)
 		log_warn("%s: INTx cannot be connected, it stays silent", dev->name);
 	for (unsigned int i = WINDOW_BAR; i < WINDOW_DATA + 4; i++)
@@ -460,7 +469,8 @@ static void interrupt(struct virtio_pci *vp, uint16_t vector, uint8_t isr)
 		vp->isr |= isr;
 	if (!enabled)
 		irq_raise(&vp->intx);
-	else if (vector != VIRTIO_NO_VECTOR)
+	else if (vector != VIRTIO_NO_VECTOR &&
+		 vp->virtio->may_dma) /* it is a write to memory */
 		msix_raise(&vp->msix, vector);
 }
 
@@ -588,6 +598,7 @@ int virtio_pci_init(struct virtio_pci *vp, struct virtio *virtio, struct pci_bus
 		goto fail;
 	virtio->transport = &transport_ops;
 	virtio->transport_opaque = vp;
+	update_dma(vp);
 	r = pci_bus_add(bus, &vp->pci, PCI_ANY_SLOT);
 	if (r < 0)
 		goto fail;

@@ -193,8 +193,12 @@ int virtq_await_kick(struct virtq *vq)
 		return -EPROTO;
 	if (!vq->enabled)
 		return 0;
-	/* Asked first, looked at then: one that came in between was not told of. */
-	if (vq->event_idx && store_16(vq, avail_event_at(vq), vq->next_avail) < 0)
+	/*
+	 * Asked first, looked at then: one that came in between was not told of. Without EVENT_IDX
+	 * the flags ask, and vhost may have left them otherwise.
+	 */
+	if ((vq->event_idx ? store_16(vq, avail_event_at(vq), vq->next_avail)
+			   : store_16(vq, vq->device, 0)) < 0)
 		return broken(vq);
 	waiting = count_waiting(vq);
 	return waiting < 0 ? broken(vq) : waiting > 0;
@@ -204,7 +208,7 @@ int virtq_pop(struct virtq *vq, struct virtq_chain *chain)
 {
 	int r = virtq_take(vq, chain);
 
-	if (r != 0 || !vq->event_idx)
+	if (r != 0)
 		return r;
 	r = virtq_await_kick(vq);
 	return r > 0 ? virtq_take(vq, chain) : r;

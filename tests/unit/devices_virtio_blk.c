@@ -1250,10 +1250,9 @@ END_TEST
 
 START_TEST(a_used_ring_outside_of_ram_breaks_it)
 {
-	blk.virtio.queues[0].ring.device = NOWHERE;
 	driver_negotiate(&driver, 0); /* without event indices, which are there, too */
 	driver_place_queues(&driver);
-	blk.virtio.queues[0].ring.device = NOWHERE;
+	blk.virtio.queues[0].ring.device = DRIVER_RAM - 4; /* flags and index are within */
 	driver_ok(&driver);
 	offer(0, 0, VIRTIO_BLK_T_IN, 0, DATA, 512);
 	driver_kick(&driver, 0);
@@ -1817,6 +1816,69 @@ START_TEST(a_reset_does_not_wait_for_all_of_a_large_request)
 }
 END_TEST
 
+/* Without bus mastering: what is under way ends, and nobody is told. */
+START_TEST(what_ends_while_it_rests_is_told_when_it_runs_again)
+{
+	start_hanging(2);
+	virtio_set_dma(&blk.virtio, false);
+	end_hanging(2);
+	offer(0, 2, VIRTIO_BLK_T_IN, 2, DATA + 2 * 512, 512);
+	driver_kick(&driver, 0);
+	run_a_while();
+	ck_assert_uint_eq(blk.nr_running, 0);
+	for (unsigned int i = 0; i < 3; i++)
+		ck_assert_uint_eq(status_of(i), 0xff);
+	ck_assert(!any_used(0));
+	ck_assert_uint_eq(driver.nr_queue_interrupts[0], 0);
+	virtio_set_dma(&blk.virtio, true);
+	for (unsigned int i = 0; i < 3; i++)
+		(void)wait_used(0);
+	for (unsigned int i = 0; i < 3; i++)
+		ck_assert_uint_eq(status_of(i), VIRTIO_BLK_S_OK);
+	ck_assert_uint_ge(driver.nr_queue_interrupts[0], 1);
+	ck_assert_uint_eq(blk.nr_taken[0], 0);
+	close_pipe();
+}
+END_TEST
+
+START_TEST(what_was_to_go_on_while_it_rested_goes_on)
+{
+	ck_assert_int_eq(pipe2(empty_pipe, O_CLOEXEC), 0);
+	tamper = hang;
+	offer(0, 0, VIRTIO_BLK_T_IN, 0, DATA, 10 * MIB);
+	driver_kick(&driver, 0);
+	virtio_set_dma(&blk.virtio, false);
+	end_hanging(1);
+	nr_operations[IORING_OP_READ] = 0;
+	run_a_while();
+	ck_assert_uint_eq(nr_operations[IORING_OP_READ], 0);
+	virtio_set_dma(&blk.virtio, true);
+	ck_assert_uint_eq(wait_used(0), 10 * MIB + 1);
+	ck_assert_uint_eq(status_of(0), VIRTIO_BLK_S_OK);
+	ck_assert(is(DATA + 512, 512, 1));
+	ck_assert(is(DATA + 10 * MIB - 512, 512, (uint8_t)(10 * MIB / 512 - 1)));
+	close_pipe();
+}
+END_TEST
+
+START_TEST(a_reset_forgets_what_ended_while_it_rested)
+{
+	start_hanging(2);
+	virtio_set_dma(&blk.virtio, false);
+	end_hanging(2);
+	run_a_while();
+	ck_assert_uint_eq(blk.nr_taken[0], 2);
+	virtio_set_status(&blk.virtio, 0);
+	ck_assert(!virtio_is_resetting(&blk.virtio));
+	ck_assert_uint_eq(blk.nr_taken[0], 0);
+	virtio_set_dma(&blk.virtio, true);
+	ck_assert_uint_eq(status_of(0), 0xff);
+	driver_start(&driver, ALL);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 7, DATA, 512), VIRTIO_BLK_S_OK);
+	close_pipe();
+}
+END_TEST
+
 START_TEST(a_driver_that_broke_the_rules_hears_no_more)
 {
 	start_hanging(2);
@@ -2104,6 +2166,9 @@ int main(void)
 		a_reset_with_nothing_under_way_is_through_at_once,
 		a_reset_drops_who_waits,
 		a_reset_does_not_wait_for_all_of_a_large_request,
+		what_ends_while_it_rests_is_told_when_it_runs_again,
+		what_was_to_go_on_while_it_rested_goes_on,
+		a_reset_forgets_what_ended_while_it_rested,
 		a_driver_that_broke_the_rules_hears_no_more,
 		more_requests_than_entries_break_it,
 		the_end_does_not_wait_for_what_can_be_cancelled,

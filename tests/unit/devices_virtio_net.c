@@ -741,6 +741,27 @@ START_TEST(a_driver_that_takes_itself_back_is_left_alone)
 }
 END_TEST
 
+START_TEST(without_bus_mastering_nothing_is_written)
+{
+	driver_start(&driver, ALL);
+	uint16_t head = give_buffer(BUFFERS, 2000);
+	driver_kick(&driver, RX);
+	(void)settle();
+	virtio_set_dma(&net.virtio, false);
+	memset(driver_at(&driver, BUFFERS, 2000), 0x55, 2000);
+	peer_send(60, 2);
+	driver_kick(&driver, RX);
+	ck_assert_uint_le(settle(), 1);
+	expect_none_used(RX);
+	const uint8_t *bytes = driver_at(&driver, BUFFERS, 2000);
+	ck_assert(bytes[0] == 0x55 && memcmp(bytes, bytes + 1, 1999) == 0);
+	virtio_set_dma(&net.virtio, true);
+	(void)settle();
+	expect_used(RX, head, NET_HEADER_SIZE + 60);
+	ck_assert(has_frame(BUFFERS, 60, 2));
+}
+END_TEST
+
 /* The driver is asked to kick exactly where we have looked and found nothing. */
 START_TEST(kicks_are_asked_for_by_index)
 {
@@ -823,6 +844,7 @@ int main(void)
 		a_pulled_cable_passes_nothing,
 		a_reset_gives_everything_back,
 		a_driver_that_takes_itself_back_is_left_alone,
+		without_bus_mastering_nothing_is_written,
 		kicks_are_asked_for_by_index,
 		a_reset_of_the_guest_is_through_at_once,
 		vhost_cannot_be_had_for_a_stream,

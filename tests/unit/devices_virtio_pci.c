@@ -28,10 +28,25 @@ static struct virtio virtio;
 static struct virtio_pci vp;
 static unsigned int fds_before;
 
+static unsigned int nr_kicks, nr_starts, nr_stops;
+
 static void dev_kick(struct virtio *v, unsigned int index)
 {
 	(void)v;
 	(void)index;
+	nr_kicks++;
+}
+
+static void dev_start(struct virtio *v)
+{
+	(void)v;
+	nr_starts++;
+}
+
+static void dev_stop(struct virtio *v)
+{
+	(void)v;
+	nr_stops++;
 }
 
 static bool dev_reset(struct virtio *v)
@@ -50,6 +65,8 @@ static uint32_t dev_config_read(struct virtio *v, unsigned int offset, unsigned 
 
 static const struct virtio_ops dev_ops = {
 	.kick = dev_kick,
+	.start = dev_start,
+	.stop = dev_stop,
 	.reset = dev_reset,
 	.config_read = dev_config_read,
 };
@@ -79,6 +96,7 @@ static void setup(void)
 	ck_assert_int_eq(pci_bus_init(&bus, &pio, &mmio, &windows, ECAM), 0);
 	ck_assert_int_eq(virtio_init(&virtio, &map, NULL, &config), 0);
 	fds_before = process_nr_fds();
+	nr_kicks = nr_starts = nr_stops = 0;
 }
 
 static void teardown(void)
@@ -247,6 +265,70 @@ START_TEST(at_the_end_of_the_interrupt_what_was_not_looked_at_raises_it_again)
 }
 END_TEST
 
+/* As a driver does that is through. */
+static void set_driver_ok(void)
+{
+	pthread_mutex_lock(&virtio.lock);
+	virtio.driver_features = VIRTIO_FEATURE(VIRTIO_F_VERSION_1);
+	pthread_mutex_unlock(&virtio.lock);
+	virtio_set_status(&virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	virtio_set_status(&virtio, VIRTIO_CONFIG_S_FEATURES_OK);
+	virtio_set_status(&virtio, VIRTIO_CONFIG_S_DRIVER_OK);
+	ck_assert(virtio_get_status(&virtio) & VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+START_TEST(without_bus_mastering_it_rests)
+{
+	start();
+	set_driver_ok();
+	virtio_kick(&virtio, 0);
+	ck_assert_uint_eq(nr_starts + nr_kicks, 0);
+	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(nr_starts, 1);
+	ck_assert_uint_eq(nr_kicks, NR_QUEUES); /* whatever there is by now */
+	virtio_kick(&virtio, 0);
+	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(nr_starts, 1);
+	ck_assert_uint_eq(nr_kicks, NR_QUEUES + 1);
+	(void)read_isr();
+	ck_assert_uint_eq(nr_stops, 0);
+	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY);
+	ck_assert_uint_eq(nr_stops, 1);
+	virtio_kick(&virtio, 0);
+	ck_assert_uint_eq(nr_kicks, NR_QUEUES + 1);
+	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	ck_assert_uint_eq(nr_starts, 2);
+	ck_assert_uint_eq(nr_kicks, 2 * NR_QUEUES + 1);
+	ck_assert_uint_eq(read_isr(), 2); /* what the configuration is may be news */
+	/* A reset takes it away, and a driver that comes then has to ask for it. */
+	pci_bus_reset(&bus);
+	set_driver_ok();
+	ck_assert_uint_eq(nr_starts, 2);
+}
+END_TEST
+
+/* The first vectors' bits. */
+static uint64_t pending(void)
+{
+	return io_bus_read(&mmio, vp.pci.bars[0].address + vp.msix.config.pba_offset, 8);
+}
+
+/* A message is a write to memory, the line is not. */
+START_TEST(without_bus_mastering_no_message_is_sent)
+{
+	start();
+	config_write(MSIX_CONTROL, PCI_MSIX_FLAGS_ENABLE);
+	pthread_mutex_lock(&virtio.lock);
+	virtio.queues[0].vector = 0;
+	pthread_mutex_unlock(&virtio.lock);
+	raise_queue_interrupt();
+	ck_assert_uint_eq(pending(), 0);
+	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	raise_queue_interrupt();
+	ck_assert_uint_eq(pending(), 1); /* it is masked */
+}
+END_TEST
+
 START_TEST(a_reset_forgets_what_was_raised)
 {
 	start();
@@ -293,6 +375,8 @@ int main(void)
 	tcase_add_test(tests, what_was_raised_is_raised_again_once_the_line_may);
 	tcase_add_test(tests,
 		       at_the_end_of_the_interrupt_what_was_not_looked_at_raises_it_again);
+	tcase_add_test(tests, without_bus_mastering_it_rests);
+	tcase_add_test(tests, without_bus_mastering_no_message_is_sent);
 	tcase_add_test(tests, a_reset_forgets_what_was_raised);
 	tcase_add_test(tests, every_step_of_beginning_that_fails_leaves_nothing);
 	suite_add_tcase(suite, tests);
