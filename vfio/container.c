@@ -239,8 +239,10 @@ static int refresh_iommu(struct vfio_container *container)
 	vfio_iommu_finish(&container->iommu);
 	container->iommu = iommu;
 	container->max_mappings = VFIO_DEFAULT_ENTRIES;
-	if (iommu.has_entries && iommu.entries <= UINT32_MAX - container->nr_mappings)
-		container->max_mappings = iommu.entries + container->nr_mappings;
+	if (iommu.has_entries) /* iommufd says UINT32_MAX, whatever is mapped */
+		container->max_mappings = iommu.entries > UINT32_MAX - container->nr_mappings
+						  ? UINT32_MAX
+						  : iommu.entries + container->nr_mappings;
 	list_for_each(n, &container->mappings) {
 		const struct memory_region *region = mapping_of(n)->region;
 		if (region->kind != MEMORY_RAM)
@@ -510,6 +512,7 @@ static void forget_region(struct vfio_container *container, const struct memory_
 		pthread_mutex_lock(&container->lock);
 	}
 	container->nr_mappings -= (unsigned int)mapping->nr_mapped;
+	container->nr_peers -= region->kind != MEMORY_RAM;
 	mapping_destroy(mapping);
 out:
 	pthread_mutex_unlock(&container->lock);
@@ -529,19 +532,13 @@ static int map_whole(struct vfio_container *container, const struct memory_regio
 	return r;
 }
 
-static int explain_full(const struct vfio_container *container,
-			const struct memory_region *region)
-{
-	return log_err(-ENOSPC, "vfio: map %s: all %u entries of the IOMMU are taken",
-		       region->name, container->max_mappings);
-}
-
 static int add_ram(struct vfio_container *container, const struct memory_region *region)
 {
 	struct reclaim *reclaim = container->vfio->reclaim;
 	struct mapping *mapping;
 
 	pthread_mutex_lock(&container->lock);
+	unsigned int entries = container->max_mappings;
 	int r = check_reach(container, region);
 	if (r < 0) {
 		pthread_mutex_unlock(&container->lock);
@@ -557,15 +554,21 @@ static int add_ram(struct vfio_container *container, const struct memory_region 
 			forget_region(container, region);
 	}
 	if (r == -ENOSPC)
-		return explain_full(container, region);
+		return log_err(r, "vfio: map %s: all %u entries of the IOMMU are taken",
+			       region->name, entries);
 	return r < 0 ? explain_refusal(container->vfio, region, r) : 0;
 }
 
-/* Not every IOMMU maps what is no memory, and no guest depends on it. */
+/*
+ * Not every IOMMU maps what is no memory, and no guest depends on it; but one depends on the entries of
+ * the granules that it has let go of.
+ */
 static void add_peer(struct vfio_container *container, const struct memory_region *region)
 {
 	pthread_mutex_lock(&container->lock);
-	int r = map_whole(container, region);
+	bool full = container->pins && container->nr_peers == VFIO_SPARE_ENTRIES;
+	int r = full ? -ENOSPC : map_whole(container, region);
+	container->nr_peers += r >= 0;
 	if (r < 0 && !container->peers_warned) {
 		container->peers_warned = true;
 		log_warn("vfio: map %s 0x%" PRIx64 "+0x%" PRIx64

@@ -96,6 +96,7 @@ struct vfio_container {
 	struct vfio_iommu iommu;   /* lock */
 	struct list_node mappings; /* lock; a region each, oldest first */
 	unsigned int nr_mappings;  /* lock; of the kernel's entries, how many are taken */
+	unsigned int nr_peers;     /* lock; of these, by mapped BARs */
 	unsigned int max_mappings; /* lock */
 	bool peers_warned;         /* lock */
 };

@@ -532,7 +532,10 @@ static int attach(struct vfio *vfio, struct pci_bus *bus, const char *name, unsi
 		(void)log_err(r, "vfio: reset %s", name);
 		goto fail;
 	}
-	r = pci_bus_add(bus, &vp->pci, PCI_ANY_SLOT);
+	/* A guest that looks for itself may switch MSI on before INTx has a line. */
+	r = vfio_irq_start(&vp->irq, VFIO_NO_INTX);
+	if (r >= 0)
+		r = pci_bus_add(bus, &vp->pci, PCI_ANY_SLOT);
 	if (r < 0) {
 		(void)log_err(r, "vfio: put %s on the guest's bus", name);
 		goto fail;
