@@ -19,6 +19,8 @@
 
 #include "devices/power.h"
 #include "memory/access.h"
+#include "memory/map.h"
+#include "memory/ram.h"
 
 /* Boot data, all below the kernel; nothing here outlives the guest's first steps. */
 #define GDT_BASE 0x500
@@ -172,6 +174,18 @@ void boot_close(struct boot_files *files)
 	*files = (struct boot_files){ .kernel_fd = -1, .initrd_fd = -1 };
 }
 
+/* In one go: a page that is missing when it is read into costs several times as much. */
+static int make_present(struct memory_map *map, gpa_t gpa, uint64_t size)
+{
+	const struct memory_region *region = memory_map_find(map, gpa, size);
+	struct ram *ram = region->ram;
+	uint64_t at =
+		(uint64_t)((char *)region->host - (char *)ram->host) + (gpa - region->gpa);
+	uint64_t begin = align_down(at, ram->page_size);
+
+	return ram_populate(ram, begin, align_up(at + size, ram->page_size) - begin);
+}
+
 /* Reads [offset, offset + size) of a file straight into guest RAM at gpa. */
 static int load_bytes(struct memory_map *map, const char *path, int fd, uint64_t offset,
 		      gpa_t gpa, uint64_t size)
@@ -184,7 +198,10 @@ static int load_bytes(struct memory_map *map, const char *path, int fd, uint64_t
 				  "boot: '%s': 0x%" PRIx64 " bytes at 0x%" PRIx64
 				  " do not fit into low RAM; give more --memory",
 				  path, size, gpa);
-	int r = fd_read_at(fd, to, size, offset);
+	int r = make_present(map, gpa, size);
+	if (r < 0)
+		return log_err(r, "boot: memory for '%s'", path);
+	r = fd_read_at(fd, to, size, offset);
 	if (r == -EIO)
 		return log_refuse(-EINVAL, "boot: '%s' is truncated", path);
 	return r < 0 ? log_err(r, "boot: reading '%s'", path) : 0;

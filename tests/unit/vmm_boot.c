@@ -37,9 +37,25 @@ static unsigned int fds_before;
 static uint8_t image[256 * 1024];
 static size_t image_size;
 
+/* What is made present in one go, and the time that it fails; 0: it does not. */
+static uint64_t nr_present; /* bytes */
+static unsigned int populate_fails_at;
+
+int __real_ram_populate(struct ram *of, uint64_t offset, uint64_t size);
+int __wrap_ram_populate(struct ram *of, uint64_t offset, uint64_t size);
+int __wrap_ram_populate(struct ram *of, uint64_t offset, uint64_t size)
+{
+	if (populate_fails_at > 0 && --populate_fails_at == 0)
+		return -ENOMEM;
+	nr_present += size;
+	return __real_ram_populate(of, offset, size);
+}
+
 static void setup(void)
 {
 	process_keep_log();
+	nr_present = 0;
+	populate_fails_at = 0;
 	(void)strcpy(directory, "/tmp/ballast-boot-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 	(void)snprintf(kernel_path, sizeof(kernel_path), "%s/kernel", directory);
@@ -628,6 +644,23 @@ START_TEST(segments_are_loaded_and_the_rest_of_them_is_zeroed)
 }
 END_TEST
 
+/* The kernel's segment begins and ends within a page, and there is an initrd. */
+START_TEST(what_is_read_into_is_made_present_first)
+{
+	build_good_elf();
+	segment(0)->p_paddr += 0x800;
+	write_image();
+	write_initrd(10000);
+	ck_assert_int_eq(load_with(initrd_path, ""), 0);
+	ck_assert_uint_eq(nr_present, 2 * 4096 + 3 * 4096);
+	for (unsigned int n = 1; n <= 2; n++) {
+		populate_fails_at = n;
+		ck_assert_int_eq(load_with(initrd_path, ""), -ENOMEM);
+		process_expect_log(n == 1 ? "E boot: memory for '" : initrd_path);
+	}
+}
+END_TEST
+
 START_TEST(a_segment_without_bytes_in_the_file_is_all_zeros)
 {
 	build_good_elf();
@@ -1084,6 +1117,7 @@ int main(void)
 		no_command_line_reaches_beyond_its_64_kib,
 		an_elf_kernel_starts_at_its_pvh_entry,
 		segments_are_loaded_and_the_rest_of_them_is_zeroed,
+		what_is_read_into_is_made_present_first,
 		a_segment_without_bytes_in_the_file_is_all_zeros,
 		a_linux_says_so_in_its_notes,
 		without_an_entry_note_it_is_refused_with_the_remedy,
