@@ -61,7 +61,8 @@
 
 #define EXIT_SKIPPED 77
 #define STATUS_CRASHED 33 /* a processor that could not go on */
-#define SECONDS 60        /* more than any run takes, so that a hang ends */
+#define SECONDS 60        /* more than a run takes, so that a hang ends */
+#define LONG_SECONDS 900  /* if it takes long, by emulated processors */
 #define LINGER_MS 5000    /* for what dies with ballast */
 #define REPORT_FD 999     /* by it alone the child may write before we listen */
 #define NR_SITES 3u
@@ -612,7 +613,7 @@ static int64_t now_ms(void)
 /* Until ballast has ended, and whatever it started; or until the time is over. */
 static void serve_all(struct run *run)
 {
-	int64_t end = now_ms() + SECONDS * 1000;
+	int64_t end = now_ms() + (run->setup->takes_long ? LONG_SECONDS : SECONDS) * 1000;
 	bool ended = false;
 
 	for (;;) {
