@@ -305,24 +305,23 @@ static bool inhibits(const struct machine *m, const struct attach_request *reque
  */
 static int check_memory(struct machine *m, const struct attach_job *job)
 {
-	struct auto_balloon_view view = { 0 };
+	struct host_memory host;
 	uint64_t needed = m->config.memory;
 
-	auto_balloon_look_at_host(&view, &m->auto_host);
-	uint64_t spare = view.host_available + view.host_swap;
+	host_memory_look(&m->host_memory, &host);
 	if (!inhibits(m, &job->request))
 		needed -= reclaim_staying(&m->reclaim);
-	needed -= view.resident < needed ? view.resident : needed;
-	if (view.host_total == 0 || needed <= spare || m->config.backing == RAM_HUGETLB ||
+	needed -= host.resident < needed ? host.resident : needed;
+	if (needed <= host.spare || m->config.backing == RAM_HUGETLB ||
 	    job->request.balloon == VFIO_BALLOON_ALLOWED)
 		return 0;
 	return log_refuse(
 		-ENOMEM,
 		"vfio: attach %s: %" PRIu64
-		" MiB more have to be pinned for it, and the host has %" PRIu64
+		" MiB more have to be pinned for it, and %s has %" PRIu64
 		" MiB to spare: end something else there, or start the guest with the "
 		"policy coordinated and have its balloon take more",
-		job->request.host, needed >> 20, spare >> 20);
+		job->request.host, needed >> 20, host.owner, host.spare >> 20);
 }
 
 static uint64_t reclaimed(struct machine *m)
@@ -423,7 +422,10 @@ static void begin_steps(struct machine *m)
 	}
 }
 
-/* Without an inhibitor the balloon goes on, and what it gave to the host stays there. */
+/*
+ * What the balloon gave to the host stays there, unless the inhibitor had that forgotten; what other
+ * devices have let go of comes back when they pin it again.
+ */
 static int make_present(struct machine *m, struct attach_job *job)
 {
 	uint64_t left = m->config.memory - job->present;
@@ -431,8 +433,6 @@ static int make_present(struct machine *m, struct attach_job *job)
 	uint64_t at = job->present;
 
 	job->present += size;
-	if (list_linked(&job->inhibitor.link))
-		return ram_populate(&m->ram, at, size);
 	return reclaim_populate_live(&m->reclaim, at, size, &job->lost);
 }
 
@@ -445,8 +445,9 @@ static void step_ready(struct event_source *source, uint32_t events)
 	(void)events;
 	if (!eventfd_take(source->fd) || !job->ended)
 		return;
-	/* The policy may have been switched since: now it will need more. */
-	if (inhibits(m, &job->request) && !list_linked(&job->inhibitor.link)) {
+	/* The policy may have been switched since: it needs more now, or less. */
+	if (inhibits(m, &job->request) != list_linked(&job->inhibitor.link)) {
+		inhibitor_lower(&m->reclaim, &job->inhibitor);
 		begin_steps(m);
 		return;
 	}

@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/auto_balloon.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include "base/fd.h"
-
 #define MIN_STEP (16ull << 20)
 #define STEPS 16u
 
@@ -114,59 +106,6 @@ uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 	if (automatic->nr_calm >= AUTO_BALLOON_CALM)
 		return change(automatic, AUTO_BALLOON_HOST_EASY, keep, raised(automatic, keep));
 	return keep;
-}
-
-void auto_balloon_open_host(struct auto_balloon_host *host, const char *pressure,
-			    const char *meminfo, const char *statm)
-{
-	host->pressure = open(pressure, O_RDONLY | O_CLOEXEC);
-	host->meminfo = open(meminfo, O_RDONLY | O_CLOEXEC);
-	host->statm = open(statm, O_RDONLY | O_CLOEXEC);
-}
-
-void auto_balloon_close_host(struct auto_balloon_host *host)
-{
-	fd_close(&host->pressure);
-	fd_close(&host->meminfo);
-	fd_close(&host->statm);
-}
-
-/* The beginning of a file of /proc, which is made anew for who reads there. */
-static void read_text(int fd, char *text, size_t size)
-{
-	ssize_t n = fd >= 0 ? pread(fd, text, size - 1, 0) : 0;
-
-	text[n > 0 ? n : 0] = '\0';
-}
-
-/* "MemTotal:       16 kB"; 0: it is not there. */
-static uint64_t find_bytes(const char *text, const char *name)
-{
-	const char *at = strstr(text, name);
-
-	return at ? strtoull(at + strlen(name), NULL, 10) << 10 : 0;
-}
-
-void auto_balloon_look_at_host(struct auto_balloon_view *view,
-			       const struct auto_balloon_host *host)
-{
-	unsigned int whole = 0;
-	unsigned int hundredths = 0;
-	unsigned long long pages = 0;
-	char text[1024];
-
-	read_text(host->pressure, text, sizeof(text));
-	if (sscanf(text, "some avg10=%u.%2u", &whole, &hundredths) != 2)
-		whole = hundredths = 0;
-	view->host_pressure = whole * 100 + hundredths;
-	read_text(host->meminfo, text, sizeof(text)); /* all are among the first lines */
-	view->host_total = find_bytes(text, "MemTotal:");
-	view->host_available = find_bytes(text, "MemAvailable:");
-	view->host_swap = find_bytes(text, "SwapFree:");
-	read_text(host->statm, text, sizeof(text)); /* in pages, the second number */
-	if (sscanf(text, "%*u %llu", &pages) != 1)
-		pages = 0;
-	view->resident = pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 const char *auto_balloon_reason_name(enum auto_balloon_reason reason)

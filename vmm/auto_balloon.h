@@ -41,13 +41,10 @@ struct auto_balloon_view {
 	uint64_t keep; /* what the guest was asked to keep */
 	uint64_t has;  /* what it has just now */
 	bool has_stats;
-	uint64_t available; /* of `has`, as it says; with has_stats */
-	unsigned int
-		host_pressure; /* hundredths of a per cent; 0 where the host does not say */
-	uint64_t host_total;   /* 0: the host does not say */
+	uint64_t available;         /* of `has`, as it says; with has_stats */
+	unsigned int host_pressure; /* these three: see host_memory.h */
+	uint64_t host_total;
 	uint64_t host_available;
-	uint64_t host_swap; /* that is free */
-	uint64_t resident;  /* what this process has already */
 };
 
 enum auto_balloon_reason {
@@ -74,25 +71,6 @@ void auto_balloon_init(struct auto_balloon *automatic, const struct auto_balloon
 /* What the guest should keep from now on; view->keep if nothing changes. */
 uint64_t auto_balloon_decide(struct auto_balloon *automatic,
 			     const struct auto_balloon_view *view);
-
-/*
- * What the host says of itself, and of us: /proc/pressure/memory, /proc/meminfo and
- * /proc/self/statm, or files like them.
- */
-struct auto_balloon_host {
-	int pressure; /* owned; -1: it does not say */
-	int meminfo;  /* likewise */
-	int statm;    /* likewise */
-};
-
-/* Opens all, for good: in the sandbox nothing can be. What cannot be opened says nothing. */
-void auto_balloon_open_host(struct auto_balloon_host *host, const char *pressure,
-			    const char *meminfo, const char *statm);
-void auto_balloon_close_host(struct auto_balloon_host *host);
-
-/* Fills in what is about the host, and `resident`. What cannot be read is left 0. */
-void auto_balloon_look_at_host(struct auto_balloon_view *view,
-			       const struct auto_balloon_host *host);
 
 /* "guest-short", "host-tight", "host-easy", "stays". */
 const char *auto_balloon_reason_name(enum auto_balloon_reason reason);

@@ -275,6 +275,7 @@ static void check_vfio(struct doctor *d)
 static void check_memory(struct doctor *d)
 {
 	uint64_t mib = d->config->memory >> 20;
+	struct host_memory_files files;
 	struct host_memory host;
 	struct layout layout;
 
@@ -285,7 +286,9 @@ static void check_memory(struct doctor *d)
 		       mib, d->bits);
 		return;
 	}
-	host_get_memory(d->config->root, &host);
+	host_memory_open(&files, d->config->root);
+	host_memory_look(&files, &host);
+	host_memory_close(&files);
 	if (host.spare == UINT64_MAX || !host.total)
 		report(d, HOST, "memory", WARNING, NULL,
 		       "how much the host has is not known\nmount -t proc proc /proc");

@@ -1,104 +1,152 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/host_memory.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/host_pci.h"
+#include "base/fd.h"
 
-struct meminfo {
-	unsigned long long total; /* KiB, all of them */
-	unsigned long long available;
-	unsigned long long swap;
-};
+/* Each of these files, or what is wanted of it, is shorter. */
+#define TEXT_SIZE 4096u
 
-static int read_meminfo(void *opaque, const char *line)
+static int open_file(const char *root, const char *folder, const char *name)
 {
-	struct meminfo *info = opaque;
+	char path[3 * PATH_MAX];
 
-	(void)sscanf(line, "MemTotal: %llu", &info->total);
-	(void)sscanf(line, "MemAvailable: %llu", &info->available);
-	(void)sscanf(line, "SwapFree: %llu", &info->swap);
-	return 0;
+	(void)snprintf(path, sizeof(path), "%s/%s/%s", root, folder, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* Of version 2 there is one line. 1: this is it. */
-static int read_cgroup(void *opaque, const char *line)
+/* From its beginning: the kernel makes these files anew for who reads there. */
+static void read_text(int fd, char *text)
 {
-	char *path = opaque;
+	ssize_t n = fd >= 0 ? pread(fd, text, TEXT_SIZE - 1, 0) : 0;
 
-	if (strncmp(line, "0::/", 4) != 0)
-		return 0;
-	(void)snprintf(path, PATH_MAX, "%s", line + 3);
-	path[strcspn(path, "\n")] = '\0';
-	return 1;
+	text[n > 0 ? n : 0] = '\0';
 }
 
-/* Adds the page cache, which a limit makes the kernel give up. */
-static int read_stat(void *opaque, const char *line)
+/* What follows these words at the beginning of a line; NULL: none begins so. */
+static const char *find_line(const char *text, const char *words)
 {
-	unsigned long long *bytes = opaque;
-	unsigned long long more = 0;
-
-	if (sscanf(line, "inactive_file %llu", &more) == 1 ||
-	    sscanf(line, "active_file %llu", &more) == 1)
-		*bytes += more;
-	return 0;
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (strncmp(line, words, strlen(words)) == 0)
+			return line + strlen(words);
+	}
+	return NULL;
 }
 
-static bool read_bytes(const char *root, const char *cgroup, const char *name,
-		       unsigned long long *ret)
+/* 0: it is not there. */
+static uint64_t find_number(const char *text, const char *words)
 {
-	char text[32];
+	const char *at = find_line(text, words);
 
-	return host_read(root, text, sizeof(text), "sys/fs/cgroup%s/%s", cgroup, name) >= 0 &&
-	       sscanf(text, "%llu", ret) == 1; /* "max" is none */
+	return at ? strtoull(at, NULL, 10) : 0;
 }
 
-static void look_at_cgroup(const char *root, const char *cgroup, uint64_t swap,
-			   struct host_memory *m)
+/* The root has no limit. */
+static void open_cgroups(struct host_memory_files *files, const char *root, char *path)
 {
-	char stat[PATH_MAX + 32];
+	for (char *slash; path[0] && path[1] && files->nr_cgroups < HOST_MAX_CGROUPS;
+	     *slash = '\0') {
+		struct host_cgroup *cgroup = &files->cgroups[files->nr_cgroups];
+		char folder[TEXT_SIZE + 32];
+		(void)snprintf(folder, sizeof(folder), "sys/fs/cgroup%s", path);
+		cgroup->max = open_file(root, folder, "memory.max");
+		slash = strrchr(path, '/');
+		if (cgroup->max < 0)
+			continue;
+		cgroup->current = open_file(root, folder, "memory.current");
+		cgroup->stat = open_file(root, folder, "memory.stat");
+		(void)snprintf(cgroup->path, sizeof(cgroup->path), "%.*s",
+			       (int)sizeof(cgroup->path) - 1, path);
+		files->nr_cgroups++;
+	}
+}
+
+void host_memory_open(struct host_memory_files *files, const char *root)
+{
+	char text[TEXT_SIZE];
+
+	*files = (struct host_memory_files){
+		.meminfo = open_file(root, "proc", "meminfo"),
+		.statm = open_file(root, "proc/self", "statm"),
+		.pressure = open_file(root, "proc/pressure", "memory"),
+	};
+	autoclose int fd = open_file(root, "proc/self", "cgroup");
+	read_text(fd, text);
+	/* Of version 2 there is one line: "0::/a/b". */
+	const char *at = find_line(text, "0::/");
+	if (!at)
+		return;
+	char path[TEXT_SIZE];
+	(void)snprintf(path, sizeof(path), "/%.*s", (int)strcspn(at, "\n"), at);
+	open_cgroups(files, root, path);
+}
+
+void host_memory_close(struct host_memory_files *files)
+{
+	fd_close(&files->meminfo);
+	fd_close(&files->statm);
+	fd_close(&files->pressure);
+	for (; files->nr_cgroups > 0; files->nr_cgroups--) {
+		struct host_cgroup *cgroup = &files->cgroups[files->nr_cgroups - 1];
+		fd_close(&cgroup->max);
+		fd_close(&cgroup->current);
+		fd_close(&cgroup->stat);
+	}
+}
+
+static void look_at_cgroup(const struct host_cgroup *cgroup, uint64_t swap,
+			   struct host_memory *host)
+{
+	char text[TEXT_SIZE];
 	unsigned long long most;
-	unsigned long long used = 0;
-	unsigned long long cache = 0;
+	unsigned long long used;
 
-	if (!read_bytes(root, cgroup, "memory.max", &most) ||
-	    !read_bytes(root, cgroup, "memory.current", &used))
+	read_text(cgroup->max, text);
+	if (sscanf(text, "%llu", &most) != 1) /* "max" is none */
 		return;
-	(void)snprintf(stat, sizeof(stat), "sys/fs/cgroup%s/memory.stat", cgroup);
-	if (host_each_line(root, stat, read_stat, &cache) < 0 || cache > used)
-		cache = used; /* the less is known the more may be had */
-	used -= cache;
+	read_text(cgroup->current, text);
+	if (sscanf(text, "%llu", &used) != 1)
+		return;
+	/* A limit makes the kernel give up the page cache. The less is known the more may be had. */
+	read_text(cgroup->stat, text);
+	uint64_t cache = text[0] ? find_number(text, "inactive_file ") +
+					   find_number(text, "active_file ")
+				 : used;
+	used -= cache < used ? cache : used;
 	uint64_t spare = (most > used ? most - used : 0) + swap;
-	if (spare >= m->spare)
+	if (spare >= host->spare)
 		return;
-	m->spare = spare;
-	(void)snprintf(m->owner, sizeof(m->owner), "the memory cgroup %.128s", cgroup);
+	host->spare = spare;
+	(void)snprintf(host->owner, sizeof(host->owner), "the memory cgroup %s", cgroup->path);
 }
 
-void host_get_memory(const char *root, struct host_memory *ret)
+void host_memory_look(const struct host_memory_files *files, struct host_memory *ret)
 {
-	char path[PATH_MAX] = "";
-	char text[64];
-	struct meminfo info = { 0 };
+	char text[TEXT_SIZE];
+	unsigned int whole = 0;
+	unsigned int hundredths = 0;
 	unsigned long long pages = 0;
 
 	*ret = (struct host_memory){ .spare = UINT64_MAX, .owner = "the host" };
-	if (host_each_line(root, "proc/meminfo", read_meminfo, &info) >= 0 && info.total > 0) {
-		ret->total = info.total << 10;
-		ret->spare = (info.available + info.swap) << 10;
-	}
-	if (host_read(root, text, sizeof(text), "proc/self/statm") >= 0 &&
-	    sscanf(text, "%*u %llu", &pages) == 1)
+	read_text(files->pressure, text);
+	if (sscanf(text, "some avg10=%u.%2u", &whole, &hundredths) == 2)
+		ret->pressure = whole * 100 + hundredths;
+	read_text(files->statm, text); /* in pages, the second number */
+	if (sscanf(text, "%*u %llu", &pages) == 1)
 		ret->resident = pages * (uint64_t)sysconf(_SC_PAGESIZE);
-	if (host_each_line(root, "proc/self/cgroup", read_cgroup, path) <= 0)
-		return;
-	/* A limit is one on all that is below; the root has none. */
-	for (char *slash; path[0] && path[1]; *slash = '\0') {
-		look_at_cgroup(root, path, info.swap << 10, ret);
-		slash = strrchr(path, '/');
-	}
+	read_text(files->meminfo, text);
+	uint64_t swap = find_number(text, "SwapFree:") << 10;
+	ret->total = find_number(text, "MemTotal:") << 10;
+	ret->available = find_number(text, "MemAvailable:") << 10;
+	if (ret->total > 0)
+		ret->spare = ret->available + swap;
+	for (unsigned int i = 0; i < files->nr_cgroups; i++)
+		look_at_cgroup(&files->cgroups[i], swap, ret);
 }

@@ -3,24 +3,55 @@
  * host_memory.h - how much more memory may be had: of the host, and of the memory cgroups that we
  * are in. Who pins more than that is not refused by the kernel, but killed in the middle of it.
  *
- * Threads: any.
+ * Threads: as the caller has it; nothing here is shared.
  */
 #ifndef VMM_HOST_MEMORY_H
 #define VMM_HOST_MEMORY_H
 
 #include <stdint.h>
 
-#define HOST_OWNER_SIZE 160u
+#define HOST_MAX_CGROUPS 8u
+#define HOST_CGROUP_SIZE 128u
+
+/*
+ * /proc/meminfo, /proc/self/statm, /proc/pressure/memory, and memory.max, .current and .stat of
+ * each cgroup (version 2) that we are in, up to the root; of very many the innermost.
+ */
+struct host_memory_files {
+	int meminfo; /* owned; -1: it is not there; so are all of them */
+	int statm;
+	int pressure;
+	struct host_cgroup {
+		int max;
+		int current;
+		int stat;
+		char path[HOST_CGROUP_SIZE]; /* may be cut short */
+	} cgroups[HOST_MAX_CGROUPS];
+	unsigned int nr_cgroups;
+};
 
 /* The least of all. Estimates, and none too small: what others can be made to give up counts. */
 struct host_memory {
-	uint64_t total;              /* bytes the host has in all; 0: it does not tell */
-	uint64_t spare;              /* bytes; UINT64_MAX: nobody tells */
-	uint64_t resident;           /* bytes that this process has already */
-	char owner[HOST_OWNER_SIZE]; /* of `spare`: "the host", or "the memory cgroup /a/b" */
+	uint64_t total;     /* bytes the host has in all; 0: it does not tell */
+	uint64_t available; /* of these, without what could be swapped out */
+	uint64_t spare;     /* bytes that may be had, of the host or of a cgroup with less;
+				  UINT64_MAX: nobody tells */
+	uint64_t resident;  /* bytes that this process has already */
+	unsigned int
+		pressure; /* of the host: hundredths of a per cent of the last 10 s in which
+				  some task waited for memory; 0 where it does not tell */
+	char owner[HOST_CGROUP_SIZE +
+		   32]; /* of `spare`: "the host", "the memory cgroup /a/b" */
 };
 
-/* By /proc and /sys/fs/cgroup (version 2). root: see host_pci.h. */
-void host_get_memory(const char *root, struct host_memory *ret);
+/*
+ * Opens all, for good: in the sandbox nothing can be. What cannot be opened tells nothing.
+ * root: see host_pci.h.
+ */
+void host_memory_open(struct host_memory_files *files, const char *root);
+void host_memory_close(struct host_memory_files *files);
+
+/* As it is just now. What cannot be read is left out. */
+void host_memory_look(const struct host_memory_files *files, struct host_memory *ret);
 
 #endif /* VMM_HOST_MEMORY_H */

@@ -16,7 +16,6 @@
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
-#include "vmm/host_memory.h"
 #include "vmm/host_pci.h"
 #include "vmm/kvm.h"
 
@@ -396,17 +395,21 @@ static void look_around(struct machine *m, struct auto_balloon_view *view)
 	const time_t fresh = 3 * AUTO_BALLOON_SECONDS;
 	struct virtio_balloon_stats stats;
 	struct virtio_balloon_state state;
+	struct host_memory host;
 
 	virtio_balloon_get_state(&m->balloon, &state);
 	virtio_balloon_get_stats(&m->balloon, &stats);
+	host_memory_look(&m->host_memory, &host);
 	*view = (struct auto_balloon_view){
 		.keep = m->config.memory - state.target,
 		.has = m->config.memory - state.actual,
 		.has_stats = now_seconds() - stats.arrived <= fresh &&
 			     stats.values[STAT_AVAILABLE] != VIRTIO_BALLOON_NO_STAT,
 		.available = stats.values[STAT_AVAILABLE],
+		.host_pressure = host.pressure,
+		.host_total = host.total,
+		.host_available = host.available,
 	};
-	auto_balloon_look_at_host(view, &m->auto_host);
 }
 
 static void auto_timer_ready(struct event_source *source, uint32_t events)
@@ -506,7 +509,7 @@ static int init_simple_things(struct machine *m, const struct machine_config *co
 		.signals = { .fd = -1, .ready = signal_ready },
 		.timer = { .fd = -1, .ready = timer_ready },
 		.wake = { .fd = -1, .ready = wake_ready },
-		.auto_host = { -1, -1, -1 },
+		.host_memory = { .meminfo = -1, .statm = -1, .pressure = -1 },
 		.auto_timer = { .fd = -1, .ready = auto_timer_ready },
 		.reset_done = { .fd = -1, .ready = reset_done_ready },
 		.inhibiting = { .fd = -1, .ready = inhibiting_ready },
@@ -765,12 +768,12 @@ static uint64_t to_be_pinned(const struct machine_config *config, uint64_t resid
 }
 
 /* The kernel would not refuse it, but kill us, or another, half-way. */
-static int check_host_memory(const struct machine_config *config)
+static int check_host_memory(const struct machine *m)
 {
 	struct host_memory host;
 
-	host_get_memory("", &host);
-	uint64_t needed = to_be_pinned(config, host.resident);
+	host_memory_look(&m->host_memory, &host);
+	uint64_t needed = to_be_pinned(&m->config, host.resident);
 	if (needed <= host.spare)
 		return 0;
 	return log_err(-ENOMEM,
@@ -783,7 +786,7 @@ static int check_host_memory(const struct machine_config *config)
 /* The 64-bit window lies where every IOMMU can reach it, so that devices can reach each other. */
 static int attach_devices(struct machine *m)
 {
-	int r = check_host_memory(&m->config);
+	int r = check_host_memory(m);
 
 	for (unsigned int i = 0; i < m->config.nr_devices && r >= 0; i++) {
 		const struct attach_request request = {
@@ -1025,8 +1028,7 @@ int machine_init(struct machine *m, const struct machine_config *config)
 	if (r < 0)
 		goto fail;
 	figures_mark(&m->figures, PHASE_PROCESSORS);
-	auto_balloon_open_host(&m->auto_host, "/proc/pressure/memory", "/proc/meminfo",
-			       "/proc/self/statm");
+	host_memory_open(&m->host_memory, "");
 	r = not_the_users(attach_init(&m->attach, m));
 	if (r < 0)
 		goto fail;
@@ -1249,7 +1251,7 @@ void machine_finish(struct machine *m)
 	if (m->auto_timer.fd >= 0)
 		event_loop_remove(&m->loop, &m->auto_timer);
 	fd_close(&m->auto_timer.fd);
-	auto_balloon_close_host(&m->auto_host);
+	host_memory_close(&m->host_memory);
 	if (m->inhibiting.fd >= 0)
 		event_loop_remove(&m->loop, &m->inhibiting);
 	fd_close(&m->inhibiting.fd);

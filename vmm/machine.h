@@ -35,6 +35,7 @@
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/figures.h"
+#include "vmm/host_memory.h"
 #include "vmm/kvm_slots.h"
 #include "vmm/kvm_wires.h"
 #include "vmm/layout.h"
@@ -151,7 +152,7 @@ struct machine {
 	struct hotplug hotplug;
 	struct virtio_balloon balloon;
 	struct auto_balloon auto_balloon;
-	struct auto_balloon_host auto_host;
+	struct host_memory_files host_memory;
 	struct event_source auto_timer; /* fd owned */
 	/* fd owned; signalled while vfio_inhibit() has more to do. */
 	struct event_source inhibiting;

@@ -1,7 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdio.h>
-#include <unistd.h>
-
 #include "tests/fakes/process.h"
 #include "vmm/auto_balloon.h"
 
@@ -193,79 +190,6 @@ START_TEST(what_a_tight_host_took_is_not_given_back_by_itself)
 }
 END_TEST
 
-/* Files */
-
-static char path[64];
-
-static const char *file_with(const char *text)
-{
-	(void)snprintf(path, sizeof(path), "/tmp/ballast-auto-%d", getpid());
-	FILE *f = fopen(path, "w");
-	ck_assert_ptr_nonnull(f);
-	ck_assert_int_ge(fputs(text, f), 0);
-	ck_assert_int_eq(fclose(f), 0);
-	return path;
-}
-
-/* Twice, as in the sandbox, where the files are open for good. */
-static void look_at(const char *pressure, const char *meminfo, const char *statm)
-{
-	unsigned int fds = process_nr_fds();
-	struct auto_balloon_view first = view;
-	struct auto_balloon_host host;
-
-	auto_balloon_open_host(&host, pressure, meminfo, statm);
-	auto_balloon_look_at_host(&first, &host);
-	auto_balloon_look_at_host(&view, &host);
-	ck_assert_uint_eq(view.host_total, first.host_total);
-	auto_balloon_close_host(&host);
-	ck_assert_uint_eq(process_nr_fds(), fds);
-}
-
-START_TEST(pressure_is_read_as_the_kernel_writes_it)
-{
-	static const struct {
-		const char *text;
-		unsigned int pressure;
-	} cases[] = {
-		{ "some avg10=0.00 avg60=1.00 avg300=2.00 total=3\nfull avg10=9.00\n", 0 },
-		{ "some avg10=12.34 avg60=0.00 avg300=0.00 total=0\n", 1234 },
-		{ "some avg10=100.00 avg60=0.00\n", 10000 },
-		{ "nothing of the kind\n", 0 },
-		{ "", 0 },
-	};
-
-	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		look_at(file_with(cases[i].text), "/nowhere", "/nowhere");
-		ck_assert_uint_eq(view.host_pressure, cases[i].pressure);
-		ck_assert_uint_eq(view.host_total, 0);
-		ck_assert_int_eq(unlink(path), 0);
-	}
-	look_at("/nowhere", "/nowhere", "/nowhere");
-	ck_assert_uint_eq(view.host_pressure, 0);
-}
-END_TEST
-
-START_TEST(memory_is_read_as_the_kernel_writes_it)
-{
-	look_at("/nowhere",
-		file_with("MemTotal:       16 kB\nMemFree: 1 kB\n"
-			  "MemAvailable:    8 kB\nSwapFree: 2 kB\n"),
-		"/nowhere");
-	ck_assert_uint_eq(view.host_total, 16384);
-	ck_assert_uint_eq(view.host_available, 8192);
-	ck_assert_uint_eq(view.host_swap, 2048);
-	ck_assert_uint_eq(view.resident, 0);
-	ck_assert_int_eq(unlink(path), 0);
-	look_at("/nowhere", "/nowhere", file_with("900 30 2 1 0 1 0\n"));
-	ck_assert_uint_eq(view.resident, 30 * (uint64_t)sysconf(_SC_PAGESIZE));
-	ck_assert_int_eq(unlink(path), 0);
-	look_at("/proc/pressure/memory", "/proc/meminfo", "/proc/self/statm");
-	ck_assert_uint_gt(view.host_total, view.host_available);
-	ck_assert_uint_gt(view.resident, 0);
-}
-END_TEST
-
 int main(void)
 {
 	Suite *suite = suite_create("vmm_auto_balloon");
@@ -284,8 +208,6 @@ int main(void)
 	tcase_add_test(tests, a_look_that_is_not_easy_begins_the_while_anew);
 	tcase_add_test(tests, a_short_guest_does_not_wait_and_comes_first);
 	tcase_add_test(tests, what_a_tight_host_took_is_not_given_back_by_itself);
-	tcase_add_test(tests, pressure_is_read_as_the_kernel_writes_it);
-	tcase_add_test(tests, memory_is_read_as_the_kernel_writes_it);
 	suite_add_tcase(suite, tests);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

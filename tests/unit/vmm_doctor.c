@@ -362,6 +362,7 @@ START_TEST(memory_must_fit_the_memory_cgroups)
 	ck_assert_int_eq(run_with(925ull << 20, 1, CARD, ""), 1);
 	expect("host", "memory", "problem", "the memory cgroup /a has 924 MiB", "--memory");
 	tree_write("sys/fs/cgroup/a/b/memory.max", "134217728\n");
+	tree_write("sys/fs/cgroup/a/b/memory.stat", "anon 1048576\n");
 	ck_assert_int_eq(run_with(512ull << 20, 1, CARD, ""), 1);
 	expect("host", "memory", "problem", "the memory cgroup /a/b has 127 MiB", "--memory");
 	/* Swap takes what others leave. */

@@ -1977,12 +1977,12 @@ START_TEST(what_the_host_has_no_memory_for_is_not_attached)
 	autoclose int fd = memfd_create("meminfo", MFD_CLOEXEC);
 	ck_assert_int_eq(write(fd, poor, sizeof(poor) - 1), sizeof(poor) - 1);
 	autoclose int nothing = memfd_create("statm", MFD_CLOEXEC);
-	int meminfo = machine.auto_host.meminfo;
-	int statm = machine.auto_host.statm;
+	int meminfo = machine.host_memory.meminfo;
+	int statm = machine.host_memory.statm;
 	ck_assert_int_ge(meminfo, 0);
 	ck_assert_int_ge(statm, 0);
-	machine.auto_host.meminfo = fd;
-	machine.auto_host.statm = nothing;
+	machine.host_memory.meminfo = fd;
+	machine.host_memory.statm = nothing;
 	for (unsigned int coordinate = 0; coordinate < 2; coordinate++) {
 		machine.vfio.config.coordinate = coordinate;
 		(void)process_log();
@@ -1990,8 +1990,8 @@ START_TEST(what_the_host_has_no_memory_for_is_not_attached)
 		expect_logged("MiB more have to be pinned for it, and the host has 0 MiB");
 	}
 	machine.vfio.config.coordinate = false;
-	machine.auto_host.statm = statm;
-	machine.auto_host.meminfo = meminfo;
+	machine.host_memory.statm = statm;
+	machine.host_memory.meminfo = meminfo;
 	ck_assert_int_eq(close(fd), 0);
 	ck_assert_int_eq(close(nothing), 0);
 	fd = nothing = -1;
