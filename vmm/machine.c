@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/trace.h"
 
 #include "vmm/acpi.h"
 #include "vmm/cpuid.h"
@@ -985,12 +987,24 @@ static int init_sandbox(struct machine *m)
 	return sandbox_init(&m->sandbox, &config);
 }
 
+static int open_trace(const char *path)
+{
+	int r = path ? trace_open(path) : 0;
+
+	if (r == -EEXIST)
+		return log_refuse(-EINVAL, "--trace '%s': is there and no regular file", path);
+	return r < 0 ? log_err(r, "--trace '%s'", path) : 0;
+}
+
 int machine_init(struct machine *m, const struct machine_config *config)
 {
 	int r = not_the_users(init_simple_things(m, config));
 	if (r < 0)
 		goto fail;
 	r = boot_open(&m->files, config->kernel, config->initrd, config->cmdline);
+	if (r < 0)
+		goto fail;
+	r = open_trace(config->trace);
 	if (r < 0)
 		goto fail;
 	r = not_the_users(init_events(m));
@@ -1152,6 +1166,9 @@ static int start(struct machine *m)
 		r = vcpu_start(&m->vcpus[i]);
 	if (r >= 0)
 		r = sandbox_enter(&m->sandbox, SANDBOX_EVENT_LOOP, "event loop");
+	/* Everybody has entered. The filters were large, and nothing as large is needed again. */
+	sandbox_finish(&m->sandbox);
+	(void)malloc_trim(0);
 	return r;
 }
 
@@ -1299,6 +1316,7 @@ void machine_finish(struct machine *m)
 	memory_map_finish(&m->map);
 	vcpu_gate_finish(&m->gate);
 	pthread_mutex_destroy(&m->lock);
+	trace_close();
 	*m = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .loop.epoll_fd = -1 };
 }
 

@@ -104,6 +104,7 @@ struct machine_config {
 	bool exit_port;       /* 0xf4: a guest's own exit status */
 	const char *metrics;  /* file for Prometheus; NULL: none */
 	const char *events;   /* file for events; NULL: none */
+	const char *trace;    /* file for trace_open(); NULL: none */
 	enum sandbox_mode sandbox;
 	struct sandbox_user user; /* who to be once everything is open */
 };

@@ -585,6 +585,12 @@ static int parse_events(char *text, struct machine_config *config)
 	return 0;
 }
 
+static int parse_trace(char *text, struct machine_config *config)
+{
+	config->trace = text;
+	return 0;
+}
+
 static int parse_sandbox(char *text, struct machine_config *config)
 {
 	if (strcmp(text, "on") == 0)
@@ -645,9 +651,8 @@ const struct option_row option_rows[] = {
 	  parse_memory, OPTION_KEYS, .fallback = "512M", .bare = "size",
 	  .words = "backing=anon backing=memfd backing=hugetlb" },
 	{ "device", "BDF[,BDF]",
-	  "assign these PCI devices, bound to vfio-pci: 0000:01:00.0,\n"
-	  "01:00.0 or a path below /sys, or an mdev by its UUID;\n"
-	  ",balloon=allowed (an mdev: no inhibitor); ,on-error=detach",
+	  "PCI devices bound to vfio-pci: 0000:01:00.0, a path, an\n"
+	  "mdev's UUID; ,balloon=allowed ,on-error=detach: ballast(1)",
 	  parse_devices, OPTION_KEYS, OPTION_ADDS, .bare = "bdf",
 	  .words = "% balloon=allowed on-error=detach" },
 	{ "balloon", "on|KEY=VALUE[,..]",
@@ -683,6 +688,8 @@ const struct option_row option_rows[] = {
 	{ "metrics", "FILE", "figures, as text for Prometheus, every 5 seconds", parse_metrics,
 	  OPTION_TEXT, .words = "@" },
 	{ "events", "FILE", "what happens is appended to it, a line of JSON each", parse_events,
+	  OPTION_TEXT, .words = "@" },
+	{ "trace", "FILE", "its steps on the main ways, for ballast-timeline", parse_trace,
 	  OPTION_TEXT, .words = "@" },
 	{ "user", "NAME", "be that user, not root, once everything is open", parse_user,
 	  OPTION_TEXT },

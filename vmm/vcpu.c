@@ -413,6 +413,7 @@ static int begin(struct vcpu *vcpu)
 
 	(void)snprintf(name, sizeof(name), "vcpu %02u", vcpu->index);
 	(void)pthread_setname_np(pthread_self(), name); /* for people who look at top */
+	trace_name_thread(name);
 	int r = host->begin ? host->begin(host->opaque, name) : 0;
 	pthread_mutex_lock(&vcpu->gate->lock);
 	vcpu->begin_error = r;

@@ -384,7 +384,8 @@ def attach(rows, rounds):
                     "pinning": seconds_in(ioctls) + seconds_in(populate), "populate": seconds_in(populate)}
 
     host.bind(host.EDU, "vfio-pci")
-    with mmap.mmap(-1, 4500 * MIB) as memory:  # or who comes first pays for the emulator, which has none of it yet
+    # Or who is given a page for the first time pays for the emulator, which has none of it yet.
+    with mmap.mmap(-1, (host.available_memory() - 512 * MIB) // MIB * MIB) as memory:
         memory.madvise(POPULATE_WRITE)
     sizes = [("1G", "1G", None), ("4G", "4G", None)]
     if os.path.exists(f"{host.IMAGES}/config"):  # of guest-images/kernel, which has no modules

@@ -26,6 +26,7 @@ import termios
 import threading
 import time
 import unittest
+from xml.etree import ElementTree
 
 USAGE = 2
 FAILED = 1
@@ -34,6 +35,7 @@ NOBODY = 65534
 MIB = 1 << 20
 F_SETPIPE_SZ = 1031
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BALLAST = ""
 GUESTS = ""
 
@@ -163,7 +165,7 @@ class Options(CliTest):
     def test_missing_values(self):
         for option in ("--initrd", "--cmdline", "--cpus", "--memory", "--device", "--balloon",
                        "--disk", "--qmp", "--experiment", "--serial", "--console", "--on-reset",
-                       "--timeout", "--config", "--metrics", "--events", "--sandbox", "--user"):
+                       "--timeout", "--config", "--metrics", "--events", "--trace", "--sandbox", "--user"):
             self.refused(USAGE, ["run", "--kernel", "k", option], option, "value", "--help")
 
     def test_values(self):
@@ -279,7 +281,7 @@ class Options(CliTest):
             for option in ("--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--device",
                            "--balloon", "--disk", "--net", "--qmp", "--experiment", "--serial",
                            "--console", "--on-reset", "--timeout", "--exit-port", "--version",
-                           "--config", "--print-config", "--metrics", "--events", "ballast ctl",
+                           "--config", "--print-config", "--metrics", "--events", "--trace", "ballast ctl",
                            "ballast doctor|bind|unbind"):
                 self.assertIn(option, r.stdout)
 
@@ -311,13 +313,38 @@ class Options(CliTest):
     def test_figures_that_cannot_be_written(self):
         run = ["run", "--kernel", self.path("kernel", elf())]
         nowhere = self.path("no/such/folder")
-        for option in ("--metrics", "--events"):
+        for option in ("--metrics", "--events", "--trace"):
             self.refused(FAILED, run + [option, nowhere], option, f"'{nowhere}'", "No such file")
         self.refused(USAGE, run + ["--metrics", self.folder], f"'{self.folder}'", "no regular file")
         self.refused(FAILED, run + ["--events", self.folder], f"'{self.folder}'", "directory")
         fifo = self.path("fifo")
         os.mkfifo(fifo)
         self.refused(FAILED, run + ["--events", fifo], f"'{fifo}'", "nobody reads")
+        self.refused(USAGE, run + ["--trace", fifo], f"'{fifo}'", "no regular file")
+
+    def timeline(self, *args):
+        return subprocess.run([os.path.join(ROOT, "packaging/ballast-timeline"), *args], capture_output=True, timeout=TIMEOUT,
+                              text=True, check=False)
+
+    def test_what_is_no_trace_has_no_timeline(self):
+        for file, words in ((self.path("text", b"no trace"), "this is no trace"), (self.path("none"), "No such file"),
+                            (self.path("short", b"BALLTRC\0" + b"\1" * 100), "cut short")):
+            r = self.timeline(file)
+            self.assertEqual((r.returncode, r.stdout), (1, ""))
+            self.assertIn(words, r.stderr)
+            self.assertIn(file, r.stderr)
+            self.assertEqual(r.stderr.count("\n"), 1)
+        self.assertIn("usage: ballast-timeline", self.timeline("--help").stdout)
+
+    def test_steps_are_static_probes(self):
+        if not os.path.exists("/usr/include/x86_64-linux-gnu/sys/sdt.h") and not os.path.exists("/usr/include/sys/sdt.h"):
+            self.skipTest("no <sys/sdt.h>")
+        notes = subprocess.run(["readelf", "-n", BALLAST], capture_output=True, timeout=TIMEOUT, text=True, check=True).stdout
+        names = {line.split()[1] for line in notes.splitlines() if line.strip().startswith("Name: ")}
+        self.assertIn("Provider: ballast", notes)
+        for name in ("ram_discard", "ram_populate", "vfio_map_dma", "vfio_unmap_dma", "reclaim_take", "reclaim_give_back",
+                     "attach_device", "handle_exit", "inhibitor_raise"):
+            self.assertIn(name, names)
 
     def test_printed_config_is_read_again(self):
         text = self.print_config("--kernel", "k", "--memory", "1G,backing=memfd", "--disk",
@@ -1010,9 +1037,20 @@ class Running(CliTest):
 
     def test_figures(self):
         events, metrics = self.path("events"), self.path("metrics")
+        trace = self.path("trace")
         process = self.run_guest("power", "--cmdline", "end=0 status=7", "--events", events,
-                                 "--metrics", metrics)
+                                 "--metrics", metrics, "--trace", trace)
         self.assertEqual(self.finish(process), "")
+        r = self.timeline(trace)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        for name in ("handle_exit", "io_bus_write", "memory_map_add", "slots_region_add", "ram_init"):
+            self.assertRegex(r.stdout, rf"(?m)^{name} +[1-9]")
+        with open(trace + ".svg", encoding="ascii") as f:
+            picture = f.read()
+        ElementTree.fromstring(picture)
+        for text in ("vcpu 00", "main", "handle_exit(0x0, 0x2)"):
+            self.assertIn(text, picture)
+        self.assertIn("in it", self.timeline("--events", "dma*", trace).stderr)
         with open(events, encoding="utf-8") as f:
             log = [json.loads(line) for line in f]
         self.assertEqual((log[0]["event"], log[-1]["event"], log[-1]["status"]), ("start", "exit", 7))
