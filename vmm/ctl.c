@@ -1059,15 +1059,11 @@ static int refuse_command(const char *name)
 
 static int parse_word(struct ctl *c, const char *word)
 {
-	enum reclaim_policy policy;
-	bool on_or_off = c->command->run != policy_run;
-
 	c->word = word;
-	if (on_or_off ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
-		      : options_parse_policy(word, &policy) >= 0)
+	if (option_place(c->command->words, word) >= 0)
 		return 0;
-	return log_refuse(-EINVAL, "ctl: %s '%s': it is %s", c->command->name, word,
-			  on_or_off ? "on or off" : "inhibit or coordinated");
+	return log_refuse(-EINVAL, "ctl: %s '%s': it is one of: %s", c->command->name, word,
+			  c->command->words);
 }
 
 /* "0000:01:00.0", or that and what --device takes behind it. */

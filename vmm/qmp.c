@@ -19,7 +19,6 @@
 #include "vfio/group.h"
 #include "vfio/vfio_pci.h"
 #include "vmm/machine.h"
-#include "vmm/options.h"
 
 #define GENERIC_ERROR "GenericError"
 #define COMMAND_NOT_FOUND "CommandNotFound"
@@ -745,12 +744,12 @@ static json_t *x_ballast_set_stats_period_run(struct call *call)
 static json_t *x_ballast_set_policy_run(struct call *call)
 {
 	const char *name = json_string_value(call->arguments[0]);
-	enum reclaim_policy policy;
+	bool coordinated = false;
 
-	if (options_parse_policy(name, &policy) < 0)
-		return fail(call, GENERIC_ERROR, "policy '%s': it is inhibit or coordinated",
-			    name);
-	int r = machine_set_policy(call->machine, policy);
+	if (parse_choice(call, 0, "policy", "inhibit", "coordinated", &coordinated) < 0)
+		return NULL;
+	int r = machine_set_policy(call->machine,
+				   coordinated ? RECLAIM_COORDINATED : RECLAIM_INHIBIT);
 	if (r == -ENODEV)
 		return fail_without_balloon(call);
 	if (r == -EPERM)
@@ -759,10 +758,10 @@ static json_t *x_ballast_set_policy_run(struct call *call)
 	if (r < 0)
 		return fail(
 			call, GENERIC_ERROR,
-			policy == RECLAIM_INHIBIT
-				? "policy '%s': the host has no memory to give all back: %s"
-				: "policy '%s': not all of the guest's memory can be locked, "
-				  "or be present at once: %s",
+			coordinated
+				? "policy '%s': not all of the guest's memory can be locked, "
+				  "or be present at once: %s"
+				: "policy '%s': the host has no memory to give all back: %s",
 			name, strerror(-r));
 	return json_object();
 }
