@@ -1304,9 +1304,8 @@ void machine_finish(struct machine *m)
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	int r = set_keep(m, bytes);
+
 	if (r >= 0 && m->auto_balloon.config.on) {
 		log_info("balloon: auto is off from now on: a size was asked for");
 		m->auto_balloon.config.on = false;
@@ -1314,12 +1313,9 @@ int machine_set_memory(struct machine *m, uint64_t bytes)
 	return r;
 }
 
-int machine_start_auto(struct machine *m)
+void machine_start_auto(struct machine *m)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	m->auto_balloon.config.on = true;
-	return 0;
 }
 
 void machine_stop_auto(struct machine *m)
@@ -1329,8 +1325,6 @@ void machine_stop_auto(struct machine *m)
 
 int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	if (m->config.unsafe)
 		return -EPERM;
 	if (policy == RECLAIM_INHIBIT)
