@@ -1011,11 +1011,8 @@ static int refuse_command(const char *name)
 {
 	char names[256] = "";
 
-	for (unsigned int i = 0; i < nitems(commands); i++) {
-		size_t used = strlen(names);
-		(void)snprintf(names + used, sizeof(names) - used, "%s%s", i == 0 ? "" : ", ",
-			       commands[i].name);
-	}
+	for (unsigned int i = 0; i < nitems(commands); i++)
+		text_add(names, sizeof(names), "%s%s", i == 0 ? "" : ", ", commands[i].name);
 	return log_refuse(-EINVAL, "ctl: command '%s': it is one of %s", name, names);
 }
 

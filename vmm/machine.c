@@ -1158,17 +1158,11 @@ static int start(struct machine *m)
 /* "a, b and 3 more", or "nobody". */
 static void name_owners(const struct reclaim_figures *f, char *text, size_t size)
 {
-	size_t used = 0;
-
-	(void)snprintf(text, size, "nobody");
-	for (unsigned int i = 0; i < f->nr_owners && used < size; i++) {
-		int n = snprintf(text + used, size - used, "%s%s", i == 0 ? "" : ", ",
-				 f->owners[i]);
-		used += n > 0 ? (size_t)n : 0;
-	}
-	if (f->nr_inhibitors > f->nr_owners && used < size)
-		(void)snprintf(text + used, size - used, " and %u more",
-			       f->nr_inhibitors - f->nr_owners);
+	(void)snprintf(text, size, "%s", f->nr_owners > 0 ? "" : "nobody");
+	for (unsigned int i = 0; i < f->nr_owners; i++)
+		text_add(text, size, "%s%s", i == 0 ? "" : ", ", f->owners[i]);
+	if (f->nr_inhibitors > f->nr_owners)
+		text_add(text, size, " and %u more", f->nr_inhibitors - f->nr_owners);
 }
 
 /* What the balloon was good for. */
