@@ -82,6 +82,16 @@ int log_err(int r, const char *fmt, ...)
 	return r;
 }
 
+void text_add(char *text, size_t size, const char *fmt, ...)
+{
+	size_t used = strlen(text);
+	va_list args;
+
+	va_start(args, fmt);
+	(void)vsnprintf(text + used, size - used, fmt, args);
+	va_end(args);
+}
+
 #define DEFINE_LOG(name, level, letter)           \
 	void name(const char *fmt, ...)           \
 	{                                         \

@@ -43,6 +43,9 @@ int log_err(int r, const char *fmt, ...) printf_like(2, 3);
  */
 void log_capture(char *buffer, size_t size);
 
+/* Puts one more piece of a line behind `text`, or what there is room for in its `size` bytes. */
+void text_add(char *text, size_t size, const char *fmt, ...) printf_like(3, 4);
+
 /* It did happen, but worse; the text ends in what we do about it. */
 void log_warn(const char *fmt, ...) printf_like(1, 2);
 /* Life events: start, attach, balloon target, exit. */

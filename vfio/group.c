@@ -83,18 +83,13 @@ static void name_devices(unsigned int number, char *text, size_t size)
 {
 	char names[MAX_NAMED][VFIO_NAME_SIZE];
 	char driver[64];
-	size_t used = 0;
 
 	text[0] = '\0';
 	int n = vfio_sysfs_group_devices(number, names, MAX_NAMED);
 	for (int i = 0; i < n; i++) {
 		if (vfio_sysfs_driver(names[i], driver, sizeof(driver)) < 0 || !driver[0])
 			(void)strcpy(driver, "no driver");
-		int wrote = snprintf(text + used, size - used, "%s%s (%s)", i == 0 ? "" : ", ",
-				     names[i], driver);
-		if (wrote < 0 || (size_t)wrote >= size - used)
-			return;
-		used += (size_t)wrote;
+		text_add(text, size, "%s%s (%s)", i == 0 ? "" : ", ", names[i], driver);
 	}
 }
 

@@ -43,26 +43,12 @@ static const char *scalar_text(const json_t *value, char *number, size_t size)
 	return number;
 }
 
-/* Whether `key` is one of the words in `list`, which may be NULL. */
-static bool is_listed(const char *list, const char *key)
-{
-	size_t n = strlen(key);
-
-	for (const char *p = list; p && *p; p += strspn(p, " ")) {
-		size_t length = strcspn(p, " ");
-		if (length == n && strncmp(p, key, n) == 0)
-			return true;
-		p += length;
-	}
-	return false;
-}
-
 /* In which order keys stand in the option's own text. */
 static unsigned int rank(const struct option_row *row, const char *key)
 {
 	if (row->bare && strcmp(row->bare, key) == 0)
 		return 0;
-	return is_listed(row->first, key) ? 1 : 2;
+	return option_place(row->first, key) >= 0 ? 1 : 2;
 }
 
 static int write_pair(FILE *f, const struct option_row *row, const char *key,
@@ -229,13 +215,13 @@ static int add_pair(const struct option_row *row, json_t *object, char *piece)
 {
 	char *value = piece;
 	const char *key = strsep(&value, "=");
+	bool comes_first = option_place(row->first, key) >= 0;
 
 	/* Of a key that may stand alone, true says that it does. */
 	if (value)
 		return json_object_set_new(object, key,
-					   is_listed(row->first, key) ? json_string(value)
-								      : value_of(value));
-	if (is_listed(row->first, key))
+					   comes_first ? json_string(value) : value_of(value));
+	if (comes_first)
 		return json_object_set_new(object, key, json_true());
 	if (!row->bare || json_object_get(object, row->bare))
 		return -EINVAL;

@@ -81,6 +81,8 @@ struct command {
 	enum { NO_OPERAND, SIZE_OPERAND, WORD_OPERAND, BDF_OPERAND, NAME_AND_WORD } operand;
 	int (*run)(struct ctl *c);
 	const char *words; /* as in struct option_row: what the last operand may be, or NULL */
+	const char *execute; /* instead of run: the one command that it sends, */
+	const char *done;    /* and what people are told then */
 };
 
 /* The connection */
@@ -197,45 +199,30 @@ static int await_outcome(struct ctl *c)
 	return r;
 }
 
-/* A command is short, and goes in one piece. */
-static int send_with_fds(struct ctl *c, const char *text)
+/* A command is short, and goes in one piece, with the fds that there may be. */
+static int send_text(struct ctl *c, const char *text)
 {
 	union {
 		struct cmsghdr header;
 		char bytes[CMSG_SPACE(sizeof(c->fds))];
 	} control = { .header = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
 	struct iovec bytes = { (char *)(uintptr_t)text, strlen(text) };
+	size_t size = c->nr_fds * sizeof(int);
 	const struct msghdr message = { .msg_iov = &bytes,
 					.msg_iovlen = 1,
 					.msg_control = &control,
-					.msg_controllen = CMSG_SPACE(c->nr_fds * sizeof(int)) };
+					.msg_controllen = size > 0 ? CMSG_SPACE(size) : 0 };
 	ssize_t n;
 
-	control.header.cmsg_len = CMSG_LEN(c->nr_fds * sizeof(int));
-	memcpy(CMSG_DATA(&control.header), c->fds, c->nr_fds * sizeof(int));
+	control.header.cmsg_len = CMSG_LEN(size);
+	memcpy(CMSG_DATA(&control.header), c->fds, size);
 	c->nr_fds = 0;
 	do
 		n = sendmsg(c->fd, &message, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
-	if (n == (ssize_t)strlen(text))
+	if (n == (ssize_t)bytes.iov_len)
 		return 0;
 	return log_err(n < 0 ? -errno : -EMSGSIZE, "ctl: writing to '%s'", c->path);
-}
-
-static int send_text(struct ctl *c, const char *text)
-{
-	if (c->nr_fds > 0)
-		return send_with_fds(c, text);
-	for (size_t size = strlen(text); size > 0;) {
-		ssize_t n = send(c->fd, text, size, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return log_err(-errno, "ctl: writing to '%s'", c->path);
-		text += n;
-		size -= (size_t)n;
-	}
-	return 0;
 }
 
 /*
@@ -412,31 +399,6 @@ static int just_do(struct ctl *c, const char *name, json_t *arguments, const cha
 		puts(done);
 	json_decref(result);
 	return r;
-}
-
-static int powerdown_run(struct ctl *c)
-{
-	return just_do(c, "system_powerdown", NULL, "the power button is pressed");
-}
-
-static int quit_run(struct ctl *c)
-{
-	return just_do(c, "quit", NULL, "the guest is ended");
-}
-
-static int stop_run(struct ctl *c)
-{
-	return just_do(c, "stop", NULL, "the guest is stopped");
-}
-
-static int cont_run(struct ctl *c)
-{
-	return just_do(c, "cont", NULL, "the guest goes on");
-}
-
-static int reset_run(struct ctl *c)
-{
-	return just_do(c, "system_reset", NULL, "the guest is reset");
 }
 
 /* What it takes to attach a device, opened by who may: what listens may open nothing any more. */
@@ -1015,11 +977,11 @@ static const struct command commands[] = {
 	{ "link", NAME_AND_WORD, link_run, ON_OFF },
 	{ "attach", BDF_OPERAND, attach_run, "%%" },
 	{ "detach", BDF_OPERAND, detach_run, "%%" },
-	{ "stop", NO_OPERAND, stop_run },
-	{ "cont", NO_OPERAND, cont_run },
-	{ "reset", NO_OPERAND, reset_run },
-	{ "powerdown", NO_OPERAND, powerdown_run },
-	{ "quit", NO_OPERAND, quit_run },
+	{ "stop", .execute = "stop", .done = "the guest is stopped" },
+	{ "cont", .execute = "cont", .done = "the guest goes on" },
+	{ "reset", .execute = "system_reset", .done = "the guest is reset" },
+	{ "powerdown", .execute = "system_powerdown", .done = "the power button is pressed" },
+	{ "quit", .execute = "quit", .done = "the guest is ended" },
 };
 
 static unsigned int nr_operands_of(const struct command *command)
@@ -1049,25 +1011,18 @@ static int refuse_command(const char *name)
 {
 	char names[256] = "";
 
-	for (unsigned int i = 0; i < nitems(commands); i++) {
-		size_t used = strlen(names);
-		(void)snprintf(names + used, sizeof(names) - used, "%s%s", i == 0 ? "" : ", ",
-			       commands[i].name);
-	}
+	for (unsigned int i = 0; i < nitems(commands); i++)
+		text_add(names, sizeof(names), "%s%s", i == 0 ? "" : ", ", commands[i].name);
 	return log_refuse(-EINVAL, "ctl: command '%s': it is one of %s", name, names);
 }
 
 static int parse_word(struct ctl *c, const char *word)
 {
-	enum reclaim_policy policy;
-	bool on_or_off = c->command->run != policy_run;
-
 	c->word = word;
-	if (on_or_off ? strcmp(word, "on") == 0 || strcmp(word, "off") == 0
-		      : options_parse_policy(word, &policy) >= 0)
+	if (option_place(c->command->words, word) >= 0)
 		return 0;
-	return log_refuse(-EINVAL, "ctl: %s '%s': it is %s", c->command->name, word,
-			  on_or_off ? "on or off" : "inhibit or coordinated");
+	return log_refuse(-EINVAL, "ctl: %s '%s': it is one of: %s", c->command->name, word,
+			  c->command->words);
 }
 
 /* "0000:01:00.0", or that and what --device takes behind it. */
@@ -1166,7 +1121,10 @@ static int run(struct ctl *c)
 {
 	int r = open_connection(c);
 
-	return r < 0 ? r : c->command->run(c);
+	if (r < 0)
+		return r;
+	return c->command->run ? c->command->run(c)
+			       : just_do(c, c->command->execute, NULL, c->command->done);
 }
 
 int ctl_main(int argc, char **argv)

@@ -423,7 +423,6 @@ static bool check_group(struct doctor *d, const struct host_function *function)
 {
 	struct host_function member;
 	char text[2048] = "";
-	size_t used = 0;
 	bool viable = true;
 
 	autofree struct host_names *names = calloc(1, sizeof(*names));
@@ -434,9 +433,8 @@ static bool check_group(struct doctor *d, const struct host_function *function)
 			continue; /* it is just going */
 		viable &= host_is_viable(&member);
 		const char *driver = member.driver[0] ? member.driver : "no driver";
-		int n = snprintf(text + used, sizeof(text) - used, "%s%s (%s)",
-				 used ? ", " : "", member.name, driver);
-		used += n > 0 && (size_t)n < sizeof(text) - used ? (size_t)n : 0;
+		text_add(text, sizeof(text), "%s%s (%s)", text[0] ? ", " : "", member.name,
+			 driver);
 		(void)json_array_append_new(
 			members,
 			json_pack("{s:s, s:s}", "name", member.name, "driver", member.driver));
@@ -500,7 +498,6 @@ static int look_at_bar(void *opaque, const char *line)
 {
 	struct bars *bars = opaque;
 	unsigned int index = bars->nr_lines++;
-	size_t used = strlen(bars->text);
 	uint64_t start = 0;
 	uint64_t last = 0;
 	uint64_t flags = 0;
@@ -511,9 +508,8 @@ static int look_at_bar(void *opaque, const char *line)
 		uint64_t size = last - start + 1;
 		const char *kind = bar_kind(flags);
 		bars->nr_memory += !(flags & RESOURCE_IO);
-		(void)snprintf(bars->text + used, sizeof(bars->text) - used,
-			       "%s%u: %" PRIu64 " bytes (%s)", used ? ", " : "", index, size,
-			       kind);
+		text_add(bars->text, sizeof(bars->text), "%s%u: %" PRIu64 " bytes (%s)",
+			 bars->text[0] ? ", " : "", index, size, kind);
 		(void)json_array_append_new(bars->list,
 					    json_pack("{s:i, s:I, s:s}", "index", (int)index,
 						      "size", (json_int_t)size, "kind", kind));

@@ -142,18 +142,14 @@ static uint64_t phase_us(const struct figures *f, unsigned int phase)
 static void tell_phases(struct figures *f)
 {
 	char text[512] = "";
-	size_t used = 0;
 
 	if (__atomic_exchange_n(&f->phases_told, true, __ATOMIC_RELAXED))
 		return;
-	for (unsigned int i = 0; i < FIGURES_NR_PHASES && used < sizeof(text); i++) {
+	for (unsigned int i = 0; i < FIGURES_NR_PHASES; i++) {
 		uint64_t us = phase_us(f, i);
-		if (f->ends[i] == 0)
-			continue;
-		int n = snprintf(text + used, sizeof(text) - used,
-				 "%s%s %" PRIu64 ".%03" PRIu64, used == 0 ? "" : ", ",
-				 phase_names[i], us / 1000, us % 1000);
-		used += n > 0 ? (size_t)n : 0;
+		if (f->ends[i] != 0)
+			text_add(text, sizeof(text), "%s%s %" PRIu64 ".%03" PRIu64,
+				 text[0] ? ", " : "", phase_names[i], us / 1000, us % 1000);
 	}
 	log_debug("boot, in ms: %s", text);
 }

@@ -1175,17 +1175,11 @@ static int start(struct machine *m)
 /* "a, b and 3 more", or "nobody". */
 static void name_owners(const struct reclaim_figures *f, char *text, size_t size)
 {
-	size_t used = 0;
-
-	(void)snprintf(text, size, "nobody");
-	for (unsigned int i = 0; i < f->nr_owners && used < size; i++) {
-		int n = snprintf(text + used, size - used, "%s%s", i == 0 ? "" : ", ",
-				 f->owners[i]);
-		used += n > 0 ? (size_t)n : 0;
-	}
-	if (f->nr_inhibitors > f->nr_owners && used < size)
-		(void)snprintf(text + used, size - used, " and %u more",
-			       f->nr_inhibitors - f->nr_owners);
+	(void)snprintf(text, size, "%s", f->nr_owners > 0 ? "" : "nobody");
+	for (unsigned int i = 0; i < f->nr_owners; i++)
+		text_add(text, size, "%s%s", i == 0 ? "" : ", ", f->owners[i]);
+	if (f->nr_inhibitors > f->nr_owners)
+		text_add(text, size, " and %u more", f->nr_inhibitors - f->nr_owners);
 }
 
 /* What the balloon was good for. */
@@ -1322,9 +1316,8 @@ void machine_finish(struct machine *m)
 
 int machine_set_memory(struct machine *m, uint64_t bytes)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	int r = set_keep(m, bytes);
+
 	if (r >= 0 && m->auto_balloon.config.on) {
 		log_info("balloon: auto is off from now on: a size was asked for");
 		m->auto_balloon.config.on = false;
@@ -1332,12 +1325,9 @@ int machine_set_memory(struct machine *m, uint64_t bytes)
 	return r;
 }
 
-int machine_start_auto(struct machine *m)
+void machine_start_auto(struct machine *m)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	m->auto_balloon.config.on = true;
-	return 0;
 }
 
 void machine_stop_auto(struct machine *m)
@@ -1347,8 +1337,6 @@ void machine_stop_auto(struct machine *m)
 
 int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 {
-	if (!m->config.has_balloon)
-		return -ENODEV;
 	if (m->config.unsafe)
 		return -EPERM;
 	if (policy == RECLAIM_INHIBIT)

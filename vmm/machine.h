@@ -206,26 +206,25 @@ int machine_run(struct machine *machine);
 void machine_finish(struct machine *machine);
 
 /*
- * For the user's side, on the event loop's thread.
+ * For the user's side, on the event loop's thread. The first four are for a machine with a balloon.
  */
 
 /*
  * Asks the guest to keep `bytes` of its RAM (more than it has: all) and to put the rest into
  * the balloon. Success says that it was asked, not that it complies, and not that the host
  * gains anything by it: machine_get_memory() tells who holds that back.
- * -ENODEV: there is no balloon. -ERANGE: less than VIRTIO_BALLOON_FLOOR. Not logged. Whoever
- * asks takes over from the automatic.
+ * -ERANGE: less than VIRTIO_BALLOON_FLOOR. Not logged. Whoever asks takes over from the automatic.
  */
 must_check int machine_set_memory(struct machine *machine, uint64_t bytes);
-/* Whether the target follows guest and host. -ENODEV: there is no balloon. */
-must_check int machine_start_auto(struct machine *machine);
+/* Whether the target follows guest and host. */
+void machine_start_auto(struct machine *machine);
 void machine_stop_auto(struct machine *machine);
 /*
  * What becomes of the balloon's memory while devices are assigned: RECLAIM_INHIBIT or
  * RECLAIM_COORDINATED. With the former, what was reclaimed is made live bit by bit, which the
  * figures tell; if the host has no memory for the rest all is as before, and the log says so.
- * -ENODEV: there is no balloon. -EPERM: the machine runs the unsafe experiment. -ENOMEM: as
- * vfio_coordinate() and vfio_inhibit(). On failure all is as before.
+ * -EPERM: the machine runs the unsafe experiment. -ENOMEM: as vfio_coordinate() and
+ * vfio_inhibit(). On failure all is as before.
  */
 must_check int machine_set_policy(struct machine *machine, enum reclaim_policy policy);
 void machine_get_memory(struct machine *machine, struct machine_memory *ret);

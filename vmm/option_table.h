@@ -64,4 +64,7 @@ struct option_text {
 /* The row of that name, or NULL. */
 const struct option_row *option_find(const char *name);
 
+/* Which of `words`, blanks between them, `text` is, counted from 0; -1: none. NULL: no words. */
+int option_place(const char *words, const char *text);
+
 #endif /* VMM_OPTION_TABLE_H */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/options.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -17,7 +18,7 @@
 
 #define MIN_MEMORY (4ull << 20)
 #define MAX_MEMORY (8ull << 40) /* KVM takes 2^31 - 1 pages a slot */
-#define MAX_TIMEOUT 31536000ull /* a year */
+#define MAX_TIMEOUT 31536000u   /* a year */
 
 int options_parse_size(const char *text, uint64_t *ret)
 {
@@ -42,41 +43,40 @@ int options_parse_size(const char *text, uint64_t *ret)
 	return 0;
 }
 
-static int parse_number(const char *option, const char *text, uint64_t min, uint64_t max,
-			uint64_t *ret)
+static int parse_number(const char *option, const char *text, unsigned int min,
+			unsigned int max, unsigned int *ret)
 {
 	uint64_t n = 0;
 
 	if (options_parse_size(text, &n) < 0 || strpbrk(text, "KMGT") || n < min || n > max)
-		return log_refuse(-EINVAL, "%s '%s': a number from %llu to %llu, please",
-				  option, text, (unsigned long long)min,
-				  (unsigned long long)max);
-	*ret = n;
+		return log_refuse(-EINVAL, "%s '%s': a number from %u to %u, please", option,
+				  text, min, max);
+	*ret = (unsigned int)n;
 	return 0;
+}
+
+/* Its place among the words; -EINVAL, logged. */
+static int parse_choice(const char *option, const char *words, const char *text)
+{
+	int place = option_place(words, text);
+
+	if (place < 0)
+		return log_refuse(-EINVAL, "%s '%s': it is one of: %s", option, text, words);
+	return place;
+}
+
+static int parse_switch(const char *option, const char *text, bool *ret)
+{
+	int r = parse_choice(option, "off on", text);
+
+	*ret = r > 0;
+	return r;
 }
 
 /* The next piece before a comma, or NULL; cuts *rest. */
 static char *next_piece(char **rest)
 {
 	return *rest ? strsep(rest, ",") : NULL;
-}
-
-static int parse_backing(const char *text, enum ram_backing *ret)
-{
-	static const char *const names[] = {
-		[RAM_ANONYMOUS] = "anon",
-		[RAM_MEMFD] = "memfd",
-		[RAM_HUGETLB] = "hugetlb",
-	};
-
-	for (unsigned int i = 0; i < nitems(names); i++) {
-		if (strcmp(text, names[i]) == 0) {
-			*ret = (enum ram_backing)i;
-			return 0;
-		}
-	}
-	return log_refuse(-EINVAL, "--memory backing '%s': it is one of anon, memfd, hugetlb",
-			  text);
 }
 
 int options_parse_memory(const char *text, uint64_t *ret)
@@ -96,6 +96,7 @@ int options_parse_memory(const char *text, uint64_t *ret)
 
 static int parse_memory(char *text, struct machine_config *config)
 {
+	static_assert(RAM_ANONYMOUS == 0 && RAM_MEMFD == 1 && RAM_HUGETLB == 2, "as the words");
 	char *rest = text;
 	char *piece = next_piece(&rest);
 
@@ -107,9 +108,10 @@ static int parse_memory(char *text, struct machine_config *config)
 		if (strncmp(piece, "backing=", 8) != 0)
 			return log_refuse(-EINVAL,
 					  "--memory key '%s': the only one is backing=", piece);
-		r = parse_backing(piece + 8, &config->backing);
+		r = parse_choice("--memory backing", "anon memfd hugetlb", piece + 8);
 		if (r < 0)
 			return r;
+		config->backing = (enum ram_backing)r;
 	}
 	return 0;
 }
@@ -146,38 +148,12 @@ static int parse_devices(char *text, struct machine_config *config)
 	return 0;
 }
 
-static int parse_switch(const char *option, const char *text, bool *ret)
-{
-	*ret = strcmp(text, "on") == 0;
-	if (*ret || strcmp(text, "off") == 0)
-		return 0;
-	return log_refuse(-EINVAL, "%s '%s': it is on or off", option, text);
-}
-
 static int parse_balloon_size(const char *key, const char *text, uint64_t *ret)
 {
 	if (options_parse_size(text, ret) >= 0 && *ret > 0)
 		return 0;
 	return log_refuse(-EINVAL, "--balloon %s='%s': a size such as 512M or 4G, please", key,
 			  text);
-}
-
-int options_parse_policy(const char *text, enum reclaim_policy *ret)
-{
-	if (strcmp(text, "inhibit") == 0)
-		*ret = RECLAIM_INHIBIT;
-	else if (strcmp(text, "coordinated") == 0)
-		*ret = RECLAIM_COORDINATED;
-	else
-		return -EINVAL;
-	return 0;
-}
-
-static int parse_policy(const char *text, enum reclaim_policy *ret)
-{
-	if (options_parse_policy(text, ret) >= 0)
-		return 0;
-	return log_refuse(-EINVAL, "--balloon policy='%s': it is inhibit or coordinated", text);
 }
 
 static int parse_granule(const char *text, uint64_t *ret)
@@ -197,7 +173,6 @@ static int parse_granule(const char *text, uint64_t *ret)
 static int parse_balloon_key(char *piece, struct machine_config *config)
 {
 	struct virtio_balloon_config *balloon = &config->balloon;
-	uint64_t n = 0;
 	char *value = piece;
 	const char *key = strsep(&value, "=");
 
@@ -209,15 +184,16 @@ static int parse_balloon_key(char *piece, struct machine_config *config)
 		return parse_balloon_size(key, value, &config->auto_balloon.max);
 	if (value && strcmp(key, "auto") == 0)
 		return parse_switch("--balloon auto", value, &config->auto_balloon.on);
-	if (value && strcmp(key, "policy") == 0)
-		return parse_policy(value, &config->policy);
-	if (value && strcmp(key, "granule") == 0)
-		return parse_granule(value, &config->granule);
-	if (value && strcmp(key, "stats") == 0) {
-		int r = parse_number("--balloon stats", value, 0, MAX_TIMEOUT, &n);
-		balloon->stats_period = (unsigned int)n;
+	if (value && strcmp(key, "policy") == 0) {
+		int r = parse_choice("--balloon policy", "inhibit coordinated", value);
+		config->policy = r > 0 ? RECLAIM_COORDINATED : RECLAIM_INHIBIT;
 		return r;
 	}
+	if (value && strcmp(key, "granule") == 0)
+		return parse_granule(value, &config->granule);
+	if (value && strcmp(key, "stats") == 0)
+		return parse_number("--balloon stats", value, 0, MAX_TIMEOUT,
+				    &balloon->stats_period);
 	if (value && strcmp(key, "reporting") == 0)
 		return parse_switch("--balloon reporting", value, &balloon->reporting);
 	if (value && strcmp(key, "deflate-on-oom") == 0)
@@ -378,21 +354,18 @@ static int parse_mac(const char *text, struct net_config *net)
 
 static int parse_vhost(const char *text, enum virtio_net_vhost *ret)
 {
-	if (strcmp(text, "auto") == 0)
-		*ret = VIRTIO_NET_VHOST_AUTO;
-	else if (strcmp(text, "on") == 0)
-		*ret = VIRTIO_NET_VHOST_ON;
-	else if (strcmp(text, "off") == 0)
-		*ret = VIRTIO_NET_VHOST_OFF;
-	else
-		return log_refuse(-EINVAL, "--net vhost='%s': it is on, off or auto", text);
-	return 0;
+	static_assert(VIRTIO_NET_VHOST_ON == 1 && VIRTIO_NET_VHOST_OFF == 2, "as the words");
+	int r = parse_choice("--net vhost", "auto on off", text);
+
+	if (r >= 0)
+		*ret = (enum virtio_net_vhost)r;
+	return r;
 }
 
 /* Where to, which comes first; cuts it at the '='. */
 static int parse_way_out(char *piece, struct net_config *net)
 {
-	uint64_t n = 0;
+	unsigned int n = 0;
 	char *value = piece;
 	const char *key = strsep(&value, "=");
 
@@ -427,7 +400,6 @@ static int parse_way_out(char *piece, struct net_config *net)
 /* One KEY=VALUE after that; cuts it at the '='. */
 static int parse_net_key(char *piece, struct net_config *net)
 {
-	uint64_t n = 0;
 	char *value = piece;
 	const char *key = strsep(&value, "=");
 
@@ -435,11 +407,8 @@ static int parse_net_key(char *piece, struct net_config *net)
 		return parse_mac(value, net);
 	if (value && strcmp(key, "vhost") == 0)
 		return parse_vhost(value, &net->vhost);
-	if (value && strcmp(key, "queues") == 0) {
-		int r = parse_number("--net queues", value, 1, NET_MAX_PAIRS, &n);
-		net->queues = (unsigned int)n;
-		return r;
-	}
+	if (value && strcmp(key, "queues") == 0)
+		return parse_number("--net queues", value, 1, NET_MAX_PAIRS, &net->queues);
 	return log_refuse(
 		-EINVAL,
 		"--net key '%s': there are mac=ADDRESS, queues=N and vhost=on|off|auto", key);
@@ -512,49 +481,37 @@ static int parse_where(const char *option, const char *text, struct console_conf
 
 static int parse_on_reset(char *text, struct machine_config *config)
 {
-	if (strcmp(text, "reset") == 0)
-		config->on_reset = ON_RESET_RESET;
-	else if (strcmp(text, "exit") == 0)
-		config->on_reset = ON_RESET_EXIT;
-	else
-		return log_refuse(-EINVAL, "--on-reset '%s': it is reset or exit", text);
-	return 0;
+	static_assert(ON_RESET_RESET == 0 && ON_RESET_EXIT == 1, "as the words");
+	int r = parse_choice("--on-reset", "reset exit", text);
+
+	if (r >= 0)
+		config->on_reset = (enum on_reset)r;
+	return r;
 }
 
-static int parse_kernel(char *text, struct machine_config *config)
-{
-	config->kernel = text;
-	return 0;
-}
+/* Of these any text will do. */
+#define DEFINE_PARSE(name)                                                 \
+	static int parse_##name(char *text, struct machine_config *config) \
+	{                                                                  \
+		config->name = text;                                       \
+		return 0;                                                  \
+	}
 
-static int parse_initrd(char *text, struct machine_config *config)
-{
-	config->initrd = text;
-	return 0;
-}
-
-static int parse_cmdline(char *text, struct machine_config *config)
-{
-	config->cmdline = text;
-	return 0;
-}
+DEFINE_PARSE(kernel)
+DEFINE_PARSE(initrd)
+DEFINE_PARSE(cmdline)
+DEFINE_PARSE(metrics)
+DEFINE_PARSE(events)
+DEFINE_PARSE(trace)
 
 static int parse_cpus(char *text, struct machine_config *config)
 {
-	uint64_t n = 0;
-	int r = parse_number("--cpus", text, 1, MACHINE_MAX_CPUS, &n);
-
-	config->nr_cpus = (unsigned int)n;
-	return r;
+	return parse_number("--cpus", text, 1, MACHINE_MAX_CPUS, &config->nr_cpus);
 }
 
 static int parse_timeout(char *text, struct machine_config *config)
 {
-	uint64_t n = 0;
-	int r = parse_number("--timeout", text, 1, MAX_TIMEOUT, &n);
-
-	config->timeout = (unsigned int)n;
-	return r;
+	return parse_number("--timeout", text, 1, MAX_TIMEOUT, &config->timeout);
 }
 
 static int parse_rng(char *text, struct machine_config *config)
@@ -573,35 +530,14 @@ static int parse_console(char *text, struct machine_config *config)
 	return parse_where("--console", text, &config->console);
 }
 
-static int parse_metrics(char *text, struct machine_config *config)
-{
-	config->metrics = text;
-	return 0;
-}
-
-static int parse_events(char *text, struct machine_config *config)
-{
-	config->events = text;
-	return 0;
-}
-
-static int parse_trace(char *text, struct machine_config *config)
-{
-	config->trace = text;
-	return 0;
-}
-
 static int parse_sandbox(char *text, struct machine_config *config)
 {
-	if (strcmp(text, "on") == 0)
-		config->sandbox = SANDBOX_ON;
-	else if (strcmp(text, "off") == 0)
-		config->sandbox = SANDBOX_OFF;
-	else if (strcmp(text, "log") == 0)
-		config->sandbox = SANDBOX_LOG;
-	else
-		return log_refuse(-EINVAL, "--sandbox '%s': it is on, off or log", text);
-	return 0;
+	static_assert(SANDBOX_OFF == 0 && SANDBOX_ON == 1 && SANDBOX_LOG == 2, "as the words");
+	int r = parse_choice("--sandbox", "off on log", text);
+
+	if (r >= 0)
+		config->sandbox = (enum sandbox_mode)r;
+	return r;
 }
 
 static int parse_user(char *text, struct machine_config *config)
@@ -714,6 +650,21 @@ const struct option_row *option_find(const char *name)
 			return &option_rows[i];
 	}
 	return NULL;
+}
+
+int option_place(const char *words, const char *text)
+{
+	size_t size = strlen(text);
+	int place = 0;
+
+	for (const char *p = words; p && *p; p += strspn(p, " ")) {
+		size_t length = strcspn(p, " ");
+		if (length == size && strncmp(p, text, size) == 0)
+			return place;
+		p += length;
+		place++;
+	}
+	return -1;
 }
 
 /* Help */

@@ -31,7 +31,4 @@ must_check int options_parse_size(const char *text, uint64_t *ret);
 /* The size that --memory takes. -EINVAL, logged. */
 must_check int options_parse_memory(const char *text, uint64_t *ret);
 
-/* "inhibit" or "coordinated". -EINVAL. */
-must_check int options_parse_policy(const char *text, enum reclaim_policy *ret);
-
 #endif /* VMM_OPTIONS_H */

@@ -19,7 +19,6 @@
 #include "vfio/group.h"
 #include "vfio/vfio_pci.h"
 #include "vmm/machine.h"
-#include "vmm/options.h"
 
 #define GENERIC_ERROR "GenericError"
 #define COMMAND_NOT_FOUND "CommandNotFound"
@@ -100,6 +99,7 @@ struct command {
 	json_t *(*run)(struct call *call);
 	struct parameter parameters[MAX_PARAMETERS]; /* up to one without a name */
 	void (*act)(struct machine *machine);        /* instead: all that it does */
+	bool needs_balloon;
 };
 
 /* Always NULL, for the caller to return. */
@@ -114,6 +114,9 @@ static json_t *printf_like(3, 4)
 	call->error_class = error_class;
 	return NULL;
 }
+
+/* A GenericError, where -EINVAL is returned. A macro: the compiler sees that it is. */
+#define refuse(call, ...) (fail(call, GENERIC_ERROR, __VA_ARGS__), -EINVAL)
 
 /* JSON numbers are signed here; a guest's own numbers may be anything. */
 static json_int_t number(uint64_t n)
@@ -173,10 +176,12 @@ static int put_result(struct client *c, json_t *answer)
 
 /* Answers about the program */
 
-static json_t *describe_version(void)
+/* Also for the greeting, for which there is no call. */
+static json_t *query_version_run(struct call *call)
 {
 	int major = 0, minor = 0, micro = 0;
 
+	(void)call;
 	(void)sscanf(BALLAST_VERSION, "%d.%d.%d", &major, &minor, &micro); /* or 0 */
 	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "major", major, "minor", minor,
 			 "micro", micro, "package", "ballast-" BALLAST_VERSION);
@@ -194,12 +199,6 @@ static json_t *qmp_capabilities_run(struct call *call)
 	}
 	call->client->negotiated = true;
 	return json_object();
-}
-
-static json_t *query_version_run(struct call *call)
-{
-	(void)call;
-	return describe_version();
 }
 
 /* Takes both. A list that could not be added to is none. */
@@ -300,12 +299,6 @@ static json_t *query_pci_run(struct call *call)
 
 /* Answers about memory */
 
-static json_t *fail_without_balloon(struct call *call)
-{
-	return fail(call, DEVICE_NOT_ACTIVE,
-		    "this guest has no balloon: start it with --balloon");
-}
-
 static json_t *list_owners(const struct reclaim_figures *figures)
 {
 	json_t *list = json_array();
@@ -338,8 +331,6 @@ static json_t *balloon_run(struct call *call)
 
 	int r = machine_set_memory(call->machine, (uint64_t)value);
 	machine_get_memory(call->machine, &memory);
-	if (r == -ENODEV)
-		return fail_without_balloon(call);
 	if (r == -ERANGE)
 		return fail(call, GENERIC_ERROR,
 			    "value %" JSON_INTEGER_FORMAT ": the guest is to keep %llu or more",
@@ -357,8 +348,6 @@ static json_t *query_balloon_run(struct call *call)
 	struct machine_memory memory;
 
 	machine_get_memory(call->machine, &memory);
-	if (!memory.has_balloon)
-		return fail_without_balloon(call);
 	return json_pack("{s:I}", "actual", number(memory.ram - memory.balloon.actual));
 }
 
@@ -471,8 +460,6 @@ static json_t *x_ballast_query_guest_stats_run(struct call *call)
 {
 	struct virtio_balloon_stats stats;
 
-	if (!call->machine->config.has_balloon)
-		return fail_without_balloon(call);
 	virtio_balloon_get_stats(&call->machine->balloon, &stats);
 	return json_pack("{s:I,s:I,s:o}", "last-update", (json_int_t)stats.updated, "updates",
 			 number(stats.nr_updates), "stats", describe_stats(&stats, false));
@@ -581,12 +568,11 @@ static int take_opened(struct call *call, const char *host, struct vfio_opened *
 	struct client *c = call->client;
 
 	*ret = (struct vfio_opened){ .group_fd = -1, .container_fd = -1 };
-	if (vfio_pci_name(host, ret->name, sizeof(ret->name)) < 0) {
-		fail(call, GENERIC_ERROR,
-		     "host '%s': a PCI device is called 0000:01:00.0, an mdev after its UUID",
-		     host);
-		return -EINVAL;
-	}
+	if (vfio_pci_name(host, ret->name, sizeof(ret->name)) < 0)
+		return refuse(
+			call,
+			"host '%s': a PCI device is called 0000:01:00.0, an mdev after its UUID",
+			host);
 	ret->group = (unsigned int)json_integer_value(call->arguments[4]);
 	if (c->nr_fds > 0)
 		ret->group_fd = c->fds[0];
@@ -605,8 +591,7 @@ static int parse_choice(struct call *call, unsigned int i, const char *name, con
 	*ret = text && strcmp(text, second) == 0;
 	if (!text || *ret || strcmp(text, first) == 0)
 		return 0;
-	fail(call, GENERIC_ERROR, "%s '%s': it is %s or %s", name, text, first, second);
-	return -EINVAL;
+	return refuse(call, "%s '%s': it is %s or %s", name, text, first, second);
 }
 
 /* The client waits for this, in its command or since then. */
@@ -720,8 +705,6 @@ static json_t *x_ballast_query_dma_map_run(struct call *call)
 /* What may pass soon is a GenericError; what will not without a new driver, DeviceNotActive. */
 static json_t *x_ballast_request_guest_stats_run(struct call *call)
 {
-	if (!call->machine->config.has_balloon)
-		return fail_without_balloon(call);
 	int r = virtio_balloon_request_stats(&call->machine->balloon);
 	if (r == -ENOTCONN)
 		return fail(call, DEVICE_NOT_ACTIVE,
@@ -735,8 +718,6 @@ static json_t *x_ballast_request_guest_stats_run(struct call *call)
 
 static json_t *x_ballast_set_stats_period_run(struct call *call)
 {
-	if (!call->machine->config.has_balloon)
-		return fail_without_balloon(call);
 	virtio_balloon_set_stats_period(&call->machine->balloon,
 					(unsigned int)json_integer_value(call->arguments[0]));
 	return json_object();
@@ -745,36 +726,32 @@ static json_t *x_ballast_set_stats_period_run(struct call *call)
 static json_t *x_ballast_set_policy_run(struct call *call)
 {
 	const char *name = json_string_value(call->arguments[0]);
-	enum reclaim_policy policy;
+	bool coordinated = false;
 
-	if (options_parse_policy(name, &policy) < 0)
-		return fail(call, GENERIC_ERROR, "policy '%s': it is inhibit or coordinated",
-			    name);
-	int r = machine_set_policy(call->machine, policy);
-	if (r == -ENODEV)
-		return fail_without_balloon(call);
+	if (parse_choice(call, 0, "policy", "inhibit", "coordinated", &coordinated) < 0)
+		return NULL;
+	int r = machine_set_policy(call->machine,
+				   coordinated ? RECLAIM_COORDINATED : RECLAIM_INHIBIT);
 	if (r == -EPERM)
 		return fail(call, GENERIC_ERROR,
 			    "policy '%s': not in an experiment with unsafe-reclaim", name);
 	if (r < 0)
 		return fail(
 			call, GENERIC_ERROR,
-			policy == RECLAIM_INHIBIT
-				? "policy '%s': the host has no memory to give all back: %s"
-				: "policy '%s': not all of the guest's memory can be locked, "
-				  "or be present at once: %s",
+			coordinated
+				? "policy '%s': not all of the guest's memory can be locked, "
+				  "or be present at once: %s"
+				: "policy '%s': the host has no memory to give all back: %s",
 			name, strerror(-r));
 	return json_object();
 }
 
 static json_t *x_ballast_set_auto_run(struct call *call)
 {
-	if (!call->machine->config.has_balloon)
-		return fail_without_balloon(call);
-	if (!json_is_true(call->arguments[0]))
+	if (json_is_true(call->arguments[0]))
+		machine_start_auto(call->machine);
+	else
 		machine_stop_auto(call->machine);
-	else if (machine_start_auto(call->machine) < 0)
-		return fail_without_balloon(call);
 	return json_object();
 }
 
@@ -804,8 +781,11 @@ static const struct command commands[] = {
 	{ "query-memory-size-summary", query_memory_size_summary_run },
 	{ "query-cpus-fast", query_cpus_fast_run },
 	{ "query-pci", query_pci_run },
-	{ "balloon", balloon_run, { { "value", JSON_INTEGER, 1, INT64_MAX } } },
-	{ "query-balloon", query_balloon_run },
+	{ "balloon",
+	  balloon_run,
+	  { { "value", JSON_INTEGER, 1, INT64_MAX } },
+	  .needs_balloon = true },
+	{ "query-balloon", query_balloon_run, .needs_balloon = true },
 	{ "stop", .act = machine_pause },
 	{ "cont", .act = machine_resume },
 	{ "system_reset", .act = machine_reset },
@@ -832,13 +812,22 @@ static const struct command commands[] = {
 	{ "set_link", set_link_run, { { "name", JSON_STRING }, { "up", JSON_TRUE } } },
 	{ "x-ballast-query-memory", x_ballast_query_memory_run },
 	{ "x-ballast-query-dma-map", x_ballast_query_dma_map_run },
-	{ "x-ballast-query-guest-stats", x_ballast_query_guest_stats_run },
-	{ "x-ballast-request-guest-stats", x_ballast_request_guest_stats_run },
+	{ "x-ballast-query-guest-stats", x_ballast_query_guest_stats_run,
+	  .needs_balloon = true },
+	{ "x-ballast-request-guest-stats", x_ballast_request_guest_stats_run,
+	  .needs_balloon = true },
 	{ "x-ballast-set-stats-period",
 	  x_ballast_set_stats_period_run,
-	  { { "seconds", JSON_INTEGER, 0, MAX_STATS_PERIOD } } },
-	{ "x-ballast-set-policy", x_ballast_set_policy_run, { { "policy", JSON_STRING } } },
-	{ "x-ballast-set-auto", x_ballast_set_auto_run, { { "enabled", JSON_TRUE } } },
+	  { { "seconds", JSON_INTEGER, 0, MAX_STATS_PERIOD } },
+	  .needs_balloon = true },
+	{ "x-ballast-set-policy",
+	  x_ballast_set_policy_run,
+	  { { "policy", JSON_STRING } },
+	  .needs_balloon = true },
+	{ "x-ballast-set-auto",
+	  x_ballast_set_auto_run,
+	  { { "enabled", JSON_TRUE } },
+	  .needs_balloon = true },
 };
 
 /* From a request to its answer */
@@ -856,11 +845,10 @@ static int check_integer(struct call *call, const struct parameter *p, json_int_
 {
 	if (value >= p->min && value <= p->max)
 		return 0;
-	fail(call, GENERIC_ERROR,
-	     "argument '%s' is %" JSON_INTEGER_FORMAT ": it goes from %" JSON_INTEGER_FORMAT
-	     " to %" JSON_INTEGER_FORMAT,
-	     p->name, value, p->min, p->max);
-	return -ERANGE;
+	return refuse(call,
+		      "argument '%s' is %" JSON_INTEGER_FORMAT
+		      ": it goes from %" JSON_INTEGER_FORMAT " to %" JSON_INTEGER_FORMAT,
+		      p->name, value, p->min, p->max);
 }
 
 /* json_type knows no boolean, but two of them. */
@@ -884,16 +872,12 @@ static int check_argument(struct call *call, const struct command *command,
 {
 	if (!value && p->may_lack)
 		return 0;
-	if (!value) {
-		fail(call, GENERIC_ERROR, "argument '%s' is missing: %s needs it", p->name,
-		     command->name);
-		return -EINVAL;
-	}
-	if (!is_of_type(value, p->type)) {
-		fail(call, GENERIC_ERROR, "argument '%s' must be %s", p->name,
-		     describe_type(p->type));
-		return -EINVAL;
-	}
+	if (!value)
+		return refuse(call, "argument '%s' is missing: %s needs it", p->name,
+			      command->name);
+	if (!is_of_type(value, p->type))
+		return refuse(call, "argument '%s' must be %s", p->name,
+			      describe_type(p->type));
 	return p->type == JSON_INTEGER ? check_integer(call, p, json_integer_value(value)) : 0;
 }
 
@@ -911,17 +895,12 @@ static int take_arguments(struct call *call, const struct command *command, json
 	const char *name;
 	json_t *value;
 
-	if (arguments && !json_is_object(arguments)) {
-		fail(call, GENERIC_ERROR, "member 'arguments' must be an object");
-		return -EINVAL;
-	}
+	if (arguments && !json_is_object(arguments))
+		return refuse(call, "member 'arguments' must be an object");
 	json_object_foreach(arguments, name, value)
 	{
-		if (!takes(command, name)) {
-			fail(call, GENERIC_ERROR, "argument '%s' is none of %s", name,
-			     command->name);
-			return -EINVAL;
-		}
+		if (!takes(command, name))
+			return refuse(call, "argument '%s' is none of %s", name, command->name);
 	}
 	for (unsigned int i = 0; i < MAX_PARAMETERS && command->parameters[i].name; i++) {
 		const struct parameter *p = &command->parameters[i];
@@ -938,19 +917,16 @@ static int check_members(struct call *call, json_t *request)
 	const char *name;
 	json_t *value;
 
-	if (!json_is_object(request)) {
-		fail(call, GENERIC_ERROR, "a command is an object: {\"execute\": NAME}");
-		return -EINVAL;
-	}
+	if (!json_is_object(request))
+		return refuse(call, "a command is an object: {\"execute\": NAME}");
 	json_object_foreach(request, name, value)
 	{
 		if (strcmp(name, "execute") != 0 && strcmp(name, "arguments") != 0 &&
-		    strcmp(name, "id") != 0) {
-			fail(call, GENERIC_ERROR,
-			     "member '%s' is unknown: there are execute, arguments and id",
-			     name);
-			return -EINVAL;
-		}
+		    strcmp(name, "id") != 0)
+			return refuse(
+				call,
+				"member '%s' is unknown: there are execute, arguments and id",
+				name);
 	}
 	return 0;
 }
@@ -975,6 +951,9 @@ static json_t *execute(struct call *call, json_t *request)
 			    "there is no command '%s': query-commands lists them", name);
 	if (take_arguments(call, command, json_object_get(request, "arguments")) < 0)
 		return NULL;
+	if (command->needs_balloon && !call->machine->config.has_balloon)
+		return fail(call, DEVICE_NOT_ACTIVE,
+			    "this guest has no balloon: start it with --balloon");
 	if (command->run)
 		return command->run(call);
 	command->act(call->machine);
@@ -1234,8 +1213,8 @@ static void client_ready(struct event_source *source, uint32_t events)
 
 static int greet(struct client *c)
 {
-	int r = put_answer(c, json_pack("{s:{s:o,s:[]}}", "QMP", "version", describe_version(),
-					"capabilities"));
+	int r = put_answer(c, json_pack("{s:{s:o,s:[]}}", "QMP", "version",
+					query_version_run(NULL), "capabilities"));
 
 	return r < 0 ? r : serve(c);
 }

@@ -1,65 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qmp.h - the control socket: JSON in QEMU's Machine Protocol, so that its tools serve.
+ * qmp.h - the control socket: JSON in QEMU's Machine Protocol, so that its tools serve. Commands
+ * and events: ballast(1).
  *
  * A UNIX stream socket. A client is greeted, says qmp_capabilities, and then sends one JSON
  * object a command: {"execute": NAME, "arguments": {...}, "id": ANY}; the id comes back with
- * the answer. Errors have a class (CommandNotFound, GenericError; DeviceNotActive: there is no
- * balloon, or no driver for it;
- * DeviceNotFound) and a description. A command is complete with its last brace,
- * since QEMU's own clients send no newline after it; a newline within one is an error, and
- * where both sides agree again after anything wrong.
- *
- *	query-version, query-commands
- *	query-status                 running or paused
- *	query-memory-size-summary, query-cpus-fast, query-pci
- *	stop, cont                   no vCPU runs in between
- *	system_reset
- *	balloon {"value": BYTES}     the guest is to keep that much of its RAM
- *	query-balloon                what it says it has
- *	set_link {"name": "net0", "up": true or false}   a network card's cable
- *	system_powerdown, quit
- *	qom-list {"path": PATH}      what stands below PATH, and its properties
- *	qom-get {"path": "/machine/peripheral/balloon0", "property": NAME}
- *	qom-set {"path": ..., "property": "guest-stats-polling-interval", "value": SECONDS}
- *	                             guest-stats as QEMU has them: -1 is what the guest does not
- *	                             report. 64-bit numbers end at 2^63 - 1 here
- *	device_add {"driver": "vfio-pci", "host": BDF, "id": ID, "balloon": "inhibits" or "allowed",
- *	            "x-ballast-group": N, "x-ballast-on-error": "stop" or "detach"}
- *	                             assigns a device; all but the first two may be left out, ID is
- *	                             BDF then. {"x-ballast": {"came-back": BYTES}}: so much of what
- *	                             the balloon had given to the host it has no more. May take
- *	                             seconds; what this client says meanwhile waits
- *	device_del {"id": ID, "force": true or false}
- *	                             asks the guest to let go of it: DEVICE_DELETED comes when it
- *	                             has, or DEVICE_UNPLUG_GUEST_ERROR; or takes it, then and there.
- *	                             ID may be BDF, too
- *	x-ballast-query-memory       target, held, reclaimed, held back and by whom, pinned,
- *	                             discards by policy: what the host really gained
- *	x-ballast-query-guest-stats  what the guest reported last
- *	x-ballast-request-guest-stats  asks it to report again
- *	x-ballast-set-stats-period {"seconds": N}
- *	x-ballast-set-policy {"policy": "inhibit" or "coordinated"}
- *	x-ballast-set-auto {"enabled": true or false}
- *	x-ballast-query-dma-map      each DMA context: what is mapped, entries used and left
- *
- * Events, for clients that have said qmp_capabilities: SHUTDOWN and RESET with QEMU's `guest` and
- * `reason`, STOP, RESUME, POWERDOWN, GUEST_PANICKED, GUEST_CRASHLOADED, BALLOON_CHANGE;
- * DEVICE_DELETED, DEVICE_UNPLUG_GUEST_ERROR, with a member "x-ballast": {"host": BDF} besides
- * QEMU's `device` (ID) and `path`;
- * X_BALLAST_MEMORY_WAITS, the host has no memory for what the balloon has to give back (it is
- * retried), and X_BALLAST_MEMORY_SERVED. BALLOON_CHANGE comes at most once a second, and the
- * last value comes always. An event of a command's own making comes before the answer, but for
- * those of system_reset and quit, which happen after it.
+ * the answer. Errors have a class (CommandNotFound, GenericError, DeviceNotActive,
+ * DeviceNotFound) and a description. A command is complete with its last brace, since QEMU's own
+ * clients send no newline after it; a newline within one is an error, and where both sides agree
+ * again after anything wrong. Who has said qmp_capabilities is told of events, too.
  *
  * In the sandbox nothing can be opened here, so that device_add comes with what it takes
  * (SCM_RIGHTS): /dev/vfio/N of the device's group, then /dev/vfio/vfio; and N is in its arguments.
  * If the group is attached already, nothing need come. Fds belong to the device_add whose bytes,
  * one of them at least, they come with; more than two, and all that come with anything else, are
  * closed.
- *
- * `balloon` answers with {} as QEMU does, and with a member "x-ballast" in which the host is
- * told who keeps it from gaining anything, if somebody does.
  *
  * Up to QMP_MAX_CLIENTS clients at a time. One that sends a line of more than QMP_MAX_LINE
  * bytes, or does not read its answers until more than QMP_MAX_OUTPUT wait, is dropped. Nobody

@@ -47,10 +47,9 @@ int machine_set_policy(struct machine *m, enum reclaim_policy policy)
 	return policy == RECLAIM_COORDINATED ? -EBUSY : 0;
 }
 
-int machine_start_auto(struct machine *m)
+void machine_start_auto(struct machine *m)
 {
 	(void)m;
-	return 0;
 }
 
 void machine_stop_auto(struct machine *m)

@@ -50,6 +50,20 @@ START_TEST(errors_go_to_who_captures_them_and_nothing_else_does)
 }
 END_TEST
 
+START_TEST(a_text_is_made_of_as_many_pieces_as_fit)
+{
+	char text[8] = "";
+
+	text_add(text, sizeof(text), "%s%u", "a", 1u);
+	text_add(text, sizeof(text), ", %s", "b");
+	ck_assert_str_eq(text, "a1, b");
+	text_add(text, sizeof(text), ", %s", "c");
+	ck_assert_str_eq(text, "a1, b, ");
+	text_add(text, sizeof(text), "d");
+	ck_assert_str_eq(text, "a1, b, ");
+}
+END_TEST
+
 START_TEST(each_level_has_its_letter)
 {
 	log_set_level(LOG_TRACE);
@@ -202,6 +216,7 @@ int main(void)
 		an_error_is_one_line_with_its_reason_and_is_returned,
 		an_error_of_0_has_no_reason,
 		errors_go_to_who_captures_them_and_nothing_else_does,
+		a_text_is_made_of_as_many_pieces_as_fit,
 		each_level_has_its_letter,
 		debug_is_not_printed_unless_asked_for,
 		errors_are_printed_at_every_level,

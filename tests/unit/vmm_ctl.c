@@ -770,7 +770,7 @@ START_TEST(a_cable_is_plugged_in_and_pulled)
 	ck_assert_int_eq(run("SOCKET link net1"), 2);
 	process_expect_log("link NAME on|off");
 	ck_assert_int_eq(run("SOCKET link net1 up"), 2);
-	process_expect_log("ctl: link 'up': it is on or off");
+	process_expect_log("ctl: link 'up': it is one of: on off");
 	ck_assert_int_eq(run("SOCKET link net1 on more"), 2);
 	process_expect_log("'more' is too much after link");
 }

@@ -377,9 +377,6 @@ START_TEST(the_user_may_ask_for_memory_at_run_time)
 {
 	struct machine_memory memory;
 
-	init();
-	ck_assert_int_eq(machine_set_memory(&machine, 64 * MIB), -ENODEV);
-	machine_finish(&machine);
 	config.has_balloon = true;
 	config.memory = 128 * MIB;
 	init();

@@ -224,7 +224,7 @@ START_TEST(an_unknown_key_or_backing_is_refused)
 		       "--memory key 'share=on'");
 	expect_refusal("ballast run --kernel k --memory 1G,", "--memory key ''");
 	expect_refusal("ballast run --kernel k --memory 1G,backing=disk",
-		       "backing 'disk': it is one of anon, memfd, hugetlb");
+		       "--memory backing 'disk': it is one of: anon memfd hugetlb");
 	expect_refusal("ballast run --kernel k --memory 1G,backing=", "backing ''");
 }
 END_TEST
@@ -332,7 +332,7 @@ START_TEST(what_is_no_key_or_value_of_a_balloon_is_refused)
 	expect_refusal("ballast run --kernel k --balloon initial=half", "initial='half'");
 	expect_refusal("ballast run --kernel k --balloon stats=often", "stats 'often'");
 	expect_refusal("ballast run --kernel k --balloon reporting=maybe",
-		       "--balloon reporting 'maybe': it is on or off");
+		       "--balloon reporting 'maybe': it is one of: off on");
 	expect_refusal("ballast run --kernel k --balloon deflate-on-oom=1",
 		       "deflate-on-oom '1'");
 }
@@ -365,7 +365,7 @@ START_TEST(a_balloon_has_a_policy_and_a_granule)
 	parse_well("ballast run --kernel k --balloon granule=4K");
 	parse_well("ballast run --kernel k --balloon granule=1G");
 	expect_refusal("ballast run --kernel k --balloon policy=direct",
-		       "policy='direct': it is inhibit or coordinated");
+		       "--balloon policy 'direct': it is one of: inhibit coordinated");
 	expect_refusal("ballast run --kernel k --balloon granule=2K", "granule='2K'");
 	expect_refusal("ballast run --kernel k --balloon granule=3M", "granule='3M'");
 	expect_refusal("ballast run --kernel k --balloon granule=2G", "granule='2G'");
@@ -391,7 +391,7 @@ START_TEST(the_automatic_has_a_range)
 	parse_well("ballast run --kernel k --balloon auto=off");
 	ck_assert(!config.auto_balloon.on);
 	expect_refusal("ballast run --kernel k --balloon auto=yes",
-		       "auto 'yes': it is on or off");
+		       "--balloon auto 'yes': it is one of: off on");
 	expect_refusal("ballast run --kernel k --balloon min=128M", "go with auto=on");
 	expect_refusal("ballast run --kernel k --balloon auto=on,min=256M,max=128M",
 		       "min=256M is more than max=128M: at most as much");
@@ -456,9 +456,9 @@ START_TEST(what_is_no_key_or_value_of_a_disk_is_refused)
 	}
 	expect_refusal("ballast run --kernel k --disk readonly=on", "path=FILE is missing");
 	expect_refusal("ballast run --kernel k --disk path=a,readonly=yes",
-		       "--disk readonly 'yes': it is on or off");
+		       "--disk readonly 'yes': it is one of: off on");
 	expect_refusal("ballast run --kernel k --disk path=a,direct=",
-		       "--disk direct '': it is on or off");
+		       "--disk direct '': it is one of: off on");
 	expect_refusal("ballast run --kernel k --disk path=a,serial=123456789012345678901",
 		       "serial='123456789012345678901': 1 to 20 letters");
 	expect_refusal("ballast run --kernel k --disk path=a,serial=", "serial='': 1 to 20");
@@ -570,7 +570,8 @@ START_TEST(a_reset_resets_or_ends)
 {
 	parse_well("ballast run --kernel k --on-reset reset");
 	ck_assert_int_eq(config.on_reset, ON_RESET_RESET);
-	expect_refusal("ballast run --kernel k --on-reset halt", "--on-reset 'halt'");
+	expect_refusal("ballast run --kernel k --on-reset halt",
+		       "--on-reset 'halt': it is one of: reset exit");
 }
 END_TEST
 
@@ -583,7 +584,7 @@ START_TEST(the_sandbox_is_on_unless_it_is_said)
 	parse_well("ballast run --kernel k --sandbox log");
 	ck_assert_int_eq(config.sandbox, SANDBOX_LOG);
 	expect_refusal("ballast run --kernel k --sandbox maybe",
-		       "--sandbox 'maybe': it is on, off or log");
+		       "--sandbox 'maybe': it is one of: off on log");
 }
 END_TEST
 
@@ -746,7 +747,8 @@ START_TEST(network_cards_that_are_none_are_refused)
 	expect_refusal("ballast run --kernel k --net fd=2147483648", "--net fd");
 	expect_refusal("ballast run --kernel k --net tap=t,queues=0", "--net queues '0'");
 	expect_refusal("ballast run --kernel k --net tap=t,queues=17", "1 to 16");
-	expect_refusal("ballast run --kernel k --net tap=t,vhost=maybe", "vhost='maybe'");
+	expect_refusal("ballast run --kernel k --net tap=t,vhost=maybe",
+		       "--net vhost 'maybe': it is one of: auto on off");
 	expect_refusal("ballast run --kernel k --net tap=t,model=e1000", "key 'model'");
 	expect_refusal("ballast run --kernel k --net tap=t,", "key ''");
 	expect_refusal("ballast run --kernel k --net tap=t,mac", "key 'mac'");
