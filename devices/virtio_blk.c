@@ -58,11 +58,6 @@ static struct virtio_blk *blk_of(struct virtio *virtio)
 	return container_of(virtio, struct virtio_blk, virtio);
 }
 
-static uint64_t min(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 /* Requests */
 
 static struct virtio_blk_request *take_request(struct virtio_blk *blk)
@@ -616,11 +611,6 @@ static void give_serial(struct virtio_blk *blk, struct virtio_blk_request *rq)
 	end_request(blk, rq, VIRTIO_BLK_S_OK);
 }
 
-static bool has_ranges(const struct virtio_blk *blk, unsigned int feature)
-{
-	return virtio_has_feature(&blk->virtio, feature);
-}
-
 static void start_request(struct virtio_blk *blk, struct virtio_blk_request *rq)
 {
 	const struct virtq *ring = &blk->virtio.queues[rq->queue].ring;
@@ -640,9 +630,10 @@ static void start_request(struct virtio_blk *blk, struct virtio_blk_request *rq)
 		start_flush_request(blk, rq);
 	else if (rq->type == VIRTIO_BLK_T_GET_ID)
 		give_serial(blk, rq);
-	else if ((rq->type == VIRTIO_BLK_T_DISCARD && has_ranges(blk, VIRTIO_BLK_F_DISCARD)) ||
+	else if ((rq->type == VIRTIO_BLK_T_DISCARD &&
+		  virtio_has_feature(&blk->virtio, VIRTIO_BLK_F_DISCARD)) ||
 		 (rq->type == VIRTIO_BLK_T_WRITE_ZEROES &&
-		  has_ranges(blk, VIRTIO_BLK_F_WRITE_ZEROES)))
+		  virtio_has_feature(&blk->virtio, VIRTIO_BLK_F_WRITE_ZEROES)))
 		start_ranges(blk, rq);
 	else
 		end_request(blk, rq, VIRTIO_BLK_S_UNSUPP);

@@ -55,11 +55,6 @@ static struct block *block_of(struct list_node *n)
 	return container_of(n, struct block, link);
 }
 
-static uint64_t min_of(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 static uint64_t divide_up(uint64_t n, uint64_t by)
 {
 	return (n + by - 1) / by;
@@ -90,7 +85,7 @@ static struct span touched(struct span pages, uint64_t piece_pages)
 static struct span pages_in(const struct block *block, struct span pieces, uint64_t piece_pages)
 {
 	return (struct span){ pieces.first * piece_pages,
-			      min_of(pieces.end * piece_pages, block->nr_pages) };
+			      min(pieces.end * piece_pages, block->nr_pages) };
 }
 
 static struct span all_pages(const struct block *block)
@@ -773,7 +768,7 @@ static int make_present(const struct block *block, struct span pages, struct pro
 	uint64_t size = span_size(pages);
 
 	for (uint64_t done = 0; done < size;) {
-		uint64_t step = min_of(size - done, STEP);
+		uint64_t step = min(size - done, STEP);
 		int r = ram_populate(block->region->ram, span_offset(block, pages) + done,
 				     step);
 		if (r < 0)
@@ -912,7 +907,7 @@ static void rest(struct block *block, struct span granules)
 
 static struct span common(struct span a, struct span b)
 {
-	return (struct span){ a.first > b.first ? a.first : b.first, min_of(a.end, b.end) };
+	return (struct span){ a.first > b.first ? a.first : b.first, min(a.end, b.end) };
 }
 
 /* Released granules that any of these pages are needed of are made live. */
@@ -1033,7 +1028,7 @@ int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 static int restore_some(struct reclaim *reclaim, struct block *block, uint64_t size)
 {
 	uint64_t end = all_granules(block).end;
-	uint64_t most = min_of(size, STEP) / GUEST_PAGE_SIZE / block->granule_pages;
+	uint64_t most = min(size, STEP) / GUEST_PAGE_SIZE / block->granule_pages;
 	struct span run = { 0, 0 };
 
 	while (run.first < end && !bit_test(block->released, run.first))
@@ -1061,7 +1056,7 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 			return -ENOMEM;
 		uint64_t done =
 			(before - block->nr_released) * block->granule_pages * GUEST_PAGE_SIZE;
-		*most -= min_of(*most, done);
+		*most -= min(*most, done);
 	}
 	for (uint64_t i = 0; block->nr_reclaimed; i++) {
 		if (!bit_test(block->reclaimed, i))
@@ -1070,7 +1065,7 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 			return 1;
 		if (restore_unit(block, i) < 0)
 			return -ENOMEM;
-		*most -= min_of(*most, unit_size);
+		*most -= min(*most, unit_size);
 	}
 	return 0;
 }
@@ -1097,7 +1092,7 @@ static int restore_held_units(struct block *block, uint64_t *most)
 		if (restore_unit(block, i) < 0)
 			return -ENOMEM;
 		clear_held(block, its);
-		*most -= min_of(*most, span_size(its));
+		*most -= min(*most, span_size(its));
 	}
 	return 0;
 }
