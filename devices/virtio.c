@@ -276,20 +276,10 @@ void virtio_set_dma(struct virtio *virtio, bool may)
 
 void virtio_set_status(struct virtio *virtio, uint8_t status)
 {
-	pthread_mutex_lock(&virtio->lock);
 	if (status == 0)
 		reset(virtio);
 	else if (!virtio->resetting)
 		set_status(virtio, status);
-	pthread_mutex_unlock(&virtio->lock);
-}
-
-uint8_t virtio_get_status(struct virtio *virtio)
-{
-	pthread_mutex_lock(&virtio->lock);
-	uint8_t status = virtio->status;
-	pthread_mutex_unlock(&virtio->lock);
-	return status;
 }
 
 static uint32_t half_of(uint64_t features, uint32_t half)
@@ -297,27 +287,22 @@ static uint32_t half_of(uint64_t features, uint32_t half)
 	return half > 1 ? 0 : (uint32_t)(features >> (32 * half));
 }
 
-uint32_t virtio_get_features(struct virtio *virtio, uint32_t half)
+uint32_t virtio_get_features(const struct virtio *virtio, uint32_t half)
 {
 	return half_of(virtio->features, half);
 }
 
-uint32_t virtio_get_driver_features(struct virtio *virtio, uint32_t half)
+uint32_t virtio_get_driver_features(const struct virtio *virtio, uint32_t half)
 {
-	pthread_mutex_lock(&virtio->lock);
-	uint32_t value = half_of(virtio->driver_features, half);
-	pthread_mutex_unlock(&virtio->lock);
-	return value;
+	return half_of(virtio->driver_features, half);
 }
 
 void virtio_set_driver_features(struct virtio *virtio, uint32_t half, uint32_t value)
 {
-	pthread_mutex_lock(&virtio->lock);
-	if (half <= 1 && !(virtio->status & VIRTIO_CONFIG_S_FEATURES_OK)) {
-		virtio->driver_features &= ~((uint64_t)UINT32_MAX << (32 * half));
-		virtio->driver_features |= (uint64_t)value << (32 * half);
-	}
-	pthread_mutex_unlock(&virtio->lock);
+	if (half > 1 || (virtio->status & VIRTIO_CONFIG_S_FEATURES_OK))
+		return;
+	virtio->driver_features &= ~((uint64_t)UINT32_MAX << (32 * half));
+	virtio->driver_features |= (uint64_t)value << (32 * half);
 }
 
 /* Eight bytes are two accesses of four, as a driver must take them. */

@@ -131,7 +131,8 @@ must_check int virtio_init(struct virtio *virtio, struct memory_map *map,
 void virtio_finish(struct virtio *virtio);
 
 /*
- * For transports; each takes the lock. Values are the driver's and may be anything.
+ * For transports. Values are the driver's and may be anything. The first four are called under the
+ * lock, which the others take.
  */
 
 /*
@@ -143,10 +144,9 @@ void virtio_finish(struct virtio *virtio);
  * (4.1.4.3.2), and what is written is ignored.
  */
 void virtio_set_status(struct virtio *virtio, uint8_t status);
-uint8_t virtio_get_status(struct virtio *virtio);
 /* Half 0: bits 0 to 31; half 1: bits 32 to 63; others read as 0 and swallow writes. */
-uint32_t virtio_get_features(struct virtio *virtio, uint32_t half);
-uint32_t virtio_get_driver_features(struct virtio *virtio, uint32_t half);
+uint32_t virtio_get_features(const struct virtio *virtio, uint32_t half);
+uint32_t virtio_get_driver_features(const struct virtio *virtio, uint32_t half);
 /* Ignored once FEATURES_OK is set. */
 void virtio_set_driver_features(struct virtio *virtio, uint32_t half, uint32_t value);
 /* Accesses beyond config_size read as zeros and write nothing. size: 1, 2, 4 or 8. */

@@ -270,11 +270,11 @@ static void set_driver_ok(void)
 {
 	pthread_mutex_lock(&virtio.lock);
 	virtio.driver_features = VIRTIO_FEATURE(VIRTIO_F_VERSION_1);
-	pthread_mutex_unlock(&virtio.lock);
 	virtio_set_status(&virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
 	virtio_set_status(&virtio, VIRTIO_CONFIG_S_FEATURES_OK);
 	virtio_set_status(&virtio, VIRTIO_CONFIG_S_DRIVER_OK);
-	ck_assert(virtio_get_status(&virtio) & VIRTIO_CONFIG_S_DRIVER_OK);
+	ck_assert(virtio.status & VIRTIO_CONFIG_S_DRIVER_OK);
+	pthread_mutex_unlock(&virtio.lock);
 }
 
 START_TEST(without_bus_mastering_it_rests)
