@@ -2,7 +2,9 @@
 #include "devices/virtio.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <errno.h>
+#include <string.h>
 
 #include <linux/virtio_ring.h>
 
@@ -44,6 +46,7 @@ int virtio_init(struct virtio *virtio, struct memory_map *map, struct event_loop
 	int r = 0;
 
 	assert(config->nr_queues <= VIRTIO_MAX_QUEUES);
+	assert(config->config_size <= VIRTIO_MAX_CONFIG);
 	*virtio = (struct virtio){
 		.ops = config->ops,
 		.name = config->name,
@@ -314,17 +317,19 @@ static bool in_config(const struct virtio *virtio, uint64_t offset, unsigned int
 uint64_t virtio_config_read(struct virtio *virtio, uint64_t offset, unsigned int size)
 {
 	unsigned int step = size < 4 ? size : 4;
+	_Alignas(uint64_t) char space[VIRTIO_MAX_CONFIG];
 	uint64_t value = 0;
 
+	if (!virtio->ops->config_fill)
+		return 0;
 	pthread_mutex_lock(&virtio->lock);
+	virtio->ops->config_fill(virtio, space);
+	pthread_mutex_unlock(&virtio->lock);
 	for (unsigned int i = 0; i < size; i += step) {
 		if (in_config(virtio, offset + i, step))
-			value |= (uint64_t)virtio->ops->config_read(
-					 virtio, (unsigned int)offset + i, step)
-				 << (8 * i);
+			memcpy((char *)&value + i, &space[offset + i], step);
 	}
-	pthread_mutex_unlock(&virtio->lock);
-	return value;
+	return le64toh(value);
 }
 
 void virtio_config_write(struct virtio *virtio, uint64_t offset, unsigned int size,

@@ -33,6 +33,7 @@
 struct virtio;
 
 #define VIRTIO_MAX_QUEUES 33u /* a network card's: two a vCPU, and one for control */
+#define VIRTIO_MAX_CONFIG 64u /* bytes: a disk's is the largest */
 #define VIRTIO_NO_VECTOR 0xffffu
 #define VIRTIO_FEATURE(bit) (1ull << (bit))
 
@@ -59,10 +60,11 @@ struct virtio_ops {
 	 */
 	bool (*reset)(struct virtio *virtio);
 	/*
-	 * Device config space: `size` is 1, 2 or 4 bytes, offset + size <= config_size. NULL
-	 * read: there is none (config_size is 0). NULL write: it is read-only.
+	 * Device config space. `fill` gives all config_size bytes of it, little-endian; NULL: there
+	 * is none. `write`: `size` is 1, 2 or 4 bytes, offset + size <= config_size; NULL: it is
+	 * read-only.
 	 */
-	uint32_t (*config_read)(struct virtio *virtio, unsigned int offset, unsigned int size);
+	void (*config_fill)(struct virtio *virtio, void *space);
 	void (*config_write)(struct virtio *virtio, unsigned int offset, unsigned int size,
 			     uint32_t value);
 };

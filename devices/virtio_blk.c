@@ -773,7 +773,7 @@ static bool blk_reset(struct virtio *virtio)
 	return blk->nr_running == 0;
 }
 
-static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsigned int size)
+static void blk_config_fill(struct virtio *virtio, void *space)
 {
 	struct virtio_blk *blk = blk_of(virtio);
 	const struct virtio_blk_config config = {
@@ -792,17 +792,15 @@ static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsi
 		.max_write_zeroes_seg = htole32(VIRTIO_BLK_MAX_RANGES),
 		.write_zeroes_may_unmap = 1,
 	};
-	uint32_t value = 0;
 
-	memcpy(&value, (const char *)&config + offset, size);
-	return le32toh(value);
+	memcpy(space, &config, CONFIG_SIZE);
 }
 
 static const struct virtio_ops blk_ops = {
 	.kick = blk_kick,
 	.start = blk_start,
 	.reset = blk_reset,
-	.config_read = blk_config_read,
+	.config_fill = blk_config_fill,
 };
 
 /* On the event loop */
