@@ -33,6 +33,11 @@ static inline bool range_overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint6
 	return a <= b ? b - a < a_size : a - b < b_size;
 }
 
+static inline uint64_t min(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 static inline bool is_power_of_2(uint64_t n)
 {
 	return n != 0 && (n & (n - 1)) == 0;

@@ -478,16 +478,6 @@ static void reset_device(struct pci_device *dev)
 		dev->ops->reset(dev);
 }
 
-void pci_device_reset(struct pci_device *dev)
-{
-	struct pci_bus *bus = dev->bus;
-
-	pthread_mutex_lock(&bus->lock);
-	reset_device(dev);
-	map_all_wanted(bus);
-	pthread_mutex_unlock(&bus->lock);
-}
-
 /* A place for `size` bytes in the window, or false; *used grows by it. */
 static bool take_address(const struct pci_window *window, uint64_t *used, uint64_t size,
 			 uint64_t *ret)

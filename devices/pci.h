@@ -109,8 +109,6 @@ void pci_bus_finish(struct pci_bus *bus);
 
 /* Resets every device, then gives every BAR an address. vCPUs parked. */
 void pci_bus_reset(struct pci_bus *bus);
-/* The reset alone of one device; its BARs have no addresses afterwards. Takes bus->lock. */
-void pci_device_reset(struct pci_device *dev);
 
 /*
  * A device with an empty config space: vendor, device and class (0xccssii: class, subclass,

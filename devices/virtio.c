@@ -2,7 +2,9 @@
 #include "devices/virtio.h"
 
 #include <assert.h>
+#include <endian.h>
 #include <errno.h>
+#include <string.h>
 
 #include <linux/virtio_ring.h>
 
@@ -44,6 +46,7 @@ int virtio_init(struct virtio *virtio, struct memory_map *map, struct event_loop
 	int r = 0;
 
 	assert(config->nr_queues <= VIRTIO_MAX_QUEUES);
+	assert(config->config_size <= VIRTIO_MAX_CONFIG);
 	*virtio = (struct virtio){
 		.ops = config->ops,
 		.name = config->name,
@@ -276,20 +279,10 @@ void virtio_set_dma(struct virtio *virtio, bool may)
 
 void virtio_set_status(struct virtio *virtio, uint8_t status)
 {
-	pthread_mutex_lock(&virtio->lock);
 	if (status == 0)
 		reset(virtio);
 	else if (!virtio->resetting)
 		set_status(virtio, status);
-	pthread_mutex_unlock(&virtio->lock);
-}
-
-uint8_t virtio_get_status(struct virtio *virtio)
-{
-	pthread_mutex_lock(&virtio->lock);
-	uint8_t status = virtio->status;
-	pthread_mutex_unlock(&virtio->lock);
-	return status;
 }
 
 static uint32_t half_of(uint64_t features, uint32_t half)
@@ -297,27 +290,22 @@ static uint32_t half_of(uint64_t features, uint32_t half)
 	return half > 1 ? 0 : (uint32_t)(features >> (32 * half));
 }
 
-uint32_t virtio_get_features(struct virtio *virtio, uint32_t half)
+uint32_t virtio_get_features(const struct virtio *virtio, uint32_t half)
 {
 	return half_of(virtio->features, half);
 }
 
-uint32_t virtio_get_driver_features(struct virtio *virtio, uint32_t half)
+uint32_t virtio_get_driver_features(const struct virtio *virtio, uint32_t half)
 {
-	pthread_mutex_lock(&virtio->lock);
-	uint32_t value = half_of(virtio->driver_features, half);
-	pthread_mutex_unlock(&virtio->lock);
-	return value;
+	return half_of(virtio->driver_features, half);
 }
 
 void virtio_set_driver_features(struct virtio *virtio, uint32_t half, uint32_t value)
 {
-	pthread_mutex_lock(&virtio->lock);
-	if (half <= 1 && !(virtio->status & VIRTIO_CONFIG_S_FEATURES_OK)) {
-		virtio->driver_features &= ~((uint64_t)UINT32_MAX << (32 * half));
-		virtio->driver_features |= (uint64_t)value << (32 * half);
-	}
-	pthread_mutex_unlock(&virtio->lock);
+	if (half > 1 || (virtio->status & VIRTIO_CONFIG_S_FEATURES_OK))
+		return;
+	virtio->driver_features &= ~((uint64_t)UINT32_MAX << (32 * half));
+	virtio->driver_features |= (uint64_t)value << (32 * half);
 }
 
 /* Eight bytes are two accesses of four, as a driver must take them. */
@@ -329,17 +317,19 @@ static bool in_config(const struct virtio *virtio, uint64_t offset, unsigned int
 uint64_t virtio_config_read(struct virtio *virtio, uint64_t offset, unsigned int size)
 {
 	unsigned int step = size < 4 ? size : 4;
+	_Alignas(uint64_t) char space[VIRTIO_MAX_CONFIG];
 	uint64_t value = 0;
 
+	if (!virtio->ops->config_fill)
+		return 0;
 	pthread_mutex_lock(&virtio->lock);
+	virtio->ops->config_fill(virtio, space);
+	pthread_mutex_unlock(&virtio->lock);
 	for (unsigned int i = 0; i < size; i += step) {
 		if (in_config(virtio, offset + i, step))
-			value |= (uint64_t)virtio->ops->config_read(
-					 virtio, (unsigned int)offset + i, step)
-				 << (8 * i);
+			memcpy((char *)&value + i, &space[offset + i], step);
 	}
-	pthread_mutex_unlock(&virtio->lock);
-	return value;
+	return le64toh(value);
 }
 
 void virtio_config_write(struct virtio *virtio, uint64_t offset, unsigned int size,

@@ -33,6 +33,7 @@
 struct virtio;
 
 #define VIRTIO_MAX_QUEUES 33u /* a network card's: two a vCPU, and one for control */
+#define VIRTIO_MAX_CONFIG 64u /* bytes: a disk's is the largest */
 #define VIRTIO_NO_VECTOR 0xffffu
 #define VIRTIO_FEATURE(bit) (1ull << (bit))
 
@@ -59,10 +60,11 @@ struct virtio_ops {
 	 */
 	bool (*reset)(struct virtio *virtio);
 	/*
-	 * Device config space: `size` is 1, 2 or 4 bytes, offset + size <= config_size. NULL
-	 * read: there is none (config_size is 0). NULL write: it is read-only.
+	 * Device config space. `fill` gives all config_size bytes of it, little-endian; NULL: there
+	 * is none. `write`: `size` is 1, 2 or 4 bytes, offset + size <= config_size; NULL: it is
+	 * read-only.
 	 */
-	uint32_t (*config_read)(struct virtio *virtio, unsigned int offset, unsigned int size);
+	void (*config_fill)(struct virtio *virtio, void *space);
 	void (*config_write)(struct virtio *virtio, unsigned int offset, unsigned int size,
 			     uint32_t value);
 };
@@ -131,7 +133,8 @@ must_check int virtio_init(struct virtio *virtio, struct memory_map *map,
 void virtio_finish(struct virtio *virtio);
 
 /*
- * For transports; each takes the lock. Values are the driver's and may be anything.
+ * For transports. Values are the driver's and may be anything. The first four are called under the
+ * lock, which the others take.
  */
 
 /*
@@ -143,10 +146,9 @@ void virtio_finish(struct virtio *virtio);
  * (4.1.4.3.2), and what is written is ignored.
  */
 void virtio_set_status(struct virtio *virtio, uint8_t status);
-uint8_t virtio_get_status(struct virtio *virtio);
 /* Half 0: bits 0 to 31; half 1: bits 32 to 63; others read as 0 and swallow writes. */
-uint32_t virtio_get_features(struct virtio *virtio, uint32_t half);
-uint32_t virtio_get_driver_features(struct virtio *virtio, uint32_t half);
+uint32_t virtio_get_features(const struct virtio *virtio, uint32_t half);
+uint32_t virtio_get_driver_features(const struct virtio *virtio, uint32_t half);
 /* Ignored once FEATURES_OK is set. */
 void virtio_set_driver_features(struct virtio *virtio, uint32_t half, uint32_t value);
 /* Accesses beyond config_size read as zeros and write nothing. size: 1, 2, 4 or 8. */

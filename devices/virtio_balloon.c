@@ -550,23 +550,15 @@ static bool balloon_reset(struct virtio *virtio)
 
 /* Config space */
 
-static void fill_config(const struct virtio_balloon *b, uint32_t words[CONFIG_WORDS])
+static void balloon_config_fill(struct virtio *virtio, void *space)
 {
+	const struct virtio_balloon *b = balloon_of(virtio);
+	uint32_t *words = space;
+
 	words[CONFIG_NUM_PAGES] = htole32(b->num_pages);
 	words[CONFIG_ACTUAL] = htole32(b->actual);
 	words[CONFIG_HINT_CMD_ID] = 0;
 	words[CONFIG_POISON_VAL] = htole32(b->poison_val);
-}
-
-static uint32_t balloon_config_read(struct virtio *virtio, unsigned int offset,
-				    unsigned int size)
-{
-	uint32_t words[CONFIG_WORDS];
-	uint32_t value = 0;
-
-	fill_config(balloon_of(virtio), words);
-	memcpy(&value, (const char *)words + offset, size);
-	return le32toh(value);
 }
 
 /* Of any size and anywhere: into an image of it all, of which what is the driver's is kept. */
@@ -576,7 +568,7 @@ static void balloon_config_write(struct virtio *virtio, unsigned int offset, uns
 	struct virtio_balloon *b = balloon_of(virtio);
 	uint32_t words[CONFIG_WORDS];
 
-	fill_config(b, words);
+	balloon_config_fill(virtio, words);
 	value = htole32(value);
 	memcpy((char *)words + offset, &value, size);
 	set_actual(b, le32toh(words[CONFIG_ACTUAL]));
@@ -588,7 +580,7 @@ static const struct virtio_ops balloon_ops = {
 	.kick = balloon_kick,
 	.start = balloon_start,
 	.reset = balloon_reset,
-	.config_read = balloon_config_read,
+	.config_fill = balloon_config_fill,
 	.config_write = balloon_config_write,
 };
 

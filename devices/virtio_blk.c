@@ -58,11 +58,6 @@ static struct virtio_blk *blk_of(struct virtio *virtio)
 	return container_of(virtio, struct virtio_blk, virtio);
 }
 
-static uint64_t min(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 /* Requests */
 
 static struct virtio_blk_request *take_request(struct virtio_blk *blk)
@@ -616,11 +611,6 @@ static void give_serial(struct virtio_blk *blk, struct virtio_blk_request *rq)
 	end_request(blk, rq, VIRTIO_BLK_S_OK);
 }
 
-static bool has_ranges(const struct virtio_blk *blk, unsigned int feature)
-{
-	return virtio_has_feature(&blk->virtio, feature);
-}
-
 static void start_request(struct virtio_blk *blk, struct virtio_blk_request *rq)
 {
 	const struct virtq *ring = &blk->virtio.queues[rq->queue].ring;
@@ -640,9 +630,10 @@ static void start_request(struct virtio_blk *blk, struct virtio_blk_request *rq)
 		start_flush_request(blk, rq);
 	else if (rq->type == VIRTIO_BLK_T_GET_ID)
 		give_serial(blk, rq);
-	else if ((rq->type == VIRTIO_BLK_T_DISCARD && has_ranges(blk, VIRTIO_BLK_F_DISCARD)) ||
+	else if ((rq->type == VIRTIO_BLK_T_DISCARD &&
+		  virtio_has_feature(&blk->virtio, VIRTIO_BLK_F_DISCARD)) ||
 		 (rq->type == VIRTIO_BLK_T_WRITE_ZEROES &&
-		  has_ranges(blk, VIRTIO_BLK_F_WRITE_ZEROES)))
+		  virtio_has_feature(&blk->virtio, VIRTIO_BLK_F_WRITE_ZEROES)))
 		start_ranges(blk, rq);
 	else
 		end_request(blk, rq, VIRTIO_BLK_S_UNSUPP);
@@ -782,7 +773,7 @@ static bool blk_reset(struct virtio *virtio)
 	return blk->nr_running == 0;
 }
 
-static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsigned int size)
+static void blk_config_fill(struct virtio *virtio, void *space)
 {
 	struct virtio_blk *blk = blk_of(virtio);
 	const struct virtio_blk_config config = {
@@ -801,17 +792,15 @@ static uint32_t blk_config_read(struct virtio *virtio, unsigned int offset, unsi
 		.max_write_zeroes_seg = htole32(VIRTIO_BLK_MAX_RANGES),
 		.write_zeroes_may_unmap = 1,
 	};
-	uint32_t value = 0;
 
-	memcpy(&value, (const char *)&config + offset, size);
-	return le32toh(value);
+	memcpy(space, &config, CONFIG_SIZE);
 }
 
 static const struct virtio_ops blk_ops = {
 	.kick = blk_kick,
 	.start = blk_start,
 	.reset = blk_reset,
-	.config_read = blk_config_read,
+	.config_fill = blk_config_fill,
 };
 
 /* On the event loop */

@@ -212,18 +212,15 @@ static bool console_reset(struct virtio *virtio)
 	return true;
 }
 
-static uint32_t console_config_read(struct virtio *virtio, unsigned int offset,
-				    unsigned int size)
+static void console_config_fill(struct virtio *virtio, void *space)
 {
 	const struct virtio_console *c = console_of(virtio);
 	const struct virtio_console_config config = {
 		.cols = htole16(c->columns),
 		.rows = htole16(c->rows),
 	};
-	uint32_t value = 0;
 
-	memcpy(&value, (const char *)&config + offset, size);
-	return le32toh(value);
+	memcpy(space, &config, sizeof(config));
 }
 
 /* Only the emergency write is; the least byte of it is what is to be seen. */
@@ -241,7 +238,7 @@ static void console_config_write(struct virtio *virtio, unsigned int offset, uns
 static const struct virtio_ops console_ops = {
 	.kick = console_kick,
 	.reset = console_reset,
-	.config_read = console_config_read,
+	.config_fill = console_config_fill,
 	.config_write = console_config_write,
 };
 

@@ -706,18 +706,16 @@ static bool net_reset(struct virtio *virtio)
 	return true;
 }
 
-static uint32_t net_config_read(struct virtio *virtio, unsigned int offset, unsigned int size)
+static void net_config_fill(struct virtio *virtio, void *space)
 {
 	const struct virtio_net *net = net_of(virtio);
-	struct config_space space = {
+	struct config_space *config = space;
+
+	*config = (struct config_space){
 		.status = htole16(carrier(net) ? VIRTIO_NET_S_LINK_UP : 0),
 		.max_pairs = htole16((uint16_t)net->nr_pairs),
 	};
-	uint32_t value = 0;
-
-	memcpy(space.mac, net->mac, sizeof(space.mac));
-	memcpy(&value, (const char *)&space + offset, size);
-	return le32toh(value);
+	memcpy(config->mac, net->mac, sizeof(config->mac));
 }
 
 static const struct virtio_ops net_ops = {
@@ -726,7 +724,7 @@ static const struct virtio_ops net_ops = {
 	.stop = net_stop,
 	.rewired = net_rewired,
 	.reset = net_reset,
-	.config_read = net_config_read,
+	.config_fill = net_config_fill,
 };
 
 /* Beginning and end */

@@ -157,39 +157,45 @@ static unsigned int register_size(uint64_t offset)
 	}
 }
 
-/* Those that are the transport's own; under virtio->lock. */
-static uint64_t read_selector(struct virtio_pci *vp, uint64_t offset)
+static uint64_t read_register(struct virtio_pci *vp, uint64_t offset)
 {
+	const struct virtio *virtio = vp->virtio;
+
 	switch (offset) {
 	case VIRTIO_PCI_COMMON_DFSELECT: return vp->feature_select;
+	case VIRTIO_PCI_COMMON_DF: return virtio_get_features(virtio, vp->feature_select);
 	case VIRTIO_PCI_COMMON_GFSELECT: return vp->driver_feature_select;
-	case VIRTIO_PCI_COMMON_MSIX: return vp->virtio->config_vector;
-	case VIRTIO_PCI_COMMON_NUMQ: return vp->virtio->nr_queues;
-	case VIRTIO_PCI_COMMON_CFGGENERATION: return vp->virtio->config_generation;
+	case VIRTIO_PCI_COMMON_GF:
+		return virtio_get_driver_features(virtio, vp->driver_feature_select);
+	case VIRTIO_PCI_COMMON_MSIX: return virtio->config_vector;
+	case VIRTIO_PCI_COMMON_NUMQ: return virtio->nr_queues;
+	case VIRTIO_PCI_COMMON_STATUS: return virtio->status;
+	case VIRTIO_PCI_COMMON_CFGGENERATION: return virtio->config_generation;
 	case VIRTIO_PCI_COMMON_Q_SELECT: return vp->queue_select;
 	default: return read_queue(vp, offset);
 	}
 }
 
-static void write_selector(struct virtio_pci *vp, uint64_t offset, uint64_t value)
+static void write_register(struct virtio_pci *vp, uint64_t offset, uint64_t value)
 {
 	switch (offset) {
 	case VIRTIO_PCI_COMMON_DFSELECT: vp->feature_select = (uint32_t)value; break;
 	case VIRTIO_PCI_COMMON_GFSELECT: vp->driver_feature_select = (uint32_t)value; break;
+	case VIRTIO_PCI_COMMON_GF:
+		virtio_set_driver_features(vp->virtio, vp->driver_feature_select,
+					   (uint32_t)value);
+		break;
 	case VIRTIO_PCI_COMMON_MSIX:
 		vp->virtio->config_vector = checked_vector(vp, value);
+		break;
+	case VIRTIO_PCI_COMMON_STATUS:
+		virtio_set_status(vp->virtio, (uint8_t)value);
+		if ((uint8_t)value == 0)
+			vp->isr = 0;
 		break;
 	case VIRTIO_PCI_COMMON_Q_SELECT: vp->queue_select = (uint16_t)value; break;
 	default: write_queue(vp, offset, value); break;
 	}
-}
-
-static uint32_t select_of(struct virtio_pci *vp, const uint32_t *select)
-{
-	pthread_mutex_lock(&vp->virtio->lock);
-	uint32_t value = *select;
-	pthread_mutex_unlock(&vp->virtio->lock);
-	return value;
 }
 
 /* Accesses that are not of the register's own width (1.2, 4.1.3.1) read as 0, write nothing. */
@@ -197,29 +203,10 @@ static uint64_t common_read(struct virtio_pci *vp, uint64_t offset, unsigned int
 {
 	if (size != register_size(offset))
 		return 0;
-	switch (offset) {
-	case VIRTIO_PCI_COMMON_DF:
-		return virtio_get_features(vp->virtio, select_of(vp, &vp->feature_select));
-	case VIRTIO_PCI_COMMON_GF:
-		return virtio_get_driver_features(vp->virtio,
-						  select_of(vp, &vp->driver_feature_select));
-	case VIRTIO_PCI_COMMON_STATUS: return virtio_get_status(vp->virtio);
-	default: break;
-	}
 	pthread_mutex_lock(&vp->virtio->lock);
-	uint64_t value = read_selector(vp, offset);
+	uint64_t value = read_register(vp, offset);
 	pthread_mutex_unlock(&vp->virtio->lock);
 	return value;
-}
-
-static void set_status(struct virtio_pci *vp, uint8_t status)
-{
-	virtio_set_status(vp->virtio, status);
-	if (status != 0)
-		return;
-	pthread_mutex_lock(&vp->virtio->lock);
-	vp->isr = 0;
-	pthread_mutex_unlock(&vp->virtio->lock);
 }
 
 static void common_write(struct virtio_pci *vp, uint64_t offset, unsigned int size,
@@ -227,16 +214,8 @@ static void common_write(struct virtio_pci *vp, uint64_t offset, unsigned int si
 {
 	if (size != register_size(offset))
 		return;
-	switch (offset) {
-	case VIRTIO_PCI_COMMON_GF:
-		virtio_set_driver_features(
-			vp->virtio, select_of(vp, &vp->driver_feature_select), (uint32_t)value);
-		return;
-	case VIRTIO_PCI_COMMON_STATUS: set_status(vp, (uint8_t)value); return;
-	default: break;
-	}
 	pthread_mutex_lock(&vp->virtio->lock);
-	write_selector(vp, offset, value);
+	write_register(vp, offset, value);
 	pthread_mutex_unlock(&vp->virtio->lock);
 }
 

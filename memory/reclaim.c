@@ -55,11 +55,6 @@ static struct block *block_of(struct list_node *n)
 	return container_of(n, struct block, link);
 }
 
-static uint64_t min_of(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 static uint64_t divide_up(uint64_t n, uint64_t by)
 {
 	return (n + by - 1) / by;
@@ -90,7 +85,13 @@ static struct span touched(struct span pages, uint64_t piece_pages)
 static struct span pages_in(const struct block *block, struct span pieces, uint64_t piece_pages)
 {
 	return (struct span){ pieces.first * piece_pages,
-			      min_of(pieces.end * piece_pages, block->nr_pages) };
+			      min(pieces.end * piece_pages, block->nr_pages) };
+}
+
+/* Those of one. */
+static struct span pages_at(const struct block *block, uint64_t i, uint64_t piece_pages)
+{
+	return pages_in(block, (struct span){ i, i + 1 }, piece_pages);
 }
 
 static struct span all_pages(const struct block *block)
@@ -216,36 +217,21 @@ static int discard_one(struct list_node *n, const struct block *block, struct sp
 					  span_size(pages));
 }
 
-/* All pinners let go of pages that are live, or, if one of them cannot, none does. */
-static int discard_pinners(struct reclaim *reclaim, const struct block *block,
-			   struct span pages, bool *ret_undone)
-{
-	*ret_undone = true;
-	list_for_each(n, &reclaim->pinners) {
-		int r = discard_one(n, block, pages);
-		if (r >= 0)
-			continue;
-		*ret_undone = populate_one(n, block, pages) >= 0;
-		list_for_each_reverse_from(told, n, &reclaim->pinners)
-			*ret_undone &= populate_one(told, block, pages) >= 0;
-		return r;
-	}
-	return 0;
-}
+typedef int tell_one(struct list_node *n, const struct block *block, struct span pages);
 
-/* The reverse. */
-static int populate_pinners(struct reclaim *reclaim, const struct block *block,
-			    struct span pages, bool *ret_undone)
+/* All pinners do it, or, if one of them cannot, none does; but for those that cannot undo it. */
+static int tell_pinners(struct reclaim *reclaim, const struct block *block, struct span pages,
+			tell_one *act, tell_one *undo, bool *ret_undone)
 {
 	*ret_undone = true;
 	list_for_each(n, &reclaim->pinners) {
-		int r = populate_one(n, block, pages);
+		int r = act(n, block, pages);
 		if (r >= 0)
 			continue;
-		/* It should have none of it; if it could not let go again this tells. */
-		*ret_undone = discard_one(n, block, pages) >= 0;
+		/* This one too, which may have done a part of it, or tells that it has not. */
+		*ret_undone = undo(n, block, pages) >= 0;
 		list_for_each_reverse_from(told, n, &reclaim->pinners)
-			*ret_undone &= discard_one(told, block, pages) >= 0;
+			*ret_undone &= undo(told, block, pages) >= 0;
 		return r;
 	}
 	return 0;
@@ -257,7 +243,7 @@ static int release(struct reclaim *reclaim, struct block *block, struct span gra
 	struct span pages = pages_in(block, granules, block->granule_pages);
 	bool undone;
 
-	int r = discard_pinners(reclaim, block, pages, &undone);
+	int r = tell_pinners(reclaim, block, pages, discard_one, populate_one, &undone);
 	if (r < 0) {
 		reclaim->nr_not_released += granules.end - granules.first;
 		if (!reclaim->release_failure_told)
@@ -289,8 +275,7 @@ static void discard_again(struct reclaim *reclaim, struct block *block, struct s
 	bool may = list_empty(&reclaim->inhibitors) && !reclaim->draining;
 
 	for (uint64_t i = granules.first; i < granules.end; i++) {
-		struct span pages =
-			pages_in(block, (struct span){ i, i + 1 }, block->granule_pages);
+		struct span pages = pages_at(block, i, block->granule_pages);
 		if (may && bits_all(block->reclaimed, units_of(block, pages)) &&
 		    ram_discard(block->region->ram, span_offset(block, pages),
 				span_size(pages)) >= 0)
@@ -310,7 +295,7 @@ static int restore(struct reclaim *reclaim, struct block *block, struct span gra
 
 	int r = ram_populate(block->region->ram, span_offset(block, pages), span_size(pages));
 	if (r >= 0)
-		r = populate_pinners(reclaim, block, pages, &undone);
+		r = tell_pinners(reclaim, block, pages, populate_one, discard_one, &undone);
 	if (r < 0) {
 		reclaim->nr_not_restored += granules.end - granules.first;
 		if (undone)
@@ -343,7 +328,7 @@ static void discard_run(struct reclaim *reclaim, struct block *block, struct spa
 static bool is_due(const struct block *block, uint64_t piece, uint64_t pages,
 		   enum reclaim_policy policy)
 {
-	struct span one = pages_in(block, (struct span){ piece, piece + 1 }, pages);
+	struct span one = pages_at(block, piece, pages);
 
 	if (!bits_all(block->held, one))
 		return false;
@@ -422,14 +407,10 @@ static void discard_huge(struct reclaim *reclaim, struct block *block, struct sp
 	for (uint64_t i = huge.first; i < huge.end; i++) {
 		struct span run = { i, i };
 		while (run.end < huge.end &&
-		       bits_all(block->held,
-				pages_in(block, (struct span){ run.end, run.end + 1 },
-					 HUGE_PAGES)))
+		       bits_all(block->held, pages_at(block, run.end, HUGE_PAGES)))
 			run.end++;
 		if (run.end == i) {
-			struct span part =
-				pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES);
-			if (bits_any(block->held, part))
+			if (bits_any(block->held, pages_at(block, i, HUGE_PAGES)))
 				block->nr_waiting += bit_set(block->waits, i);
 			continue;
 		}
@@ -493,8 +474,7 @@ static bool discard_waiting(struct reclaim *reclaim, struct block *block)
 		i = bits_find(block->waits, (struct span){ i, all.end }, true);
 		block->nr_waiting -= bit_clear(block->waits, i);
 		if (may_wait(reclaim))
-			discard_units(reclaim, block,
-				      pages_in(block, (struct span){ i, i + 1 }, HUGE_PAGES),
+			discard_units(reclaim, block, pages_at(block, i, HUGE_PAGES),
 				      RECLAIM_DIRECT);
 	}
 	return true;
@@ -721,8 +701,7 @@ static void adopt_granules(struct block *block)
 	struct span all = all_granules(block);
 
 	for (uint64_t i = all.first; i < all.end; i++) {
-		struct span pages =
-			pages_in(block, (struct span){ i, i + 1 }, block->granule_pages);
+		struct span pages = pages_at(block, i, block->granule_pages);
 		if (bits_all(block->reclaimed, units_of(block, pages)))
 			block->nr_released += bit_set(block->released, i);
 		else
@@ -773,7 +752,7 @@ static int make_present(const struct block *block, struct span pages, struct pro
 	uint64_t size = span_size(pages);
 
 	for (uint64_t done = 0; done < size;) {
-		uint64_t step = min_of(size - done, STEP);
+		uint64_t step = min(size - done, STEP);
 		int r = ram_populate(block->region->ram, span_offset(block, pages) + done,
 				     step);
 		if (r < 0)
@@ -785,19 +764,25 @@ static int make_present(const struct block *block, struct span pages, struct pro
 	return 0;
 }
 
+/* From `first` on the next granules that are released, or live: as many as `size` has, or one. */
+static struct span next_granules(const struct block *block, uint64_t first, bool released,
+				 uint64_t size)
+{
+	uint64_t most = size / GUEST_PAGE_SIZE / block->granule_pages;
+	struct span run = { first, all_granules(block).end };
+
+	run.first = bits_find(block->released, run, released);
+	run.end = min(run.end, run.first + (most ? most : 1));
+	run.end = bits_find(block->released, run, !released);
+	return run;
+}
+
 /* From *granule on: what is live next, but not much of it. Moves *granule on. */
 static int pin_some(struct pinner *pinner, struct block *block, uint64_t *granule,
 		    struct progress *progress)
 {
-	uint64_t end = all_granules(block).end;
-	uint64_t most = STEP / GUEST_PAGE_SIZE / block->granule_pages;
+	struct span run = next_granules(block, *granule, false, STEP);
 
-	while (*granule < end && bit_test(block->released, *granule))
-		(*granule)++;
-	struct span run = { *granule, *granule };
-	while (run.end < end && !bit_test(block->released, run.end) &&
-	       (run.end == run.first || run.end - run.first < most))
-		run.end++;
 	*granule = run.end;
 	if (run.end == run.first)
 		return 0;
@@ -912,7 +897,7 @@ static void rest(struct block *block, struct span granules)
 
 static struct span common(struct span a, struct span b)
 {
-	return (struct span){ a.first > b.first ? a.first : b.first, min_of(a.end, b.end) };
+	return (struct span){ a.first > b.first ? a.first : b.first, min(a.end, b.end) };
 }
 
 /* Released granules that any of these pages are needed of are made live. */
@@ -922,7 +907,7 @@ static int restore_granules(struct reclaim *reclaim, struct block *block, struct
 
 	for (uint64_t i = granules.first; i < granules.end && block->nr_released; i++) {
 		struct span one = { i, i + 1 };
-		struct span its = pages_in(block, one, block->granule_pages);
+		struct span its = pages_at(block, i, block->granule_pages);
 		if (!bit_test(block->released, i) || !bits_any(block->held, common(its, pages)))
 			continue;
 		if (restore(reclaim, block, one) < 0)
@@ -935,7 +920,7 @@ static int restore_granules(struct reclaim *reclaim, struct block *block, struct
 /* A hugetlb page, before it is touched: from an empty pool a touch would be fatal. */
 static int restore_unit(struct block *block, uint64_t unit)
 {
-	struct span pages = pages_in(block, (struct span){ unit, unit + 1 }, block->unit_pages);
+	struct span pages = pages_at(block, unit, block->unit_pages);
 
 	if (block->unit_pages > 1 &&
 	    ram_populate(block->region->ram, span_offset(block, pages), span_size(pages)) < 0)
@@ -951,7 +936,7 @@ static int restore_units(struct block *block, struct span pages)
 	bool any = block->unsure;
 
 	for (uint64_t i = units.first; i < units.end && (any || block->nr_reclaimed); i++) {
-		struct span its = pages_in(block, (struct span){ i, i + 1 }, block->unit_pages);
+		struct span its = pages_at(block, i, block->unit_pages);
 		if (!(any || bit_test(block->reclaimed, i)) ||
 		    !bits_any(block->held, common(its, pages)))
 			continue;
@@ -1032,16 +1017,8 @@ int reclaim_give_back(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 /* The next released granules, as many as may be made live in one go; one at least. */
 static int restore_some(struct reclaim *reclaim, struct block *block, uint64_t size)
 {
-	uint64_t end = all_granules(block).end;
-	uint64_t most = min_of(size, STEP) / GUEST_PAGE_SIZE / block->granule_pages;
-	struct span run = { 0, 0 };
+	struct span run = next_granules(block, 0, true, min(size, STEP));
 
-	while (run.first < end && !bit_test(block->released, run.first))
-		run.first++;
-	run.end = run.first;
-	while (run.end < end && bit_test(block->released, run.end) &&
-	       (run.end == run.first || run.end - run.first < most))
-		run.end++;
 	int r = restore(reclaim, block, run);
 	if (r >= 0 && reclaim->draining)
 		rest(block, run);
@@ -1061,7 +1038,7 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 			return -ENOMEM;
 		uint64_t done =
 			(before - block->nr_released) * block->granule_pages * GUEST_PAGE_SIZE;
-		*most -= min_of(*most, done);
+		*most -= min(*most, done);
 	}
 	for (uint64_t i = 0; block->nr_reclaimed; i++) {
 		if (!bit_test(block->reclaimed, i))
@@ -1070,7 +1047,7 @@ static int restore_block(struct reclaim *reclaim, struct block *block, uint64_t 
 			return 1;
 		if (restore_unit(block, i) < 0)
 			return -ENOMEM;
-		*most -= min_of(*most, unit_size);
+		*most -= min(*most, unit_size);
 	}
 	return 0;
 }
@@ -1089,7 +1066,7 @@ static int restore_all(struct reclaim *reclaim, uint64_t *most)
 static int restore_held_units(struct block *block, uint64_t *most)
 {
 	for (uint64_t i = 0; block->unsure && i < block->nr_pages / block->unit_pages; i++) {
-		struct span its = pages_in(block, (struct span){ i, i + 1 }, block->unit_pages);
+		struct span its = pages_at(block, i, block->unit_pages);
 		if (!bits_any(block->held, its))
 			continue;
 		if (*most == 0)
@@ -1097,7 +1074,7 @@ static int restore_held_units(struct block *block, uint64_t *most)
 		if (restore_unit(block, i) < 0)
 			return -ENOMEM;
 		clear_held(block, its);
-		*most -= min_of(*most, span_size(its));
+		*most -= min(*most, span_size(its));
 	}
 	return 0;
 }
@@ -1221,8 +1198,7 @@ int reclaim_report(struct reclaim *reclaim, gpa_t gpa, uint64_t size)
 static bool stays_gone(const struct reclaim *reclaim, const struct block *block,
 		       uint64_t granule)
 {
-	struct span pages =
-		pages_in(block, (struct span){ granule, granule + 1 }, block->granule_pages);
+	struct span pages = pages_at(block, granule, block->granule_pages);
 
 	return (reclaim->driver == RECLAIM_DRIVER_TELLS_FIRST ||
 		!list_empty(&reclaim->pinners)) &&
@@ -1238,9 +1214,8 @@ uint64_t reclaim_staying(struct reclaim *reclaim)
 		const struct block *block = block_of(n);
 		struct span all = all_granules(block);
 		for (uint64_t i = all.first; i < all.end && block->nr_reclaimed; i++) {
-			struct span one = { i, i + 1 };
 			if (stays_gone(reclaim, block, i))
-				bytes += span_size(pages_in(block, one, block->granule_pages));
+				bytes += span_size(pages_at(block, i, block->granule_pages));
 		}
 	}
 	pthread_mutex_unlock(&reclaim->gate);
@@ -1313,7 +1288,7 @@ static void add_held_back(const struct reclaim *reclaim, const struct block *blo
 	if (block->nr_held == 0 || pages == 1)
 		return;
 	for (uint64_t i = all.first; i < all.end; i++) {
-		struct span its = pages_in(block, (struct span){ i, i + 1 }, pages);
+		struct span its = pages_at(block, i, pages);
 		if (!bits_all(block->held, its))
 			continue;
 		complete += span_size(its);

@@ -17,16 +17,6 @@
 /* Not in the headers of Debian 12. */
 #define EXT_CAP_VF_REBAR 0x24
 
-static uint16_t get_16(const uint8_t *bytes, unsigned int offset)
-{
-	return (uint16_t)(bytes[offset] | bytes[offset + 1] << 8);
-}
-
-static uint32_t get_32(const uint8_t *bytes, unsigned int offset)
-{
-	return get_16(bytes, offset) | (uint32_t)get_16(bytes, offset + 2) << 16;
-}
-
 static void emulate_16(struct vfio_config *config, unsigned int offset, uint16_t mask)
 {
 	config->emulated[offset] |= (uint8_t)mask;
@@ -215,16 +205,15 @@ static void look_for_flr(struct vfio_config *config, const struct pci_device *pc
 }
 
 /* The offsets of the chain's links, in its order; no link twice, however it is linked. */
-static unsigned int walk_standard(const struct pci_device *pci, const uint8_t *bytes,
-				  uint8_t *offsets)
+static unsigned int walk_standard(const struct pci_device *pci, uint8_t *offsets)
 {
 	bool seen[STANDARD_SIZE] = { false };
 	unsigned int nr = 0;
 
-	if (!(get_16(bytes, PCI_STATUS) & PCI_STATUS_CAP_LIST))
+	if (!(pci_get_16(pci, PCI_STATUS) & PCI_STATUS_CAP_LIST))
 		return 0;
-	unsigned int at = bytes[PCI_CAPABILITY_LIST] & ~3u;
-	while (at >= HEADER_SIZE && bytes[at] != 0xff) {
+	unsigned int at = pci->config[PCI_CAPABILITY_LIST] & ~3u;
+	while (at >= HEADER_SIZE && pci->config[at] != 0xff) {
 		if (seen[at]) {
 			log_warn(
 				"vfio: %s: the capability list runs in a ring at 0x%x: cutting it",
@@ -233,7 +222,7 @@ static unsigned int walk_standard(const struct pci_device *pci, const uint8_t *b
 		}
 		seen[at] = true;
 		offsets[nr++] = (uint8_t)at;
-		at = bytes[at + 1] & ~3u;
+		at = pci->config[at + 1] & ~3u;
 	}
 	return nr;
 }
@@ -272,21 +261,20 @@ static unsigned int end_of(const uint8_t *offsets, unsigned int nr, unsigned int
 }
 
 static int init_standard(struct vfio_config *config, struct pci_device *pci,
-			 const uint8_t *bytes, const struct vfio_irq *irq, bool *is_express)
+			 const uint8_t *offsets, unsigned int nr, const struct vfio_irq *irq,
+			 bool *is_express)
 {
-	uint8_t offsets[MAX_STANDARD];
-	unsigned int nr = walk_standard(pci, bytes, offsets);
-
 	/* From the tail, since a capability is linked in at the head. */
 	for (unsigned int i = nr; i-- > 0;) {
 		unsigned int at = offsets[i];
 		unsigned int end = end_of(offsets, nr, at);
-		int r = add_standard(config, pci, at, end, bytes[at], irq, is_express);
+		uint8_t id = pci->config[at];
+		int r = add_standard(config, pci, at, end, id, irq, is_express);
 		if (r < 0)
 			return r;
 		emulate_all(config, at, 2);
 		if (r > 0)
-			pci_add_capability(pci, bytes[at], at);
+			pci_add_capability(pci, id, at);
 	}
 	return 0;
 }
@@ -309,15 +297,14 @@ static bool shows_extended(unsigned int id)
 	}
 }
 
-static unsigned int walk_extended(const struct pci_device *pci, const uint8_t *bytes,
-				  uint16_t *offsets)
+static unsigned int walk_extended(const struct pci_device *pci, uint16_t *offsets)
 {
 	bool seen[PCI_CONFIG_SIZE / 4] = { false };
 	unsigned int nr = 0;
 	unsigned int at = FIRST_EXTENDED;
 
 	while (at >= FIRST_EXTENDED && nr < MAX_EXTENDED) {
-		uint32_t header = get_32(bytes, at);
+		uint32_t header = pci_get_32(pci, at);
 		if (header == 0 || header == 0xffffffff)
 			break;
 		if (seen[at / 4]) {
@@ -338,18 +325,18 @@ static unsigned int walk_extended(const struct pci_device *pci, const uint8_t *b
  * The chain has no pointer to its first link, which lies at 0x100 always: where that one is
  * hidden an empty one takes its place.
  */
-static void init_extended(struct vfio_config *config, struct pci_device *pci,
-			  const uint8_t *bytes)
+static void init_extended(struct vfio_config *config, struct pci_device *pci)
 {
 	uint16_t offsets[MAX_EXTENDED];
-	unsigned int nr = walk_extended(pci, bytes, offsets);
+	unsigned int nr = walk_extended(pci, offsets);
 	uint32_t next = 0;
 
-	pci_set_32(pci, FIRST_EXTENDED, 0);
+	if (nr == 0)
+		pci_set_32(pci, FIRST_EXTENDED, 0);
 	emulate_all(config, FIRST_EXTENDED, 4);
 	for (unsigned int i = nr; i-- > 0;) {
 		unsigned int at = offsets[i];
-		uint32_t header = get_32(bytes, at) & 0xfffff; /* id and version */
+		uint32_t header = pci_get_32(pci, at) & 0xfffff; /* id and version */
 		bool shown = shows_extended(PCI_EXT_CAP_ID(header));
 		if (!shown)
 			header = 0;
@@ -365,6 +352,7 @@ static void init_extended(struct vfio_config *config, struct pci_device *pci,
 int vfio_config_init(struct vfio_config *config, struct pci_device *pci, const uint8_t *bytes,
 		     unsigned int size, const struct vfio_irq *irq)
 {
+	uint8_t offsets[MAX_STANDARD];
 	bool is_express = false;
 
 	*config = (struct vfio_config){ 0 };
@@ -374,12 +362,13 @@ int vfio_config_init(struct vfio_config *config, struct pci_device *pci, const u
 				  pci->name);
 	}
 	memcpy(pci->config, bytes, size);
+	unsigned int nr = walk_standard(pci, offsets); /* before its head is cleared */
 	init_header(config, pci, irq);
-	int r = init_standard(config, pci, bytes, irq, &is_express);
+	int r = init_standard(config, pci, offsets, nr, irq, &is_express);
 	if (r < 0)
 		return r;
 	if (is_express && size == PCI_CONFIG_SIZE) {
-		init_extended(config, pci, bytes);
+		init_extended(config, pci);
 		return 0;
 	}
 	memset(&pci->config[STANDARD_SIZE], 0, PCI_CONFIG_SIZE - STANDARD_SIZE);

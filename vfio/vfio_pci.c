@@ -495,9 +495,8 @@ static int build_view(struct vfio_pci *vp, struct vfio *vfio)
 	int r = read_config(vp, bytes, &size);
 	if (r < 0)
 		return r;
-	pci_device_init(&vp->pci, &vfio_pci_ops, vp->device.name,
-			(uint16_t)(bytes[PCI_VENDOR_ID] | bytes[PCI_VENDOR_ID + 1] << 8),
-			(uint16_t)(bytes[PCI_DEVICE_ID] | bytes[PCI_DEVICE_ID + 1] << 8), 0);
+	/* The ids come with the bytes. */
+	pci_device_init(&vp->pci, &vfio_pci_ops, vp->device.name, 0, 0, 0);
 	r = vfio_irq_init(&vp->irq, &vp->device, vfio->wires);
 	if (r < 0)
 		return r;

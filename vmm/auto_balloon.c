@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "vmm/auto_balloon.h"
 
+#include "base/range.h"
+
 #define MIN_STEP (16ull << 20)
 #define STEPS 16u
-
-static uint64_t min_of(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
 
 void auto_balloon_init(struct auto_balloon *automatic, const struct auto_balloon_config *config,
 		       uint64_t floor, uint64_t ram)
@@ -54,22 +51,22 @@ static uint64_t raised(const struct auto_balloon *automatic, uint64_t keep)
 {
 	if (keep >= automatic->config.max)
 		return keep;
-	return min_of(keep + step_of(automatic), automatic->config.max);
+	return min(keep + step_of(automatic), automatic->config.max);
 }
 
 /* Less, but so that a fifth of it stays available, and down to min. */
 static uint64_t lowered(const struct auto_balloon *automatic,
 			const struct auto_balloon_view *view)
 {
-	uint64_t used = view->has - min_of(view->available, view->has);
+	uint64_t used = view->has - min(view->available, view->has);
 	uint64_t least = used / 4 * 5;
-	uint64_t keep = view->keep - min_of(step_of(automatic), view->keep);
+	uint64_t keep = view->keep - min(step_of(automatic), view->keep);
 
 	if (least < automatic->config.min)
 		least = automatic->config.min;
 	if (keep < least)
 		keep = least;
-	return min_of(keep, view->keep);
+	return min(keep, view->keep);
 }
 
 static uint64_t change(struct auto_balloon *automatic, enum auto_balloon_reason reason,

@@ -51,6 +51,7 @@ struct plan {
 	unsigned int nr;
 	struct host_function functions[MAX_FUNCTIONS];
 	bool has_record[MAX_FUNCTIONS]; /* from before */
+	struct host_names group;        /* of the function that is being added */
 };
 
 struct record {
@@ -117,20 +118,23 @@ static int look_up(const char *root, const char *name, struct host_function *ret
 	return r < 0 ? log_err(r, "%s: look it up in /sys", name) : 0;
 }
 
+static int list_group(struct plan *plan, const struct host_function *function)
+{
+	int r = host_get_group(plan->root, function->group, &plan->group);
+
+	return r < 0 ? log_err(r, "%s: list its IOMMU group %u", function->name,
+			       function->group)
+		     : 0;
+}
+
 /* Adds what of the group of a function the kernel would not call viable. */
 static int add_group(struct plan *plan, const struct host_function *function)
 {
 	struct host_function member;
 
-	autofree struct host_names *names = calloc(1, sizeof(*names));
-	if (!names)
-		return log_err(-ENOMEM, "%s: its IOMMU group", function->name);
-	int r = host_get_group(plan->root, function->group, names);
-	if (r < 0)
-		return log_err(r, "%s: list its IOMMU group %u", function->name,
-			       function->group);
-	for (unsigned int i = 0; i < names->nr && r >= 0; i++) {
-		r = look_up(plan->root, names->names[i], &member);
+	int r = list_group(plan, function);
+	for (unsigned int i = 0; i < plan->group.nr && r >= 0; i++) {
+		r = look_up(plan->root, plan->group.names[i], &member);
 		if (r >= 0 && !host_is_viable(&member))
 			r = plan_add(plan, &member);
 	}
@@ -771,21 +775,17 @@ static int plan_group(struct plan *plan, const struct host_function *function)
 	struct host_function member;
 	struct record record;
 
-	autofree struct host_names *names = calloc(1, sizeof(*names));
-	if (!names)
-		return log_err(-ENOMEM, "%s: its IOMMU group", function->name);
 	if (!function->has_group)
 		return 0;
-	int r = host_get_group(plan->root, function->group, names);
+	int r = list_group(plan, function);
 	if (r < 0)
-		return log_err(r, "%s: list its IOMMU group %u", function->name,
-			       function->group);
-	for (unsigned int i = 0; i < names->nr; i++) {
-		r = record_read(plan->root, names->names[i], &record);
+		return r;
+	for (unsigned int i = 0; i < plan->group.nr; i++) {
+		r = record_read(plan->root, plan->group.names[i], &record);
 		if (r == -ENOENT)
 			continue;
 		if (r >= 0)
-			r = look_up(plan->root, names->names[i], &member);
+			r = look_up(plan->root, plan->group.names[i], &member);
 		if (r >= 0)
 			r = plan_add(plan, &member);
 		if (r < 0)

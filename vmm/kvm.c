@@ -31,6 +31,13 @@ static int call_fd(int fd, unsigned long request, unsigned long value, int *ret_
 	return 0;
 }
 
+/* One that only hands a struct over. */
+#define DEFINE_CALL(name, request, type)       \
+	int name(int fd, type *arg)            \
+	{                                      \
+		return call(fd, request, arg); \
+	}
+
 int kvm_open(int *ret_fd)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -93,15 +100,8 @@ int kvm_create_irqchip(int vm_fd)
 	return call_value(vm_fd, KVM_CREATE_IRQCHIP, 0);
 }
 
-int kvm_get_irqchip(int vm_fd, struct kvm_irqchip *chip)
-{
-	return call(vm_fd, KVM_GET_IRQCHIP, chip);
-}
-
-int kvm_set_irqchip(int vm_fd, struct kvm_irqchip *chip)
-{
-	return call(vm_fd, KVM_SET_IRQCHIP, chip);
-}
+DEFINE_CALL(kvm_get_irqchip, KVM_GET_IRQCHIP, struct kvm_irqchip)
+DEFINE_CALL(kvm_set_irqchip, KVM_SET_IRQCHIP, struct kvm_irqchip)
 
 int kvm_set_slot(int vm_fd, uint32_t slot, uint64_t gpa, uint64_t size, void *host)
 {
@@ -115,10 +115,7 @@ int kvm_set_slot(int vm_fd, uint32_t slot, uint64_t gpa, uint64_t size, void *ho
 	return call(vm_fd, KVM_SET_USER_MEMORY_REGION, &arg);
 }
 
-int kvm_set_routes(int vm_fd, struct kvm_irq_routing *routing)
-{
-	return call(vm_fd, KVM_SET_GSI_ROUTING, routing);
-}
+DEFINE_CALL(kvm_set_routes, KVM_SET_GSI_ROUTING, struct kvm_irq_routing)
 
 int kvm_irqfd_add(int vm_fd, int fd, uint32_t gsi, int resample_fd)
 {
@@ -193,100 +190,25 @@ int kvm_create_vcpu(int vm_fd, uint32_t id, int *ret_fd)
 	return call_fd(vm_fd, KVM_CREATE_VCPU, id, ret_fd);
 }
 
-int kvm_set_cpuid(int vcpu_fd, struct kvm_cpuid2 *cpuid)
-{
-	return call(vcpu_fd, KVM_SET_CPUID2, cpuid);
-}
-
-int kvm_get_msrs(int vcpu_fd, struct kvm_msrs *msrs)
-{
-	return call(vcpu_fd, KVM_GET_MSRS, msrs);
-}
-
-int kvm_set_msrs(int vcpu_fd, struct kvm_msrs *msrs)
-{
-	return call(vcpu_fd, KVM_SET_MSRS, msrs);
-}
-
-int kvm_get_regs(int vcpu_fd, struct kvm_regs *regs)
-{
-	return call(vcpu_fd, KVM_GET_REGS, regs);
-}
-
-int kvm_set_regs(int vcpu_fd, struct kvm_regs *regs)
-{
-	return call(vcpu_fd, KVM_SET_REGS, regs);
-}
-
-int kvm_get_sregs(int vcpu_fd, struct kvm_sregs *sregs)
-{
-	return call(vcpu_fd, KVM_GET_SREGS, sregs);
-}
-
-int kvm_set_sregs(int vcpu_fd, struct kvm_sregs *sregs)
-{
-	return call(vcpu_fd, KVM_SET_SREGS, sregs);
-}
-
-int kvm_get_xsave(int vcpu_fd, struct kvm_xsave *xsave)
-{
-	return call(vcpu_fd, KVM_GET_XSAVE, xsave);
-}
-
-int kvm_set_xsave(int vcpu_fd, struct kvm_xsave *xsave)
-{
-	return call(vcpu_fd, KVM_SET_XSAVE, xsave);
-}
-
-int kvm_get_xcrs(int vcpu_fd, struct kvm_xcrs *xcrs)
-{
-	return call(vcpu_fd, KVM_GET_XCRS, xcrs);
-}
-
-int kvm_set_xcrs(int vcpu_fd, struct kvm_xcrs *xcrs)
-{
-	return call(vcpu_fd, KVM_SET_XCRS, xcrs);
-}
-
-int kvm_get_debugregs(int vcpu_fd, struct kvm_debugregs *regs)
-{
-	return call(vcpu_fd, KVM_GET_DEBUGREGS, regs);
-}
-
-int kvm_set_debugregs(int vcpu_fd, struct kvm_debugregs *regs)
-{
-	return call(vcpu_fd, KVM_SET_DEBUGREGS, regs);
-}
-
-int kvm_get_events(int vcpu_fd, struct kvm_vcpu_events *events)
-{
-	return call(vcpu_fd, KVM_GET_VCPU_EVENTS, events);
-}
-
-int kvm_set_events(int vcpu_fd, struct kvm_vcpu_events *events)
-{
-	return call(vcpu_fd, KVM_SET_VCPU_EVENTS, events);
-}
-
-int kvm_get_lapic(int vcpu_fd, struct kvm_lapic_state *lapic)
-{
-	return call(vcpu_fd, KVM_GET_LAPIC, lapic);
-}
-
-int kvm_set_lapic(int vcpu_fd, struct kvm_lapic_state *lapic)
-{
-	return call(vcpu_fd, KVM_SET_LAPIC, lapic);
-}
-
-int kvm_get_mp_state(int vcpu_fd, struct kvm_mp_state *state)
-{
-	return call(vcpu_fd, KVM_GET_MP_STATE, state);
-}
-
-int kvm_set_mp_state(int vcpu_fd, struct kvm_mp_state *state)
-{
-	return call(vcpu_fd, KVM_SET_MP_STATE, state);
-}
+DEFINE_CALL(kvm_set_cpuid, KVM_SET_CPUID2, struct kvm_cpuid2)
+DEFINE_CALL(kvm_get_msrs, KVM_GET_MSRS, struct kvm_msrs)
+DEFINE_CALL(kvm_set_msrs, KVM_SET_MSRS, struct kvm_msrs)
+DEFINE_CALL(kvm_get_regs, KVM_GET_REGS, struct kvm_regs)
+DEFINE_CALL(kvm_set_regs, KVM_SET_REGS, struct kvm_regs)
+DEFINE_CALL(kvm_get_sregs, KVM_GET_SREGS, struct kvm_sregs)
+DEFINE_CALL(kvm_set_sregs, KVM_SET_SREGS, struct kvm_sregs)
+DEFINE_CALL(kvm_get_xsave, KVM_GET_XSAVE, struct kvm_xsave)
+DEFINE_CALL(kvm_set_xsave, KVM_SET_XSAVE, struct kvm_xsave)
+DEFINE_CALL(kvm_get_xcrs, KVM_GET_XCRS, struct kvm_xcrs)
+DEFINE_CALL(kvm_set_xcrs, KVM_SET_XCRS, struct kvm_xcrs)
+DEFINE_CALL(kvm_get_debugregs, KVM_GET_DEBUGREGS, struct kvm_debugregs)
+DEFINE_CALL(kvm_set_debugregs, KVM_SET_DEBUGREGS, struct kvm_debugregs)
+DEFINE_CALL(kvm_get_events, KVM_GET_VCPU_EVENTS, struct kvm_vcpu_events)
+DEFINE_CALL(kvm_set_events, KVM_SET_VCPU_EVENTS, struct kvm_vcpu_events)
+DEFINE_CALL(kvm_get_lapic, KVM_GET_LAPIC, struct kvm_lapic_state)
+DEFINE_CALL(kvm_set_lapic, KVM_SET_LAPIC, struct kvm_lapic_state)
+DEFINE_CALL(kvm_get_mp_state, KVM_GET_MP_STATE, struct kvm_mp_state)
+DEFINE_CALL(kvm_set_mp_state, KVM_SET_MP_STATE, struct kvm_mp_state)
 
 int kvm_clock_paused(int vcpu_fd)
 {

@@ -61,19 +61,41 @@ void driver_take(struct virtio_driver *driver, struct virtio *virtio)
 	virtio->transport_opaque = driver;
 }
 
+void driver_set_status(struct virtio_driver *driver, uint8_t status)
+{
+	pthread_mutex_lock(&driver->virtio->lock);
+	virtio_set_status(driver->virtio, status);
+	pthread_mutex_unlock(&driver->virtio->lock);
+}
+
+uint8_t driver_status(struct virtio_driver *driver)
+{
+	pthread_mutex_lock(&driver->virtio->lock);
+	uint8_t status = driver->virtio->status;
+	pthread_mutex_unlock(&driver->virtio->lock);
+	return status;
+}
+
+static void set_features(struct virtio *virtio, uint64_t features)
+{
+	pthread_mutex_lock(&virtio->lock);
+	virtio_set_driver_features(virtio, 0, (uint32_t)features);
+	virtio_set_driver_features(virtio, 1, (uint32_t)(features >> 32));
+	pthread_mutex_unlock(&virtio->lock);
+}
+
 void driver_negotiate(struct virtio_driver *driver, uint64_t features)
 {
 	struct virtio *virtio = driver->virtio;
 
 	features = (features | VIRTIO_FEATURE(VIRTIO_F_VERSION_1)) & virtio->features;
 	driver->features = features;
-	virtio_set_status(virtio, 0);
-	virtio_set_status(virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE);
-	virtio_set_status(virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
-	virtio_set_driver_features(virtio, 0, (uint32_t)features);
-	virtio_set_driver_features(virtio, 1, (uint32_t)(features >> 32));
-	virtio_set_status(virtio, virtio_get_status(virtio) | VIRTIO_CONFIG_S_FEATURES_OK);
-	ck_assert_uint_ne(virtio_get_status(virtio) & VIRTIO_CONFIG_S_FEATURES_OK, 0);
+	driver_set_status(driver, 0);
+	driver_set_status(driver, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	driver_set_status(driver, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	set_features(virtio, features);
+	driver_set_status(driver, driver_status(driver) | VIRTIO_CONFIG_S_FEATURES_OK);
+	ck_assert_uint_ne(driver_status(driver) & VIRTIO_CONFIG_S_FEATURES_OK, 0);
 }
 
 void driver_place_queues(struct virtio_driver *driver)
@@ -98,8 +120,7 @@ void driver_place_queues(struct virtio_driver *driver)
 
 void driver_ok(struct virtio_driver *driver)
 {
-	virtio_set_status(driver->virtio,
-			  virtio_get_status(driver->virtio) | VIRTIO_CONFIG_S_DRIVER_OK);
+	driver_set_status(driver, driver_status(driver) | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 void driver_start(struct virtio_driver *driver, uint64_t features)
@@ -111,7 +132,7 @@ void driver_start(struct virtio_driver *driver, uint64_t features)
 
 bool driver_is_broken(struct virtio_driver *driver)
 {
-	return virtio_get_status(driver->virtio) & VIRTIO_CONFIG_S_NEEDS_RESET;
+	return driver_status(driver) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 void *driver_at(struct virtio_driver *driver, gpa_t gpa, uint64_t size)

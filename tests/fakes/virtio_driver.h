@@ -49,6 +49,9 @@ void driver_finish(struct virtio_driver *driver);
 
 /* Is the device's transport from now on. */
 void driver_take(struct virtio_driver *driver, struct virtio *virtio);
+/* The device status, written and read. */
+void driver_set_status(struct virtio_driver *driver, uint8_t status);
+uint8_t driver_status(struct virtio_driver *driver);
 /* From a reset to FEATURES_OK, with those of `features` that are offered, and VERSION_1. */
 void driver_negotiate(struct virtio_driver *driver, uint64_t features);
 /* Empty queues, all on. Then DRIVER_OK. */

@@ -140,7 +140,7 @@ static void step_reset(void)
 {
 	virtio_reset(&blk->virtio);
 	wait_for_operations();
-	assert(virtio_get_status(&blk->virtio) == 0);
+	assert(blk->virtio.status == 0);
 	for (unsigned int i = 0; i < NR_QUEUES; i++)
 		assert(blk->nr_taken[i] == 0);
 }

@@ -95,7 +95,7 @@ static void step_resize(void)
 static void step_reset(void)
 {
 	virtio_reset(&console.virtio);
-	assert(virtio_get_status(&console.virtio) == 0);
+	assert(console.virtio.status == 0);
 	assert(!console.sending && !console.waits && !console.drops);
 }
 

@@ -251,19 +251,32 @@ void step_queue(void)
 	vq->enabled = true;
 }
 
+static void set_features(uint32_t half, uint32_t value)
+{
+	pthread_mutex_lock(&fuzz.virtio->lock);
+	virtio_set_driver_features(fuzz.virtio, half, value);
+	(void)virtio_get_driver_features(fuzz.virtio, half);
+	(void)virtio_get_features(fuzz.virtio, half);
+	pthread_mutex_unlock(&fuzz.virtio->lock);
+}
+
+static void set_status(uint8_t status)
+{
+	pthread_mutex_lock(&fuzz.virtio->lock);
+	virtio_set_status(fuzz.virtio, status);
+	pthread_mutex_unlock(&fuzz.virtio->lock);
+}
+
 void step_features(void)
 {
-	struct virtio *virtio = fuzz.virtio;
 	uint32_t half = next8() % 3;
 
-	virtio_set_driver_features(virtio, half, next32());
-	(void)virtio_get_driver_features(virtio, half);
-	(void)virtio_get_features(virtio, half);
+	set_features(half, next32());
 }
 
 void step_status(void)
 {
-	virtio_set_status(fuzz.virtio, next8());
+	set_status(next8());
 }
 
 void step_start(void)
@@ -271,11 +284,11 @@ void step_start(void)
 	struct virtio *virtio = fuzz.virtio;
 	uint32_t features = next8() * 0x01010101u;
 
-	virtio_set_status(virtio, 0);
-	virtio_set_status(virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
-	virtio_set_driver_features(virtio, 0, features & (uint32_t)virtio->features);
-	virtio_set_driver_features(virtio, 1, (uint32_t)(virtio->features >> 32));
-	virtio_set_status(virtio, virtio_get_status(virtio) | VIRTIO_CONFIG_S_FEATURES_OK);
+	set_status(0);
+	set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	set_features(0, features & (uint32_t)virtio->features);
+	set_features(1, (uint32_t)(virtio->features >> 32));
+	set_status(virtio->status | VIRTIO_CONFIG_S_FEATURES_OK);
 	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
 		static const uint8_t zeros[4] = { 0 };
 		struct virtq *vq = &virtio->queues[i].ring;
@@ -286,7 +299,7 @@ void step_start(void)
 		fuzz.next_avail[i] = 0;
 		put(vq->driver, zeros, sizeof(zeros));
 	}
-	virtio_set_status(virtio, virtio_get_status(virtio) | VIRTIO_CONFIG_S_DRIVER_OK);
+	set_status(virtio->status | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 void step_kick(void)

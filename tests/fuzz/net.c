@@ -150,7 +150,7 @@ static void step_link(void)
 static void step_reset(void)
 {
 	virtio_reset(&net.virtio);
-	assert(virtio_get_status(&net.virtio) == 0);
+	assert(net.virtio.status == 0);
 	assert(net.nr_active == 1);
 }
 

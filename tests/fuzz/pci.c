@@ -242,8 +242,6 @@ static void step_reset(void)
 
 	if (dice >= 128)
 		step_hotplug(dice);
-	else if (dice % 2)
-		pci_device_reset(&next_device()->pci);
 	else
 		pci_bus_reset(&bus);
 }

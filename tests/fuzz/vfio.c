@@ -144,10 +144,7 @@ static void step_move(void)
 
 static void step_reset(void)
 {
-	if (next8() % 2)
-		pci_bus_reset(&bus);
-	else
-		pci_device_reset(&vp->pci);
+	pci_bus_reset(&bus);
 }
 
 static void step_trouble(void)

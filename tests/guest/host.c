@@ -10,6 +10,8 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
+#include <linux/pci_regs.h>
+
 #include "base/fd.h"
 
 #include "memory/access.h"
@@ -138,12 +140,21 @@ static void host_ejected(void *opaque, unsigned int slot)
 	h->device->slot = 0;
 }
 
+/* Off the bus nobody else is at it. */
+static void reset(struct pci_device *dev)
+{
+	pci_set_16(dev, PCI_COMMAND, 0);
+	for (unsigned int at = PCI_BASE_ADDRESS_0; at <= PCI_BASE_ADDRESS_5; at += 4)
+		pci_config_store(dev, at, 4, 0);
+	dev->ops->reset(dev);
+}
+
 static void plug(struct host *h)
 {
+	reset(&h->device->pci);
 	h->device->slot = TEST_SLOT_B;
 	if (pci_bus_add(&h->machine->pci, &h->device->pci, PCI_DEVFN(TEST_SLOT_B, 0)) < 0)
 		return;
-	pci_device_reset(&h->device->pci);
 	hotplug_announce(&h->hotplug, TEST_SLOT_B);
 }
 

@@ -81,6 +81,9 @@ static void card_reset(struct pci_device *dev)
 	ck_assert_uint_eq(pci_get_16(dev, PCI_COMMAND), 0);
 	for (unsigned int i = 0; i < PCI_NR_BARS; i++)
 		ck_assert_uint_eq(dev->bars[i].address, PCI_UNMAPPED);
+	for (unsigned int at = PCI_BASE_ADDRESS_0; at <= PCI_BASE_ADDRESS_5; at += 4)
+		ck_assert_uint_eq(pci_get_32(dev, at) & ~0xfu, 0);
+	ck_assert_uint_eq(pci_get_32(dev, PCI_ROM_ADDRESS), 0);
 }
 
 static const struct pci_device_ops card_ops = {
@@ -743,14 +746,6 @@ START_TEST(removing_a_device_uncovers_the_other)
 }
 END_TEST
 
-START_TEST(resetting_a_device_uncovers_the_other)
-{
-	add_overlapping();
-	pci_device_reset(&a.pci);
-	expect_at(&b, 0, MEM32 + 0x8000);
-}
-END_TEST
-
 START_TEST(two_bars_of_one_device_may_overlap_and_part)
 {
 	set_bar(&a, 0, PCI_BAR_MEM32, 0x1000);
@@ -938,22 +933,16 @@ START_TEST(a_bus_reset_puts_everything_back)
 }
 END_TEST
 
-START_TEST(a_function_reset_clears_its_bars_and_spares_the_others)
+START_TEST(a_card_that_is_reset_has_no_addresses)
 {
 	set_bar(&a, 0, PCI_BAR_MEM64, 0x4000);
 	set_bar(&a, PCI_ROM, PCI_BAR_MEM32, 0x10000);
 	add_card(&a);
-	add_simple(&b);
 	pci_bus_reset(&bus);
-	decode(&a, PCI_COMMAND_MEMORY);
-	decode(&b, PCI_COMMAND_MEMORY);
-	pci_device_reset(&a.pci);
-	ck_assert_uint_eq(get(&a, PCI_BASE_ADDRESS_0, 4), PCI_BASE_ADDRESS_MEM_TYPE_64);
-	ck_assert_uint_eq(get(&a, PCI_BASE_ADDRESS_1, 4), 0);
-	ck_assert_uint_eq(get(&a, PCI_ROM_ADDRESS, 4), 0);
-	expect_nowhere(&a, 0);
-	ck_assert_uint_ne(b.pci.bars[0].address, PCI_UNMAPPED);
-	ck_assert_uint_eq(b.nr_resets, 1);
+	ck_assert_uint_ne(get(&a, PCI_BASE_ADDRESS_1, 4), 0);
+	ck_assert_uint_ne(get(&a, PCI_ROM_ADDRESS, 4), 0);
+	pci_bus_reset(&bus); /* card_reset() looks */
+	ck_assert_uint_eq(a.nr_resets, 2);
 }
 END_TEST
 
@@ -1265,7 +1254,6 @@ int main(void)
 		moving_away_uncovers_the_other,
 		switching_memory_off_uncovers_the_other,
 		removing_a_device_uncovers_the_other,
-		resetting_a_device_uncovers_the_other,
 		two_bars_of_one_device_may_overlap_and_part,
 		a_guest_that_overlaps_for_ever_is_cut_off_in_the_log,
 		every_bar_gets_an_aligned_place_of_its_own,
@@ -1276,7 +1264,7 @@ int main(void)
 		pins_are_swizzled_over_eight_lines,
 		reset_fills_in_the_interrupt_line,
 		a_bus_reset_puts_everything_back,
-		a_function_reset_clears_its_bars_and_spares_the_others,
+		a_card_that_is_reset_has_no_addresses,
 		a_guest_may_write_anything_anywhere,
 		accesses_race_with_moving_bars,
 		a_removal_waits_for_who_is_inside_a_bar,

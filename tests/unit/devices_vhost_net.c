@@ -160,7 +160,7 @@ START_TEST(offloads_are_the_drivers_until_it_goes)
 	driver_start(&driver, ALL);
 	ck_assert_uint_eq(fake_net.offload,
 			  TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN);
-	virtio_set_status(&net.virtio, 0);
+	driver_set_status(&driver, 0);
 	ck_assert_uint_eq(fake_net.offload, 0);
 	driver_start(&driver, VIRTIO_FEATURE(VIRTIO_NET_F_GUEST_CSUM));
 	ck_assert_uint_eq(fake_net.offload, TUN_F_CSUM);
@@ -374,8 +374,8 @@ START_TEST(a_reset_takes_them_back)
 	init_with_vectors(1);
 	driver_start(&driver, ALL);
 	fake_net.vhosts[0].queues[RX].base = 17;
-	virtio_set_status(&net.virtio, 0);
-	ck_assert_uint_eq(virtio_get_status(&net.virtio), 0);
+	driver_set_status(&driver, 0);
+	ck_assert_uint_eq(driver_status(&driver), 0);
 	ck_assert(!works(0));
 	ck_assert_int_eq(fake_net.vhosts[0].queues[RX].kick, -1);
 	ck_assert_int_eq(fake_net.vhosts[0].queues[TX].call, -1);
@@ -417,8 +417,8 @@ START_TEST(a_driver_that_takes_itself_back_takes_them_from_the_kernel)
 	init_with_vectors(1);
 	driver_start(&driver, ALL);
 	fake_net.vhosts[0].queues[RX].base = 7;
-	virtio_set_status(&net.virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-					       VIRTIO_CONFIG_S_FEATURES_OK);
+	driver_set_status(&driver, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+					   VIRTIO_CONFIG_S_FEATURES_OK);
 	ck_assert(!works(0));
 	driver_ok(&driver);
 	ck_assert(works(0));
@@ -520,7 +520,7 @@ START_TEST(interrupts_follow_msix)
 	net.virtio.ops->rewired(&net.virtio);
 	process_expect_log("no interrupt (error 5): silent");
 	/* And one that comes after the driver has gone. */
-	virtio_set_status(&net.virtio, 0);
+	driver_set_status(&driver, 0);
 	eventfd_signal(call);
 	(void)settle();
 	ck_assert_uint_eq(driver.nr_queue_interrupts[TX], 3);

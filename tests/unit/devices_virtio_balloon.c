@@ -178,7 +178,25 @@ static void *at(gpa_t gpa, uint64_t size)
 
 static void set_status(uint8_t status)
 {
+	pthread_mutex_lock(&balloon.virtio.lock);
 	virtio_set_status(&balloon.virtio, status);
+	pthread_mutex_unlock(&balloon.virtio.lock);
+}
+
+static uint8_t get_status(void)
+{
+	pthread_mutex_lock(&balloon.virtio.lock);
+	uint8_t status = balloon.virtio.status;
+	pthread_mutex_unlock(&balloon.virtio.lock);
+	return status;
+}
+
+static void set_features(uint64_t features)
+{
+	pthread_mutex_lock(&balloon.virtio.lock);
+	virtio_set_driver_features(&balloon.virtio, 0, (uint32_t)features);
+	virtio_set_driver_features(&balloon.virtio, 1, (uint32_t)(features >> 32));
+	pthread_mutex_unlock(&balloon.virtio.lock);
 }
 
 static void place_queue(unsigned int index, gpa_t ring)
@@ -202,17 +220,16 @@ static void negotiate(uint64_t features)
 	set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
 	features |= VIRTIO_FEATURE(VIRTIO_F_VERSION_1);
 	features &= balloon.virtio.features;
-	virtio_set_driver_features(&balloon.virtio, 0, (uint32_t)features);
-	virtio_set_driver_features(&balloon.virtio, 1, (uint32_t)(features >> 32));
-	set_status(virtio_get_status(&balloon.virtio) | VIRTIO_CONFIG_S_FEATURES_OK);
-	ck_assert_uint_ne(virtio_get_status(&balloon.virtio) & VIRTIO_CONFIG_S_FEATURES_OK, 0);
+	set_features(features);
+	set_status(get_status() | VIRTIO_CONFIG_S_FEATURES_OK);
+	ck_assert_uint_ne(get_status() & VIRTIO_CONFIG_S_FEATURES_OK, 0);
 	for (unsigned int i = 0; i < balloon.virtio.nr_queues; i++)
 		place_queue(i, RING(i));
 }
 
 static void driver_ok(void)
 {
-	set_status(virtio_get_status(&balloon.virtio) | VIRTIO_CONFIG_S_DRIVER_OK);
+	set_status(get_status() | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 static void start(uint64_t features)
@@ -362,7 +379,7 @@ static bool is(gpa_t gpa, uint64_t size, uint8_t value)
 
 static bool is_broken(void)
 {
-	return virtio_get_status(&balloon.virtio) & VIRTIO_CONFIG_S_NEEDS_RESET;
+	return get_status() & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 static struct reclaim_figures figures(void)
@@ -1589,12 +1606,12 @@ START_TEST(a_reset_waits_for_memory_too)
 	ck_assert_uint_eq(state().nr_waiting, 0);
 	ck_assert(state().resetting);
 	ck_assert(virtio_is_resetting(&balloon.virtio));
-	ck_assert_uint_ne(virtio_get_status(&balloon.virtio), 0);
+	ck_assert_uint_ne(get_status(), 0);
 	ck_assert(is_set(&balloon.retry_timer));
 	ck_assert_uint_ne(figures().held, 0);
 	/* One that does not wait gets nowhere. */
 	set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
-	virtio_set_driver_features(&balloon.virtio, 0, 1);
+	set_features(1);
 	kick(INFLATE);
 	set_status(0);
 	retry();
@@ -1603,8 +1620,8 @@ START_TEST(a_reset_waits_for_memory_too)
 	bring_memory_back();
 	retry();
 	ck_assert(!state().resetting);
-	ck_assert_uint_eq(virtio_get_status(&balloon.virtio), 0);
-	ck_assert_uint_eq(virtio_get_driver_features(&balloon.virtio, 0), 0);
+	ck_assert_uint_eq(get_status(), 0);
+	ck_assert_uint_eq(balloon.virtio.driver_features, 0);
 	ck_assert_uint_eq(figures().held, 0);
 	start(UINT64_MAX);
 	send_run(INFLATE, POOL_PFN, 512);
@@ -1874,7 +1891,7 @@ START_TEST(who_wants_to_know_is_told_when_actual_changes_and_only_then)
 	ck_assert_uint_eq(nr_changes, 1);
 	config_set(4, 4, 6);
 	ck_assert_uint_eq(nr_changes, 2);
-	virtio_set_status(&balloon.virtio, 0);
+	set_status(0);
 	ck_assert_uint_eq(nr_changes, 3);
 	ck_assert_uint_eq(state().actual, 0);
 	virtio_balloon_set_stats_period(&balloon, 7);

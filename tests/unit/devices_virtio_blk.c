@@ -1742,9 +1742,9 @@ START_TEST(a_reset_waits_for_what_is_under_way)
 	blk.virtio.reset_fd = reset_fd;
 	start_hanging(3);
 	offer(0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	ck_assert(virtio_is_resetting(&blk.virtio));
-	ck_assert_uint_ne(virtio_get_status(&blk.virtio), 0);
+	ck_assert_uint_ne(driver_status(&driver), 0);
 	run_a_while();
 	ck_assert(virtio_is_resetting(&blk.virtio));
 	ck_assert(!eventfd_pending(reset_fd));
@@ -1755,7 +1755,7 @@ START_TEST(a_reset_waits_for_what_is_under_way)
 	while (virtio_is_resetting(&blk.virtio))
 		ck_assert(run_once(WAIT_MS));
 	ck_assert(eventfd_take(reset_fd));
-	ck_assert_uint_eq(virtio_get_status(&blk.virtio), 0);
+	ck_assert_uint_eq(driver_status(&driver), 0);
 	/* Nobody was told of what was given up. */
 	for (unsigned int i = 0; i < 4; i++)
 		ck_assert_uint_eq(status_of(i), 0xff);
@@ -1774,9 +1774,9 @@ END_TEST
 START_TEST(a_reset_with_nothing_under_way_is_through_at_once)
 {
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 7, DATA, 512), VIRTIO_BLK_S_OK);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	ck_assert(!virtio_is_resetting(&blk.virtio));
-	ck_assert_uint_eq(virtio_get_status(&blk.virtio), 0);
+	ck_assert_uint_eq(driver_status(&driver), 0);
 }
 END_TEST
 
@@ -1788,7 +1788,7 @@ START_TEST(a_reset_drops_who_waits)
 	driver_kick(&driver, 0);
 	offer(0, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	driver_kick(&driver, 0);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	ck_assert(virtio_is_resetting(&blk.virtio));
 	ck_assert_uint_eq(blk.nr_taken[0], 1);
 	submit_fails = false;
@@ -1806,7 +1806,7 @@ START_TEST(a_reset_does_not_wait_for_all_of_a_large_request)
 	tamper = hang;
 	offer(0, 0, VIRTIO_BLK_T_IN, 0, DATA, 10 * MIB);
 	driver_kick(&driver, 0);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	end_hanging(1);
 	nr_operations[IORING_OP_READ] = 0;
 	while (virtio_is_resetting(&blk.virtio))
@@ -1868,7 +1868,7 @@ START_TEST(a_reset_forgets_what_ended_while_it_rested)
 	end_hanging(2);
 	run_a_while();
 	ck_assert_uint_eq(blk.nr_taken[0], 2);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	ck_assert(!virtio_is_resetting(&blk.virtio));
 	ck_assert_uint_eq(blk.nr_taken[0], 0);
 	virtio_set_dma(&blk.virtio, true);
@@ -1908,7 +1908,7 @@ START_TEST(more_requests_than_entries_break_it)
 	process_expect_log("more requests at once than its queue has entries");
 	ck_assert_uint_eq(blk.nr_taken[0], QUEUE_SIZE);
 	end_hanging(100);
-	virtio_set_status(&blk.virtio, 0);
+	driver_set_status(&driver, 0);
 	end_hanging(QUEUE_SIZE - 100);
 	while (virtio_is_resetting(&blk.virtio))
 		ck_assert(run_once(WAIT_MS));

@@ -705,8 +705,8 @@ START_TEST(a_reset_gives_everything_back)
 	(void)settle();
 	peer_send(5000, 1); /* waits */
 	(void)settle();
-	virtio_set_status(&net.virtio, 0);
-	ck_assert_uint_eq(virtio_get_status(&net.virtio), 0);
+	driver_set_status(&driver, 0);
+	ck_assert_uint_eq(driver_status(&driver), 0);
 	memset(driver_at(&driver, BUFFERS, 4000), 0x55, 4000);
 	peer_send(60, 2);
 	(void)settle();
@@ -729,8 +729,8 @@ START_TEST(a_driver_that_takes_itself_back_is_left_alone)
 	uint16_t head = give_buffer(BUFFERS, 2000);
 	driver_kick(&driver, RX);
 	(void)settle();
-	virtio_set_status(&net.virtio, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-					       VIRTIO_CONFIG_S_FEATURES_OK);
+	driver_set_status(&driver, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+					   VIRTIO_CONFIG_S_FEATURES_OK);
 	peer_send(60, 2);
 	(void)settle();
 	expect_none_used(RX);

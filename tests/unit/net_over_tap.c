@@ -396,7 +396,7 @@ START_TEST(several_queues_send)
 		ck_assert(host_has(100, i));
 		ck_assert(take_used(TX + 2 * i, &head, &written));
 	}
-	virtio_set_status(&net.virtio, 0);
+	driver_set_status(&driver, 0);
 	driver_start(&driver, ALL);
 	send_frame(TX, TX_BUFFERS, 100, 9);
 	ck_assert(host_has(100, 9));
@@ -415,7 +415,7 @@ START_TEST(a_reset_ends_it)
 	kick(RX);
 	for (unsigned int i = 0; i < 10; i++)
 		host_sends(1514, i);
-	virtio_set_status(&net.virtio, 0);
+	driver_set_status(&driver, 0);
 	memset(driver_at(&driver, BUFFERS, 64 * 2048), 0x55, 64 * 2048);
 	for (unsigned int i = 0; i < 10; i++)
 		host_sends(1514, i);
@@ -472,7 +472,7 @@ START_TEST(a_deleted_interface_takes_the_link_down)
 		;
 	send_frame(TX, TX_BUFFERS, 100, 9);
 	ck_assert(take_used(TX, &head, &written));
-	virtio_set_status(&net.virtio, 0);
+	driver_set_status(&driver, 0);
 	driver_start(&driver, ALL);
 	send_frame(TX, TX_BUFFERS, 100, 9);
 	ck_assert(take_used(TX, &head, &written));

@@ -471,7 +471,7 @@ START_TEST(reset_switches_back_to_intx)
 	set_msix_control(PCI_MSIX_FLAGS_ENABLE);
 	enable_msi(2);
 	mask_msi(3);
-	pci_device_reset(&vp->pci);
+	pci_bus_reset(vp->pci.bus);
 	ck_assert_uint_eq(dev->irqs[MSIX].on, 0);
 	ck_assert_uint_eq(dev->irqs[MSI].on, 0);
 	ck_assert_uint_eq(dev->irqs[INTX].on, 1);
