@@ -3,7 +3,6 @@
 
 #include <assert.h>
 #include <endian.h>
-#include <errno.h>
 #include <string.h>
 
 #include <linux/virtio_ring.h>
@@ -34,10 +33,7 @@ static int init_queue(struct virtio *virtio, struct virtio_queue *queue, uint16_
 		.virtio = virtio,
 	};
 	virtq_init(&queue->ring, virtio->map, size);
-	int r = eventfd_create(&queue->kicked.fd);
-	if (r >= 0 && virtio->loop)
-		r = event_loop_add(virtio->loop, &queue->kicked, EPOLLIN);
-	return r;
+	return event_source_open(&queue->kicked, virtio->loop);
 }
 
 int virtio_init(struct virtio *virtio, struct memory_map *map, struct event_loop *loop,
@@ -75,12 +71,8 @@ void virtio_finish(struct virtio *virtio)
 {
 	if (!virtio->ops)
 		return;
-	for (unsigned int i = 0; i < virtio->nr_queues; i++) {
-		struct event_source *kicked = &virtio->queues[i].kicked;
-		if (virtio->loop && kicked->fd >= 0)
-			event_loop_remove(virtio->loop, kicked);
-		fd_close(&kicked->fd);
-	}
+	for (unsigned int i = 0; i < virtio->nr_queues; i++)
+		event_source_close(&virtio->queues[i].kicked, virtio->loop);
 	pthread_mutex_destroy(&virtio->lock);
 	*virtio = (struct virtio){ 0 };
 }
@@ -128,14 +120,12 @@ int virtio_queue_eventfd(struct virtio *virtio, unsigned int index)
 
 void virtio_yield_kicks(struct virtio *virtio, unsigned int index)
 {
-	if (virtio->loop)
-		event_loop_modify(virtio->loop, &virtio->queues[index].kicked, 0);
+	event_loop_modify(virtio->loop, &virtio->queues[index].kicked, 0);
 }
 
 void virtio_claim_kicks(struct virtio *virtio, unsigned int index)
 {
-	if (virtio->loop)
-		event_loop_modify(virtio->loop, &virtio->queues[index].kicked, EPOLLIN);
+	event_loop_modify(virtio->loop, &virtio->queues[index].kicked, EPOLLIN);
 }
 
 static void config_interrupt(struct virtio *virtio)

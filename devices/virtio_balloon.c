@@ -8,8 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-#include <sys/timerfd.h>
-
 #include <linux/virtio_ids.h>
 
 #include "base/fd.h"
@@ -66,6 +64,8 @@
 /* A granule rests for one to two of these; a part of a huge page waits for one. */
 #define REST_SECONDS 1
 
+#define AT_ONCE 1ull /* of a timer, in ns */
+
 static struct virtio_balloon *balloon_of(struct virtio *virtio)
 {
 	return container_of(virtio, struct virtio_balloon, virtio);
@@ -79,42 +79,6 @@ static void finish_element(struct virtio_balloon *b, unsigned int index, uint16_
 		return;
 	}
 	virtio_notify(&b->virtio, index);
-}
-
-/* Timers */
-
-static int timer_create_on(struct event_source *timer, struct event_loop *loop)
-{
-	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (timer->fd < 0)
-		return -errno;
-	return loop ? event_loop_add(loop, timer, EPOLLIN) : 0;
-}
-
-static void timer_destroy(struct event_source *timer, struct event_loop *loop)
-{
-	if (timer->fd >= 0 && loop)
-		event_loop_remove(loop, timer);
-	fd_close(&timer->fd);
-}
-
-/* Zeros: off. */
-static void timer_set(struct event_source *timer, struct timespec first,
-		      struct timespec interval)
-{
-	const struct itimerspec spec = { .it_interval = interval, .it_value = first };
-	(void)timerfd_settime(timer->fd, 0, &spec, NULL); /* the fd and the times are ours */
-}
-
-static void timer_stop(struct event_source *timer)
-{
-	timer_set(timer, (struct timespec){ 0 }, (struct timespec){ 0 });
-}
-
-/* Whether it had run out or not: a reset may have come first, so state decides, not this. */
-static void timer_take(struct event_source *timer)
-{
-	(void)eventfd_take(timer->fd); /* which is read as an eventfd is */
 }
 
 /* Inflate and deflate */
@@ -238,9 +202,7 @@ static void wait_for_memory(struct virtio_balloon *b, const char *what)
 
 	begin_waiting(b, what);
 	b->retry_ms = ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS;
-	const struct timespec first = { b->retry_ms / 1000,
-					(long)(b->retry_ms % 1000) * 1000000 };
-	timer_set(&b->retry_timer, first, (struct timespec){ 0 });
+	event_timer_set(&b->retry_timer, b->retry_ms * (EVENT_SECOND / 1000), 0);
 }
 
 /* Whatever it was that waited at first: a deflate may have been overtaken by a reset. */
@@ -251,7 +213,7 @@ static void waited_for_memory(struct virtio_balloon *b, const char *what)
 		return;
 	b->waits = false;
 	/* Where the event is passed on. */
-	timer_set(&b->retry_timer, (struct timespec){ .tv_nsec = 1 }, (struct timespec){ 0 });
+	event_timer_set(&b->retry_timer, AT_ONCE, 0);
 	log_guest(&b->virtio.budget, "balloon: the %s that waited for host memory is done",
 		  what);
 	tell_event(b, VIRTIO_BALLOON_SERVED);
@@ -263,8 +225,7 @@ static void start_rest(struct virtio_balloon *b)
 	if (b->rests)
 		return;
 	b->rests = true;
-	timer_set(&b->rest_timer, (struct timespec){ .tv_sec = REST_SECONDS },
-		  (struct timespec){ 0 });
+	event_timer_set(&b->rest_timer, REST_SECONDS * EVENT_SECOND, 0);
 }
 
 /* Others have let go of memory. Takes no lock: a timer that was set already is set anew. */
@@ -272,8 +233,7 @@ static void tick_due(void *opaque)
 {
 	struct virtio_balloon *b = opaque;
 
-	timer_set(&b->rest_timer, (struct timespec){ .tv_sec = REST_SECONDS },
-		  (struct timespec){ 0 });
+	event_timer_set(&b->rest_timer, REST_SECONDS * EVENT_SECOND, 0);
 }
 
 /* How many pages were named, or so many that others have their turn. */
@@ -365,10 +325,9 @@ static bool has_stats_driver(const struct virtio_balloon *b)
 /* From now on; the first time at once. */
 static void start_asking(struct virtio_balloon *b)
 {
-	const struct timespec interval = { .tv_sec = b->config.stats_period };
-	const struct timespec at_once = { .tv_nsec = b->config.stats_period ? 1 : 0 };
+	unsigned int period = b->config.stats_period;
 
-	timer_set(&b->timer, at_once, interval);
+	event_timer_set(&b->timer, period ? AT_ONCE : 0, period * EVENT_SECOND);
 }
 
 /* Reporting */
@@ -515,15 +474,13 @@ static void balloon_start(struct virtio *virtio)
 /* True: every page is the guest's again. Else the timer goes on with it. */
 static bool continue_reset(struct virtio_balloon *b)
 {
-	const struct timespec at_once = { .tv_nsec = 1 };
-
 	int r = reclaim_give_back_all(b->reclaim, RESET_STEP);
 	if (r < 0) {
 		wait_for_memory(b, "reset");
 		return false;
 	}
 	if (r > 0) {
-		timer_set(&b->retry_timer, at_once, (struct timespec){ 0 });
+		event_timer_set(&b->retry_timer, AT_ONCE, 0);
 		return false;
 	}
 	waited_for_memory(b, "reset");
@@ -535,8 +492,8 @@ static bool balloon_reset(struct virtio *virtio)
 {
 	struct virtio_balloon *b = balloon_of(virtio);
 
-	timer_stop(&b->timer);
-	timer_stop(&b->retry_timer);
+	event_timer_set(&b->timer, 0, 0);
+	event_timer_set(&b->retry_timer, 0, 0);
 	for (unsigned int i = 0; i < nitems(b->elements); i++)
 		b->elements[i].at_work = false;
 	b->deflate_waits = false;
@@ -584,7 +541,7 @@ static const struct virtio_ops balloon_ops = {
 	.config_write = balloon_config_write,
 };
 
-/* On the event loop */
+/* On the event loop. A reset may have come before a timer's turn: state decides, not that. */
 
 /* With the lock released: who is told may look at us. */
 static void pass_events(struct virtio_balloon *b)
@@ -605,7 +562,7 @@ static void timer_ready(struct event_source *source, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&b->virtio.lock);
-	timer_take(source);
+	(void)eventfd_take(source->fd);
 	if (has_stats_driver(b) && b->has_stats_buffer)
 		return_stats_buffer(b);
 	pthread_mutex_unlock(&b->virtio.lock);
@@ -617,7 +574,7 @@ static void retry_timer_ready(struct event_source *source, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&b->virtio.lock);
-	timer_take(source);
+	(void)eventfd_take(source->fd);
 	if (b->virtio.resetting) {
 		b->nr_retries += b->retry_ms > 0;
 		if (continue_reset(b))
@@ -637,13 +594,13 @@ static void rest_timer_ready(struct event_source *source, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&b->virtio.lock);
-	timer_take(source);
+	(void)eventfd_take(source->fd);
 	b->rests = false;
 	int r = reclaim_tick(b->reclaim);
 	if (r != 0)
 		start_rest(b);
 	if (r < 0)
-		timer_set(source, (struct timespec){ .tv_nsec = 1 }, (struct timespec){ 0 });
+		event_timer_set(source, AT_ONCE, 0);
 	pthread_mutex_unlock(&b->virtio.lock);
 }
 
@@ -708,15 +665,12 @@ int virtio_balloon_init(struct virtio_balloon *balloon, struct memory_map *map,
 	if (!balloon->pfns)
 		goto fail;
 	r = init_virtio(balloon, map, loop);
-	if (r < 0)
-		goto fail;
-	r = timer_create_on(&balloon->timer, loop);
-	if (r < 0)
-		goto fail;
-	r = timer_create_on(&balloon->retry_timer, loop);
-	if (r < 0)
-		goto fail;
-	r = timer_create_on(&balloon->rest_timer, loop);
+	if (r >= 0)
+		r = event_timer_open(&balloon->timer, loop, 0, 0);
+	if (r >= 0)
+		r = event_timer_open(&balloon->retry_timer, loop, 0, 0);
+	if (r >= 0)
+		r = event_timer_open(&balloon->rest_timer, loop, 0, 0);
 	if (r < 0)
 		goto fail;
 	reclaim->tick_opaque = balloon;
@@ -734,9 +688,9 @@ void virtio_balloon_finish(struct virtio_balloon *balloon)
 	if (!balloon->reclaim)
 		return;
 	balloon->reclaim->tick_due = NULL;
-	timer_destroy(&balloon->timer, loop);
-	timer_destroy(&balloon->retry_timer, loop);
-	timer_destroy(&balloon->rest_timer, loop);
+	event_source_close(&balloon->timer, loop);
+	event_source_close(&balloon->retry_timer, loop);
+	event_source_close(&balloon->rest_timer, loop);
 	virtio_finish(&balloon->virtio);
 	reclaim_forget(balloon->reclaim);
 	free(balloon->pfns);

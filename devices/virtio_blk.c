@@ -12,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 
@@ -1055,11 +1054,9 @@ static int init_ring(struct virtio_blk *blk)
 	if (r < 0)
 		return log_err(r, "%s: io_uring", blk->name);
 	blk->has_ring = true;
-	r = eventfd_create(&blk->done.fd);
+	r = event_source_open(&blk->done, blk->loop);
 	if (r >= 0)
 		r = io_uring_register_eventfd(&blk->ring, blk->done.fd);
-	if (r >= 0 && blk->loop)
-		r = event_loop_add(blk->loop, &blk->done, EPOLLIN);
 	if (r < 0)
 		return log_err(r, "%s: eventfd", blk->name);
 	r = restrict_ring(blk);
@@ -1068,14 +1065,8 @@ static int init_ring(struct virtio_blk *blk)
 
 static int init_timer(struct virtio_blk *blk)
 {
-	const struct itimerspec second = { .it_interval.tv_sec = 1, .it_value.tv_sec = 1 };
-	int r = 0;
+	int r = event_timer_open(&blk->timer, blk->loop, EVENT_SECOND, EVENT_SECOND);
 
-	blk->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (blk->timer.fd < 0 || timerfd_settime(blk->timer.fd, 0, &second, NULL) < 0)
-		r = -errno;
-	if (r >= 0 && blk->loop)
-		r = event_loop_add(blk->loop, &blk->timer, EPOLLIN);
 	return r < 0 ? log_err(r, "%s: timer", blk->name) : 0;
 }
 
@@ -1188,16 +1179,12 @@ void virtio_blk_finish(struct virtio_blk *blk)
 {
 	if (!blk->options.path)
 		return;
-	if (blk->timer.fd >= 0 && blk->loop)
-		event_loop_remove(blk->loop, &blk->timer);
-	fd_close(&blk->timer.fd);
-	if (blk->done.fd >= 0 && blk->loop)
-		event_loop_remove(blk->loop, &blk->done);
+	event_source_close(&blk->timer, blk->loop);
 	if (blk->has_ring) {
 		drain(blk);
 		io_uring_queue_exit(&blk->ring);
 	}
-	fd_close(&blk->done.fd);
+	event_source_close(&blk->done, blk->loop);
 	if (blk->zeros)
 		(void)munmap(blk->zeros, 2 * BOUNCE_SIZE + requests_size(blk)); /* ours */
 	virtio_finish(&blk->virtio);

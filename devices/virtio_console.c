@@ -2,11 +2,9 @@
 #include "devices/virtio_console.h"
 
 #include <endian.h>
-#include <errno.h>
 #include <string.h>
 
 #include <sys/ioctl.h>
-#include <sys/timerfd.h>
 
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
@@ -28,11 +26,9 @@ static struct virtio_console *console_of(struct virtio *virtio)
 
 /* Patience. All under the lock. */
 
-static void set_timer(struct virtio_console *c, time_t seconds)
+static void set_timer(struct virtio_console *c, unsigned int seconds)
 {
-	const struct itimerspec when = { .it_value.tv_sec = seconds };
-
-	(void)timerfd_settime(c->timer.fd, 0, &when, NULL); /* the fd and the time are ours */
+	event_timer_set(&c->timer, seconds * EVENT_SECOND, 0);
 	c->waits = seconds > 0;
 }
 
@@ -266,13 +262,8 @@ int virtio_console_init(struct virtio_console *c, struct memory_map *map,
 		c->rows = window->ws_row;
 	}
 	int r = virtio_init(&c->virtio, map, loop, &config);
-	if (r < 0)
-		return r;
-	c->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (c->timer.fd < 0)
-		r = -errno;
-	else if (loop)
-		r = event_loop_add(loop, &c->timer, EPOLLIN);
+	if (r >= 0)
+		r = event_timer_open(&c->timer, loop, 0, 0);
 	if (r < 0)
 		virtio_console_finish(c);
 	return r;
@@ -282,9 +273,7 @@ void virtio_console_finish(struct virtio_console *c)
 {
 	if (!c->virtio.ops)
 		return;
-	if (c->timer.fd >= 0 && c->virtio.loop)
-		event_loop_remove(c->virtio.loop, &c->timer);
-	fd_close(&c->timer.fd);
+	event_source_close(&c->timer, c->virtio.loop);
 	virtio_finish(&c->virtio);
 	*c = (struct virtio_console){ 0 };
 }

@@ -100,17 +100,16 @@ static bool carrier(const struct virtio_net *net)
 /* What the loop waits for on the backend's fd. */
 static void update_interest(struct virtio_net_pair *pair)
 {
-	struct event_loop *loop = pair->net->virtio.loop;
 	uint32_t events = 0;
 
-	if (!loop || !pair->listening)
+	if (!pair->listening)
 		return;
 	if (ours(pair) && !pair->starved)
 		events |= EPOLLIN;
 	if (pair->waits || pair->net->backend->blocked) /* the latter is of whoever sent last */
 		events |= EPOLLOUT;
 	if (events != pair->events)
-		event_loop_modify(loop, &pair->source, events);
+		event_loop_modify(pair->net->virtio.loop, &pair->source, events);
 	pair->events = events;
 }
 
@@ -270,11 +269,9 @@ static void silence(struct virtio_net_pair *pair)
 
 static int listen_to(struct virtio_net_pair *pair)
 {
-	struct event_loop *loop = pair->net->virtio.loop;
-
-	if (!loop || pair->listening || pair->net->gone)
+	if (pair->listening || pair->net->gone)
 		return 0;
-	int r = event_loop_add(loop, &pair->source, 0);
+	int r = event_loop_add(pair->net->virtio.loop, &pair->source, 0);
 	pair->listening = r >= 0;
 	pair->events = 0;
 	return r;
@@ -741,14 +738,6 @@ static void init_pair(struct virtio_net *net, unsigned int i)
 	pair->called = (struct event_source){ .fd = -1, .ready = called_ready };
 }
 
-static int add_eventfd(struct virtio_net *net, struct event_source *source)
-{
-	int r = eventfd_create(&source->fd);
-
-	return r < 0 || !net->virtio.loop ? r
-					  : event_loop_add(net->virtio.loop, source, EPOLLIN);
-}
-
 static int init_vhosts(struct virtio_net *net)
 {
 	int r = net->backend->vhost ? 0 : -EOPNOTSUPP;
@@ -756,25 +745,18 @@ static int init_vhosts(struct virtio_net *net)
 	for (unsigned int i = 0; i < net->nr_pairs && r >= 0; i++) {
 		r = vhost_net_init(&net->pairs[i].vhost, net->virtio.map);
 		if (r >= 0)
-			r = add_eventfd(net, &net->pairs[i].called);
+			r = event_source_open(&net->pairs[i].called, net->virtio.loop);
 	}
-	return r < 0 ? r : add_eventfd(net, &net->error);
-}
-
-static void drop_eventfd(struct virtio_net *net, struct event_source *source)
-{
-	if (source->fd >= 0 && net->virtio.loop)
-		event_loop_remove(net->virtio.loop, source);
-	fd_close(&source->fd);
+	return r < 0 ? r : event_source_open(&net->error, net->virtio.loop);
 }
 
 static void finish_vhosts(struct virtio_net *net)
 {
 	for (unsigned int i = 0; i < net->nr_pairs; i++) {
 		vhost_net_finish(&net->pairs[i].vhost);
-		drop_eventfd(net, &net->pairs[i].called);
+		event_source_close(&net->pairs[i].called, net->virtio.loop);
 	}
-	drop_eventfd(net, &net->error);
+	event_source_close(&net->error, net->virtio.loop);
 	net->vhost = false;
 }
 

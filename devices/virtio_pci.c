@@ -548,16 +548,10 @@ static int init_interrupts(struct virtio_pci *vp)
 
 static int connect_intx(struct virtio_pci *vp)
 {
-	struct event_loop *loop = vp->virtio->loop;
-
 	int r = update_intx(vp);
-	if (r < 0 || !loop)
-		return r;
+
 	vp->resample.fd = vp->intx.resample_fd;
-	r = event_loop_add(loop, &vp->resample, EPOLLIN);
-	if (r < 0)
-		vp->resample.fd = -1;
-	return r;
+	return r < 0 ? r : event_loop_add(vp->virtio->loop, &vp->resample, EPOLLIN);
 }
 
 int virtio_pci_init(struct virtio_pci *vp, struct virtio *virtio, struct pci_bus *bus,
@@ -597,8 +591,7 @@ void virtio_pci_finish(struct virtio_pci *vp)
 	pci_bus_remove(&vp->pci);
 	vp->virtio->transport = NULL;
 	vp->virtio->transport_opaque = NULL;
-	if (vp->resample.fd >= 0)
-		event_loop_remove(vp->virtio->loop, &vp->resample);
+	event_loop_remove(vp->virtio->loop, &vp->resample);
 	irq_finish(&vp->intx);
 	msix_finish(&vp->msix);
 	*vp = (struct virtio_pci){ 0 };

@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <sys/timerfd.h>
-
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/trace.h"
@@ -33,16 +31,12 @@ static void tell_of_device(const struct attached *d, const char *event)
 /* Each second, or not at all. */
 static void set_timer(struct attach *attach)
 {
-	struct itimerspec often = { 0 };
 	bool waiting = attach->reminders > 0;
 
 	for (unsigned int i = 0; i < ATTACH_MAX_DEVICES; i++)
 		waiting = waiting || attach->devices[i].seconds_left > 0;
-	if (waiting)
-		often.it_interval.tv_sec = often.it_value.tv_sec = 1;
-	if (timerfd_settime(attach->timer.fd, 0, &often, NULL) < 0)
-		log_warn("vfio: timer: %s: nobody is told when a guest does not let go",
-			 strerror(errno));
+	uint64_t interval = waiting ? EVENT_SECOND : 0;
+	event_timer_set(&attach->timer, interval, interval);
 }
 
 /* The guest has been told of something. */
@@ -104,10 +98,8 @@ static void timer_ready(struct event_source *source, uint32_t events)
 /* Both, or one, or none was listened to. */
 static void ignore(struct attached *d)
 {
-	if (d->err.fd >= 0)
-		event_loop_remove(&d->machine->loop, &d->err);
-	if (d->req.fd >= 0)
-		event_loop_remove(&d->machine->loop, &d->req);
+	event_loop_remove(&d->machine->loop, &d->err);
+	event_loop_remove(&d->machine->loop, &d->req);
 	d->err.fd = d->req.fd = -1;
 }
 
@@ -599,16 +591,12 @@ int attach_init(struct attach *attach, struct machine *m)
 {
 	*attach = (struct attach){
 		.machine = m,
-		.timer = { .ready = timer_ready },
+		.timer = { .fd = -1, .ready = timer_ready },
 		.step = { .fd = -1, .ready = step_ready },
 	};
-	attach->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	int r = attach->timer.fd < 0 ? -errno
-				     : event_loop_add(&m->loop, &attach->timer, EPOLLIN);
+	int r = event_timer_open(&attach->timer, &m->loop, 0, 0);
 	if (r >= 0)
-		r = eventfd_create(&attach->step.fd);
-	if (r >= 0)
-		r = event_loop_add(&m->loop, &attach->step, EPOLLIN);
+		r = event_source_open(&attach->step, &m->loop);
 	return r < 0 ? log_err(r, "event loop") : 0;
 }
 
@@ -637,7 +625,7 @@ void attach_finish(struct attach *attach)
 		ignore(d);
 		vfio_pci_detach(d->pci);
 	}
-	fd_close(&attach->step.fd);
-	fd_close(&attach->timer.fd);
+	event_source_close(&attach->step, &attach->machine->loop);
+	event_source_close(&attach->timer, &attach->machine->loop);
 	*attach = (struct attach){ 0 };
 }

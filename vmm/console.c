@@ -161,9 +161,7 @@ static void drop_client(struct console *c)
 {
 	stop_input(c);
 	pthread_mutex_lock(&c->lock);
-	if (c->output.fd >= 0)
-		event_loop_remove(c->loop, &c->output);
-	fd_close(&c->output.fd);
+	event_source_close(&c->output, c->loop);
 	c->out_fd = -1;
 	fd_close(&c->own_fd);
 	pthread_mutex_unlock(&c->lock);
@@ -353,9 +351,7 @@ int console_init(struct console *c, struct event_loop *loop, const char *option,
 		.opaque = opaque,
 	};
 	pthread_mutex_init(&c->lock, NULL);
-	r = eventfd_create(&c->room.fd);
-	if (r >= 0)
-		r = event_loop_add(loop, &c->room, EPOLLIN);
+	r = event_source_open(&c->room, loop);
 	if (r < 0) {
 		console_finish(c);
 		return log_err(r, "console: event loop");
@@ -391,16 +387,11 @@ void console_finish(struct console *c)
 	if (c->raw)
 		restore_terminal(c);
 	stop_input(c);
-	if (c->output.fd >= 0)
-		event_loop_remove(c->loop, &c->output);
-	fd_close(&c->output.fd);
+	event_source_close(&c->output, c->loop);
 	fd_close(&c->own_fd);
-	if (c->clients.fd >= 0)
-		event_loop_remove(c->loop, &c->clients);
+	event_loop_remove(c->loop, &c->clients);
 	local_socket_close(&c->socket);
-	if (c->room.fd >= 0)
-		event_loop_remove(c->loop, &c->room);
-	fd_close(&c->room.fd);
+	event_source_close(&c->room, c->loop);
 	pthread_mutex_destroy(&c->lock);
 	*c = (struct console){ 0 };
 }

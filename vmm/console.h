@@ -49,7 +49,7 @@ struct console {
 	int own_fd; /* owned: the file, the socket's client, standard output again; -1 */
 	struct local_socket socket;
 	struct event_source input;
-	struct event_source output;  /* a dup of out_fd, so that epoll can tell them apart */
+	struct event_source output;  /* fd owned: out_fd again, as epoll tells fds apart */
 	struct event_source clients; /* the socket's fd; -1 */
 	struct event_source room;    /* fd owned: the guest has read, the queue may go on */
 	uint8_t queue[CONSOLE_QUEUE_SIZE];

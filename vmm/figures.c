@@ -9,7 +9,6 @@
 #include <time.h>
 
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -541,16 +540,6 @@ static int try_metrics(struct figures *f)
 	return r < 0 ? log_err(r, "--metrics '%s'", f->metrics) : 0;
 }
 
-static int start_timer(struct figures *f)
-{
-	const struct itimerspec often = { .it_interval.tv_sec = 1, .it_value.tv_sec = 1 };
-
-	f->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (f->timer.fd < 0 || timerfd_settime(f->timer.fd, 0, &often, NULL) < 0)
-		return -errno;
-	return event_loop_add(&f->machine->loop, &f->timer, EPOLLIN);
-}
-
 int figures_init(struct figures *f, struct machine *m)
 {
 	const struct machine_config *config = &m->config;
@@ -577,7 +566,7 @@ int figures_init(struct figures *f, struct machine *m)
 	if (r < 0)
 		goto fail;
 	if (f->metrics || f->events_fd >= 0) {
-		r = start_timer(f);
+		r = event_timer_open(&f->timer, &m->loop, EVENT_SECOND, EVENT_SECOND);
 		if (r < 0)
 			(void)log_err(r, "timer for figures");
 	}
@@ -603,9 +592,7 @@ void figures_finish(struct figures *f, int status)
 		return;
 	figures_event(f, "exit", json_pack("{s:i}", "status", status));
 	f->machine->reclaim.watcher = NULL;
-	if (f->timer.fd >= 0)
-		event_loop_remove(&f->machine->loop, &f->timer);
-	fd_close(&f->timer.fd);
+	event_source_close(&f->timer, &f->machine->loop);
 	fd_close(&f->events_fd);
 	fd_close(&f->metrics_folder);
 	*f = (struct figures){ .events_fd = -1, .metrics_folder = -1, .timer.fd = -1 };

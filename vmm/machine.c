@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <sys/signalfd.h>
-#include <sys/timerfd.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -470,13 +469,6 @@ static void inhibiting_ready(struct event_source *source, uint32_t events)
 				 "device assigned stays coordinated");
 }
 
-static int init_inhibiting(struct machine *m)
-{
-	int r = eventfd_create(&m->inhibiting.fd);
-
-	return r < 0 ? r : event_loop_add(&m->loop, &m->inhibiting, EPOLLIN);
-}
-
 /* Wiring, in the order of machine_init(). */
 
 /*
@@ -542,13 +534,9 @@ static int init_events(struct machine *m)
 	int r = event_loop_init(&m->loop);
 	if (r < 0)
 		return r;
-	r = eventfd_create(&m->wake.fd);
+	r = event_source_open(&m->wake, &m->loop);
 	if (r >= 0)
-		r = event_loop_add(&m->loop, &m->wake, EPOLLIN);
-	if (r >= 0)
-		r = eventfd_create(&m->reset_done.fd);
-	if (r >= 0)
-		r = event_loop_add(&m->loop, &m->reset_done, EPOLLIN);
+		r = event_source_open(&m->reset_done, &m->loop);
 	return r < 0 ? log_err(r, "event loop") : 0;
 }
 
@@ -577,15 +565,10 @@ static int catch_signals(struct machine *m)
 
 static int start_timer(struct machine *m)
 {
-	struct itimerspec when = { .it_value.tv_sec = m->config.timeout };
-
 	if (m->config.timeout == 0)
 		return 0;
-	m->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (m->timer.fd < 0 || timerfd_settime(m->timer.fd, 0, &when, NULL) < 0)
-		return log_err(-errno, "--timeout timer");
-	int r = event_loop_add(&m->loop, &m->timer, EPOLLIN);
-	return r < 0 ? log_err(r, "event loop") : 0;
+	int r = event_timer_open(&m->timer, &m->loop, m->config.timeout * EVENT_SECOND, 0);
+	return r < 0 ? log_err(r, "--timeout timer") : 0;
 }
 
 static int open_kvm(struct machine *m)
@@ -814,17 +797,6 @@ static int attach_devices(struct machine *m)
 	return 0;
 }
 
-static int init_auto_timer(struct machine *m)
-{
-	const struct itimerspec often = { .it_interval.tv_sec = AUTO_BALLOON_SECONDS,
-					  .it_value.tv_sec = AUTO_BALLOON_SECONDS };
-
-	m->auto_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (m->auto_timer.fd < 0 || timerfd_settime(m->auto_timer.fd, 0, &often, NULL) < 0)
-		return -errno;
-	return event_loop_add(&m->loop, &m->auto_timer, EPOLLIN);
-}
-
 /* Puts a virtio device on the bus. */
 static int add_virtio(struct machine *m, struct virtio *virtio, uint32_t class_code)
 {
@@ -840,6 +812,7 @@ static int add_virtio(struct machine *m, struct virtio *virtio, uint32_t class_c
 
 static int add_balloon(struct machine *m)
 {
+	const uint64_t often = AUTO_BALLOON_SECONDS * EVENT_SECOND;
 	const struct machine_config *config = &m->config;
 	struct virtio_balloon_config balloon = config->balloon;
 
@@ -861,9 +834,9 @@ static int add_balloon(struct machine *m)
 								: VIRTIO_BALLOON_FLOOR,
 			  config->memory);
 	if (r >= 0)
-		r = init_auto_timer(m);
+		r = event_timer_open(&m->auto_timer, &m->loop, often, often);
 	if (r >= 0)
-		r = init_inhibiting(m);
+		r = event_source_open(&m->inhibiting, &m->loop);
 	return r < 0 ? log_err(r, "balloon") : 0;
 }
 
@@ -1259,13 +1232,9 @@ void machine_finish(struct machine *m)
 	for (unsigned int i = m->nr_vcpus; i-- > 0;)
 		vcpu_finish(&m->vcpus[i]);
 	qmp_finish(&m->qmp);
-	if (m->auto_timer.fd >= 0)
-		event_loop_remove(&m->loop, &m->auto_timer);
-	fd_close(&m->auto_timer.fd);
+	event_source_close(&m->auto_timer, &m->loop);
 	host_memory_close(&m->host_memory);
-	if (m->inhibiting.fd >= 0)
-		event_loop_remove(&m->loop, &m->inhibiting);
-	fd_close(&m->inhibiting.fd);
+	event_source_close(&m->inhibiting, &m->loop);
 	/* Before the devices: what it holds need not be discarded when the last inhibitor goes. */
 	for (unsigned int i = m->nr_virtios; i-- > 0;)
 		virtio_pci_finish(&m->virtios[i]);
@@ -1295,10 +1264,10 @@ void machine_finish(struct machine *m)
 	fd_close(&m->vm_fd);
 	free(m->cpuid);
 	fd_close(&m->kvm_fd);
-	fd_close(&m->timer.fd);
-	fd_close(&m->reset_done.fd);
-	fd_close(&m->wake.fd);
-	fd_close(&m->signals.fd);
+	event_source_close(&m->timer, &m->loop);
+	event_source_close(&m->reset_done, &m->loop);
+	event_source_close(&m->wake, &m->loop);
+	event_source_close(&m->signals, &m->loop);
 	figures_finish(&m->figures, m->status);
 	event_loop_finish(&m->loop);
 	boot_close(&m->files);

@@ -78,8 +78,7 @@ static void ended_ready(struct event_source *source, uint32_t events)
 	int status = 0;
 
 	(void)events;
-	event_loop_remove(passt->loop, source);
-	fd_close(&source->fd);
+	event_source_close(source, passt->loop);
 	(void)waitpid(passt->pid, &status, 0); /* it has ended */
 	log_debug("passt: ended, %s %d", WIFEXITED(status) ? "status" : "signal",
 		  WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
@@ -130,14 +129,11 @@ void passt_stop(struct passt *passt)
 
 	if (!passt->loop)
 		return;
-	if (passt->ended.fd >= 0) {
-		event_loop_remove(passt->loop, &passt->ended);
-		/* By what is ours only, as the sandbox has it. */
+	if (passt->ended.fd >= 0) /* by what is ours only, as the sandbox has it */
 		told = syscall(SYS_pidfd_send_signal, passt->ended.fd, SIGKILL, NULL, 0) == 0;
-	} else if (passt->pid > 0) {
+	else if (passt->pid > 0)
 		told = kill(passt->pid, SIGKILL) == 0; /* ours until it is reaped */
-	}
-	fd_close(&passt->ended.fd);
+	event_source_close(&passt->ended, passt->loop);
 	/* Its user may be another: it has lost its socket in any case, and ends when it sees that. */
 	if (passt->pid > 0)
 		(void)waitpid(passt->pid, NULL, told ? 0 : WNOHANG);

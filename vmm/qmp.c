@@ -9,7 +9,6 @@
 #include <time.h>
 
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 
 #include <linux/pci_regs.h>
 
@@ -1160,13 +1159,12 @@ static void watch_listener(struct qmp *qmp)
 static void drop_client(struct client *c)
 {
 	if (list_linked(&c->link)) {
-		event_loop_remove(c->qmp->loop, &c->source);
 		list_remove(&c->link);
 		c->qmp->nr_clients--;
 	}
 	if (c->attaching)
 		attach_forget(&c->qmp->machine->attach, c);
-	fd_close(&c->source.fd);
+	event_source_close(&c->source, c->qmp->loop);
 	close_fds(c);
 	json_decref(c->id);
 	watch_listener(c->qmp);
@@ -1314,14 +1312,14 @@ void qmp_event_device(struct qmp *qmp, const char *name, const char *id, const c
 				       "x-ballast", "host", host));
 }
 
-/* And no other for a second. If the timer fails, they come as they are. */
+/* And no other for a second. */
 static void tell_balloon(struct qmp *qmp)
 {
-	const struct itimerspec rest = { .it_value.tv_sec = BALLOON_EVENT_SECONDS };
 	struct machine_memory memory;
 
 	machine_get_memory(qmp->machine, &memory);
-	qmp->balloon_rests = timerfd_settime(qmp->balloon_timer.fd, 0, &rest, NULL) == 0;
+	event_timer_set(&qmp->balloon_timer, BALLOON_EVENT_SECONDS * EVENT_SECOND, 0);
+	qmp->balloon_rests = true;
 	tell_clients(qmp, "BALLOON_CHANGE",
 		     json_pack("{s:I}", "actual", number(memory.ram - memory.balloon.actual)));
 }
@@ -1374,14 +1372,6 @@ static int listen_at(struct qmp *qmp, const char *path)
 	return r < 0 ? r : event_loop_add(qmp->loop, &qmp->listener, EPOLLIN | EPOLLET);
 }
 
-static int init_balloon_timer(struct qmp *qmp)
-{
-	qmp->balloon_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (qmp->balloon_timer.fd < 0)
-		return -errno;
-	return event_loop_add(qmp->loop, &qmp->balloon_timer, EPOLLIN);
-}
-
 int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 	     struct machine *machine)
 {
@@ -1393,7 +1383,7 @@ int qmp_init(struct qmp *qmp, struct event_loop *loop, const char *path,
 		.balloon_timer = { .fd = -1, .ready = balloon_timer_ready },
 	};
 	list_init(&qmp->clients);
-	int r = init_balloon_timer(qmp);
+	int r = event_timer_open(&qmp->balloon_timer, loop, 0, 0);
 	if (r >= 0)
 		r = listen_at(qmp, path);
 	if (r < 0) {
@@ -1410,11 +1400,8 @@ void qmp_finish(struct qmp *qmp)
 		return;
 	list_for_each_safe(n, &qmp->clients)
 		drop_client(container_of(n, struct client, link));
-	if (qmp->listener.fd >= 0)
-		event_loop_remove(qmp->loop, &qmp->listener);
+	event_loop_remove(qmp->loop, &qmp->listener);
 	local_socket_close(&qmp->socket);
-	if (qmp->balloon_timer.fd >= 0)
-		event_loop_remove(qmp->loop, &qmp->balloon_timer);
-	fd_close(&qmp->balloon_timer.fd);
+	event_source_close(&qmp->balloon_timer, qmp->loop);
 	*qmp = (struct qmp){ 0 };
 }

@@ -63,14 +63,16 @@ static const struct winsize window = { .ws_col = 132, .ws_row = 43 };
 /* The event loop's: the call that fails; 0: none. */
 static unsigned int fail_add_at;
 
-int __wrap_event_loop_add(struct event_loop *on, struct event_source *source, uint32_t events);
-int __real_event_loop_add(struct event_loop *on, struct event_source *source, uint32_t events);
+int __wrap_epoll_ctl(int on, int what, int fd, struct epoll_event *event);
+int __real_epoll_ctl(int on, int what, int fd, struct epoll_event *event);
 
-int __wrap_event_loop_add(struct event_loop *on, struct event_source *source, uint32_t events)
+int __wrap_epoll_ctl(int on, int what, int fd, struct epoll_event *event)
 {
-	if (fail_add_at && --fail_add_at == 0)
-		return -ENOSPC;
-	return __real_event_loop_add(on, source, events);
+	if (what == EPOLL_CTL_ADD && fail_add_at && --fail_add_at == 0) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return __real_epoll_ctl(on, what, fd, event);
 }
 
 static void setup(void)
