@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -19,6 +20,7 @@ bool trace_on;
 
 static trace_listener *listener;
 static struct trace_file *file; /* owned: a mapping; NULL: none */
+static int file_fd = -1;        /* owned: it has the lock */
 
 /* Of the tables, which are the process's: a file that is opened later has them as well. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,6 +70,9 @@ static int map_file(int fd)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return -EEXIST;
+	/* Of one that is in use it would take the memory away. */
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
 	if (ftruncate(fd, 0) < 0)
 		return -errno;
 	/* Or a full disk would end us in the middle of it. */
@@ -93,12 +98,14 @@ static uint64_t now_ns(void)
 
 int trace_open(const char *path)
 {
-	autoclose int fd = open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0600);
-	if (fd < 0)
+	file_fd = open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (file_fd < 0)
 		return -errno;
-	int r = map_file(fd);
-	if (r < 0)
+	int r = map_file(file_fd);
+	if (r < 0) {
+		fd_close(&file_fd);
 		return r;
+	}
 	memcpy(file->magic, "BALLTRC", sizeof(file->magic));
 	file->version = TRACE_VERSION;
 	file->records_at = offsetof(struct trace_file, records);
@@ -119,6 +126,7 @@ void trace_close(void)
 {
 	if (file)
 		(void)munmap(file, sizeof(*file));
+	fd_close(&file_fd);
 	file = NULL;
 	trace_on = listener;
 }

@@ -73,7 +73,8 @@ void trace_print(const char *event, uint64_t a, uint64_t b);
 
 /*
  * Makes the file, or empties it, with room for all there will be. -EEXIST: it is there, and no regular
- * file. -ENOSPC and the like, not logged. On failure nothing is kept, but an empty file may be.
+ * file. -EBUSY: another one writes into it, by a lock that is kept. -ENOSPC and the like. Not logged. On
+ * failure nothing is kept, but an empty file may be.
  */
 must_check int trace_open(const char *path);
 /* The file stays. Does nothing if there is none. */

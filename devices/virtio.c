@@ -226,6 +226,15 @@ static void start(struct virtio *virtio)
 		virtio->ops->kick(virtio, i);
 }
 
+static void take_driver_ok_back(struct virtio *virtio)
+{
+	if (!(virtio->status & VIRTIO_CONFIG_S_DRIVER_OK))
+		return;
+	virtio->status &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
+	if (virtio->ops->stop)
+		virtio->ops->stop(virtio);
+}
+
 static void set_status(struct virtio *virtio, uint8_t status)
 {
 	uint8_t added = status & DRIVER_BITS & (uint8_t)~virtio->status;
@@ -242,12 +251,8 @@ static void set_status(struct virtio *virtio, uint8_t status)
 		added &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
 	virtio->status |= added;
 	/* It must not take this back. One that does may be about to free its queues. */
-	if (!(status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-	    (virtio->status & VIRTIO_CONFIG_S_DRIVER_OK)) {
-		virtio->status &= (uint8_t)~VIRTIO_CONFIG_S_DRIVER_OK;
-		if (virtio->ops->stop)
-			virtio->ops->stop(virtio);
-	}
+	if (!(status & VIRTIO_CONFIG_S_DRIVER_OK))
+		take_driver_ok_back(virtio);
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
 		start(virtio);
 }
@@ -255,15 +260,13 @@ static void set_status(struct virtio *virtio, uint8_t status)
 void virtio_set_dma(struct virtio *virtio, bool may)
 {
 	pthread_mutex_lock(&virtio->lock);
-	bool was_running = virtio_running(virtio);
 	bool changed = virtio->may_dma != may;
 	virtio->may_dma = may;
-	if (was_running && !may && virtio->ops->stop)
-		virtio->ops->stop(virtio);
-	if (changed && virtio_running(virtio)) {
+	/* Whose queues these are may be gone by the time that it may again. */
+	if (changed && !may)
+		take_driver_ok_back(virtio);
+	else if (changed)
 		start(virtio);
-		config_interrupt(virtio);
-	}
 	pthread_mutex_unlock(&virtio->lock);
 }
 

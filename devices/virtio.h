@@ -47,9 +47,9 @@ struct virtio_ops {
 	 */
 	void (*start)(struct virtio *virtio);
 	/*
-	 * It rests: the driver has taken DRIVER_OK back, without a reset, or the bus its memory.
-	 * Whoever else works on the queues stops before this returns. NULL: nobody does. If `start`
-	 * comes next, and no `reset`, all goes on where it was.
+	 * It rests: DRIVER_OK was taken back without a reset, by the driver, or with the right to
+	 * reach memory. Whoever else works on the queues stops before this returns. NULL: nobody
+	 * does. If `start` comes next, and no `reset`, all goes on where it was.
 	 */
 	void (*stop)(struct virtio *virtio);
 	/* What virtio_queue_eventfd() says may be another one now. NULL: nobody has asked. */
@@ -158,10 +158,10 @@ void virtio_config_write(struct virtio *virtio, uint64_t offset, unsigned int si
 /* The guest's reset: as if the driver had written status 0. */
 void virtio_reset(struct virtio *virtio);
 /*
- * Whether it may reach the guest's memory: PCI's Bus Master Enable. At first it may. While it must
- * not it rests, and Linux relies on that when it starts another kernel by kexec; what the host's
- * kernel has been asked to read or write by then still is. A driver that lets it again goes on where
- * it was, and is told that the configuration may have changed.
+ * Whether it may reach the guest's memory: PCI's Bus Master Enable. At first it may. With the right it
+ * loses DRIVER_OK: Linux relies on that when it starts another kernel by kexec, which gives the
+ * right back before it resets the device. What the host's kernel has been asked to read or write by
+ * then still is. A driver that sets DRIVER_OK first has it start with the right.
  */
 void virtio_set_dma(struct virtio *virtio, bool may);
 /* A reset has begun and is not through. */

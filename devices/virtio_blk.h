@@ -23,7 +23,7 @@
  *  - direct: the page cache is bypassed. The disk's logical block is what O_DIRECT needs, a driver
  *    that asks for less gets I/O errors. Its buffers may lie anywhere: what O_DIRECT does not
  *    take goes through one buffer of ours, a request at a time.
- *  - rest: what ends while the device must not touch memory is told when it may again.
+ *  - rest: what ends while there is no DRIVER_OK is told if the driver sets it again.
  *  - size: looked at once a second. The capacity follows, rounded down to blocks, both ways.
  *  - the host's errors are the guest's I/O errors, and are logged within a budget.
  *

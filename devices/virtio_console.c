@@ -111,9 +111,10 @@ static void timer_ready(struct event_source *source, uint32_t events)
 	(void)events;
 	(void)eventfd_take(source->fd); /* the same eight bytes */
 	pthread_mutex_lock(&c->virtio.lock);
-	if (c->waits && virtio_running(&c->virtio)) {
+	bool ran_out = c->waits;
+	c->waits = false; /* at rest, too: the next output has it begin anew */
+	if (ran_out && virtio_running(&c->virtio)) {
 		log_guest(&c->virtio.budget, "console: nobody reads, dropping output");
-		c->waits = false;
 		c->drops = true;
 		transmit(c);
 	}

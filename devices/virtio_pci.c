@@ -332,7 +332,9 @@ static int update_intx(struct virtio_pci *vp)
 	}
 	if (vp->intx.connected)
 		return 0;
+	pthread_mutex_lock(&vp->virtio->lock); /* it may be raised just now */
 	r = irq_connect_level(&vp->intx, pci_intx_gsi(&vp->pci, 1));
+	pthread_mutex_unlock(&vp->virtio->lock);
 	if (r >= 0)
 		raise_intx(vp);
 	return r;

@@ -566,7 +566,8 @@ static int add_ram(struct vfio_container *container, const struct memory_region 
 static void add_peer(struct vfio_container *container, const struct memory_region *region)
 {
 	pthread_mutex_lock(&container->lock);
-	bool full = container->pins && container->nr_peers == VFIO_SPARE_ENTRIES;
+	bool full = container->pins && container->vfio->reclaim->granule > 0 &&
+		    container->nr_peers >= VFIO_SPARE_ENTRIES;
 	int r = full ? -ENOSPC : map_whole(container, region);
 	container->nr_peers += r >= 0;
 	if (r < 0 && !container->peers_warned) {

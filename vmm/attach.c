@@ -276,7 +276,7 @@ static int check_request(struct machine *m, const struct attach_request *request
 		return log_refuse(-EEXIST,
 				  "vfio: attach %s: the id '%.64s' is taken, or too long",
 				  request->host, id);
-	if (!request->opened && m->config.sandbox == SANDBOX_ON)
+	if (!request->opened && m->sandbox.config.mode == SANDBOX_ON)
 		return log_refuse(-EPERM,
 				  "vfio: attach %s: the sandbox opens nothing: use ballast ctl "
 				  "attach, which does, or run with --sandbox off",

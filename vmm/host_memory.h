@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define HOST_MAX_CGROUPS 8u
+#define HOST_MAX_CGROUPS 32u
 #define HOST_CGROUP_SIZE 128u
 
 /*

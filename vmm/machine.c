@@ -966,6 +966,8 @@ static int open_trace(const char *path)
 
 	if (r == -EEXIST)
 		return log_refuse(-EINVAL, "--trace '%s': is there and no regular file", path);
+	if (r == -EBUSY)
+		return log_refuse(-EINVAL, "--trace '%s': another guest writes into it", path);
 	return r < 0 ? log_err(r, "--trace '%s'", path) : 0;
 }
 

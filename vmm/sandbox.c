@@ -385,7 +385,7 @@ void sandbox_finish(struct sandbox *s)
 		if (s->filters[role])
 			seccomp_release(s->filters[role]);
 	}
-	*s = (struct sandbox){ 0 };
+	*s = (struct sandbox){ .config.mode = s->config.mode };
 }
 
 int sandbox_enter(const struct sandbox *s, enum sandbox_role role, const char *thread)

@@ -69,7 +69,7 @@ struct sandbox {
  * Logged. On failure nothing is left behind.
  */
 must_check int sandbox_init(struct sandbox *sandbox, const struct sandbox_config *config);
-/* What a thread has given up stays so. Accepts a zeroed object. */
+/* Once every thread has entered. What a thread has given up stays so, and what the mode is. Accepts a zeroed object. */
 void sandbox_finish(struct sandbox *sandbox);
 
 /* Gives up privileges, and paths. The errno of the call that failed; logged. */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -220,6 +221,12 @@ START_TEST(a_file_that_cannot_be_had_is_refused)
 	expect_refused("/dev/null", -EEXIST);
 	open_trace();
 	trace_close();
+	int other = open(path, O_RDWR | O_CLOEXEC);
+	ck_assert_int_eq(flock(other, LOCK_EX), 0);
+	expect_refused(path, -EBUSY);
+	ck_assert_int_eq(fstat(other, &st), 0);
+	ck_assert_int_eq(st.st_size, sizeof(found)); /* who writes into it has it whole */
+	ck_assert_int_eq(close(other), 0);
 	ck_assert_ptr_ne(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
 	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &little), 0);
 	expect_refused(path, -EFBIG);

@@ -440,6 +440,8 @@ START_TEST(without_bus_mastering_they_are_nobodys)
 	(void)settle();
 	ck_assert(!take_used(TX));
 	virtio_set_dma(&net.virtio, true);
+	ck_assert(!works(0) && !works(1));
+	driver_ok(&driver);
 	ck_assert(works(0) && works(1) && !works(2));
 	ck_assert(fake_net.attached[1]);
 	ck_assert_uint_eq(fake_net.vhosts[1].queues[RX].base, 7);

@@ -375,6 +375,22 @@ START_TEST(what_the_far_end_does_not_take_waits)
 }
 END_TEST
 
+/* It ran out at rest: the next output is waited for anew, and not for ever. */
+START_TEST(patience_that_ran_out_at_rest_begins_anew)
+{
+	driver_start(&driver, ALL);
+	takes = 2;
+	(void)send_text("hello");
+	virtio_set_dma(&console.virtio, false);
+	lose_patience();
+	process_expect_no_log();
+	virtio_set_dma(&console.virtio, true);
+	driver_ok(&driver);
+	driver_kick(&driver, TRANSMITQ);
+	ck_assert_uint_eq(patience(), VIRTIO_CONSOLE_PATIENCE);
+}
+END_TEST
+
 /* Linux would wait for it with interrupts off. */
 START_TEST(who_does_not_read_for_too_long_loses_output)
 {
@@ -708,6 +724,7 @@ int main(void)
 		a_turn_ends_in_the_middle_of_a_chain,
 		many_chains_are_sent_in_turns,
 		what_the_far_end_does_not_take_waits,
+		patience_that_ran_out_at_rest_begins_anew,
 		who_does_not_read_for_too_long_loses_output,
 		a_timer_that_was_stopped_too_late_drops_nothing,
 		who_never_reads_is_told_of_only_so_often,

@@ -757,6 +757,10 @@ START_TEST(without_bus_mastering_nothing_is_written)
 	ck_assert(bytes[0] == 0x55 && memcmp(bytes, bytes + 1, 1999) == 0);
 	virtio_set_dma(&net.virtio, true);
 	(void)settle();
+	expect_none_used(RX);
+	ck_assert(bytes[0] == 0x55 && memcmp(bytes, bytes + 1, 1999) == 0);
+	driver_ok(&driver);
+	(void)settle();
 	expect_used(RX, head, NET_HEADER_SIZE + 60);
 	ck_assert(has_frame(BUFFERS, 60, 2));
 }

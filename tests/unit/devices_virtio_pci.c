@@ -286,16 +286,19 @@ START_TEST(without_bus_mastering_it_rests)
 	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	ck_assert_uint_eq(nr_starts, 1);
 	ck_assert_uint_eq(nr_kicks, NR_QUEUES + 1);
-	(void)read_isr();
 	ck_assert_uint_eq(nr_stops, 0);
 	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY);
 	ck_assert_uint_eq(nr_stops, 1);
 	virtio_kick(&virtio, 0);
-	ck_assert_uint_eq(nr_kicks, NR_QUEUES + 1);
+	/* Whoever gives it back need not be whose queues these are. */
 	config_write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	virtio_kick(&virtio, 0);
+	ck_assert_uint_eq(nr_starts, 1);
+	ck_assert_uint_eq(nr_kicks, NR_QUEUES + 1);
+	ck_assert(!(virtio.status & VIRTIO_CONFIG_S_DRIVER_OK));
+	set_driver_ok();
 	ck_assert_uint_eq(nr_starts, 2);
 	ck_assert_uint_eq(nr_kicks, 2 * NR_QUEUES + 1);
-	ck_assert_uint_eq(read_isr(), 2); /* what the configuration is may be news */
 	/* A reset takes it away, and a driver that comes then has to ask for it. */
 	pci_bus_reset(&bus);
 	set_driver_ok();

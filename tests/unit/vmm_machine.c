@@ -2233,10 +2233,10 @@ START_TEST(what_an_attach_takes_may_be_opened_by_others)
 	ck_assert_int_eq(attach_remove(&machine, "it", DETACH_BY_FORCE), 0);
 	expect_same(&before);
 	(void)process_log();
-	machine.config.sandbox = SANDBOX_ON;
+	machine.sandbox.config.mode = SANDBOX_ON;
 	ck_assert_int_eq(attach_some(DEVICE, &back), -EPERM);
 	expect_logged("the sandbox opens nothing: use ballast ctl attach");
-	machine.config.sandbox = SANDBOX_OFF;
+	machine.sandbox.config.mode = SANDBOX_OFF;
 	machine_finish(&machine);
 	fake_finish();
 }
