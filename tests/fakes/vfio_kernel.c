@@ -626,7 +626,9 @@ int vfio_get_iommu(int fd, struct vfio_iommu *ret)
 	*ret = (struct vfio_iommu){
 		.nr_ranges = nr,
 		.has_entries = fake.has_entries,
-		.entries = fake.entries - container->nr_mappings,
+		/* iommufd's container counts none. */
+		.entries = fake.entries == UINT32_MAX ? UINT32_MAX
+						      : fake.entries - container->nr_mappings,
 	};
 	if (nr > 0) {
 		ret->ranges = calloc(nr, sizeof(*ret->ranges));

@@ -1843,6 +1843,22 @@ START_TEST(what_ends_while_it_rests_is_told_when_it_runs_again)
 }
 END_TEST
 
+START_TEST(what_failed_while_it_rested_has_failed)
+{
+	start_hanging(1);
+	virtio_set_dma(&blk.virtio, false);
+	fd_close(&empty_pipe[1]); /* the end of the file */
+	run_a_while();
+	ck_assert_uint_eq(status_of(0), 0xff);
+	tamper = NULL;
+	virtio_set_dma(&blk.virtio, true);
+	driver_ok(&driver);
+	(void)wait_used(0);
+	ck_assert_uint_eq(status_of(0), VIRTIO_BLK_S_IOERR);
+	close_pipe();
+}
+END_TEST
+
 START_TEST(what_was_to_go_on_while_it_rested_goes_on)
 {
 	ck_assert_int_eq(pipe2(empty_pipe, O_CLOEXEC), 0);
@@ -2170,6 +2186,7 @@ int main(void)
 		a_reset_drops_who_waits,
 		a_reset_does_not_wait_for_all_of_a_large_request,
 		what_ends_while_it_rests_is_told_when_it_runs_again,
+		what_failed_while_it_rested_has_failed,
 		what_was_to_go_on_while_it_rested_goes_on,
 		a_reset_forgets_what_ended_while_it_rested,
 		a_driver_that_broke_the_rules_hears_no_more,

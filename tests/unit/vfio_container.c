@@ -464,6 +464,24 @@ START_TEST(entries_are_counted_anew_with_those_in_use)
 }
 END_TEST
 
+/* As iommufd's container says, whatever is mapped. */
+START_TEST(there_may_be_no_end_of_entries)
+{
+	fake_add_group(7);
+	fake_add_group(9);
+	fake.has_entries = true;
+	fake.entries = UINT32_MAX;
+	struct vfio_group *first = attach_group(7);
+	ck_assert_uint_eq(first->container->max_mappings, UINT32_MAX);
+	ck_assert_uint_gt(first->container->nr_mappings, 0);
+	struct vfio_group *second = attach_group(9);
+	ck_assert_uint_eq(first->container->max_mappings, UINT32_MAX);
+	vfio_group_detach(first);
+	vfio_group_detach(second);
+	check_nothing_left();
+}
+END_TEST
+
 START_TEST(an_unmap_of_another_size_is_told)
 {
 	fake_add_group(7);
@@ -586,6 +604,7 @@ int main(void)
 	tcase_add_test(tests, out_of_memory_without_a_limit_is_not_blamed_on_one);
 	tcase_add_test(tests, ram_beyond_the_last_entry_is_refused);
 	tcase_add_test(tests, entries_are_counted_anew_with_those_in_use);
+	tcase_add_test(tests, there_may_be_no_end_of_entries);
 	tcase_add_test(tests, an_unmap_of_another_size_is_told);
 	tcase_add_test(tests, an_unmap_of_the_right_size_is_not_told);
 	tcase_add_test(tests, a_bar_is_mapped_for_other_devices);

@@ -2160,6 +2160,43 @@ START_TEST(a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_cou
 }
 END_TEST
 
+/* And back: what the balloon holds goes to the host again, and stays there. */
+START_TEST(a_policy_that_is_switched_to_coordinated_while_a_device_is_on_its_way_counts)
+{
+	const struct attach_request request = { .host = DEVICE };
+	struct event_source *step = &machine.attach.step;
+	uint64_t back = 0;
+
+	config.memory = 128 * MIB; /* two steps */
+	config.policy = RECLAIM_INHIBIT;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	const struct holdings before = look();
+	ck_assert_uint_eq(before.reclaimed, 8 * MIB);
+	begin_attach(&request);
+	step->ready(step, EPOLLIN);
+	ck_assert_uint_eq(look().inhibitors, before.inhibitors + 1);
+	ck_assert_uint_eq(look().reclaimed, 0);
+	ck_assert_int_eq(machine_set_policy(&machine, RECLAIM_COORDINATED), 0);
+	step->ready(step, EPOLLIN);
+	ck_assert_uint_eq(look().inhibitors, before.inhibitors);
+	for (unsigned int i = 0; i < 2; i++) {
+		ck_assert(!has_ended);
+		step->ready(step, EPOLLIN);
+	}
+	ck_assert(has_ended);
+	ck_assert_int_eq(attached.r, 0);
+	ck_assert_uint_eq(look().reclaimed, 8 * MIB);
+	ck_assert(!is_present(BALLOON_GPA));
+	ck_assert_uint_eq(look().pinned, 120 * MIB);
+	let_go();
+	expect_same(&before);
+	machine_finish(&machine);
+	fake_finish();
+}
+END_TEST
+
 /* With initial= its container sleeps until it is used. */
 START_TEST(for_a_device_that_maps_late_nothing_is_made_present)
 {
@@ -3110,6 +3147,7 @@ int main(void)
 		what_is_live_is_present_before_it_is_pinned_and_others_have_their_turn,
 		a_step_that_finds_no_memory_ends_it_and_gives_back_what_the_first_made_present,
 		a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_counts,
+		a_policy_that_is_switched_to_coordinated_while_a_device_is_on_its_way_counts,
 		for_a_device_that_maps_late_nothing_is_made_present,
 		what_the_balloon_holds_in_parts_goes_a_second_after_the_device,
 		what_an_attach_takes_may_be_opened_by_others,
