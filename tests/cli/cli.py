@@ -130,6 +130,10 @@ class CliTest(unittest.TestCase):
             os.killpg(process.pid, 0)
         return err.decode()
 
+    def timeline(self, *args):
+        return subprocess.run([os.path.join(ROOT, "packaging/ballast-timeline"), *args], capture_output=True, timeout=TIMEOUT,
+                              text=True, check=False)
+
     def refused(self, status, args, *words, wrapper=()):
         """Runs `ballast ARGS`, which must be refused in one line that has all the words."""
         files = sorted(os.listdir(self.folder))
@@ -226,7 +230,7 @@ class Options(CliTest):
         for key in ("reporting", "deflate-on-oom"):
             for value in ("", "yes", "1", "ON"):
                 self.refused(USAGE, run + [f"{key}={value}"], "--balloon", key, f"'{value}'",
-                             "on or off")
+                             "one of: off on")
         for value in ("", "M", "-1", "12Q", "99999999999999999999"):
             self.refused(USAGE, run + ["initial=" + value], "--balloon", f"'{value}'", "M")
         for value in ("63M", "1", "257M", "1T"):
@@ -252,7 +256,7 @@ class Options(CliTest):
         for key in ("readonly", "direct"):
             for value in ("", "yes", "1", "ON"):
                 self.refused(USAGE, run + [f"path=a,{key}={value}"], "--disk", key, f"'{value}'",
-                             "on or off")
+                             "one of: off on")
         for value in ("", "x" * 21, "two words", "\x01", "\u00fc"):
             self.refused(USAGE, run + [f"path=a,serial={value}"], "--disk", "serial=", "1 to 20")
         self.refused(USAGE, ["run", "--kernel", "k"] + 17 * ["--disk", "path=a"], "--disk", "16")
@@ -321,10 +325,6 @@ class Options(CliTest):
         os.mkfifo(fifo)
         self.refused(FAILED, run + ["--events", fifo], f"'{fifo}'", "nobody reads")
         self.refused(USAGE, run + ["--trace", fifo], f"'{fifo}'", "no regular file")
-
-    def timeline(self, *args):
-        return subprocess.run([os.path.join(ROOT, "packaging/ballast-timeline"), *args], capture_output=True, timeout=TIMEOUT,
-                              text=True, check=False)
 
     def test_what_is_no_trace_has_no_timeline(self):
         for file, words in ((self.path("text", b"no trace"), "this is no trace"), (self.path("none"), "No such file"),
