@@ -832,11 +832,23 @@ static void part_bar(void)
 		inflates(512);
 	}
 	/* Decoding off and on, with an element that waits. */
-	config_command(balloon.devfn, 0);
+	config_command(balloon.devfn, PCI_COMMAND_MASTER);
 	ring_offer(inflate, 0);
 	config_command(balloon.devfn, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	ring_kick(inflate);
 	CHECK(ring_served(inflate));
+	/* Without bus mastering it stops, for good: DRIVER_OK is gone as well. */
+	config_command(balloon.devfn, PCI_COMMAND_MEMORY);
+	ring_offer(inflate, 0);
+	ring_kick(inflate);
+	wait_a_while();
+	CHECK(inflate->used.idx != inflate->avail.idx);
+	config_command(balloon.devfn, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	wait_a_while();
+	CHECK(inflate->used.idx != inflate->avail.idx);
+	CHECK_EQ(read8(balloon.common + VIRTIO_PCI_COMMON_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK,
+		 0);
+	balloon_start(USUAL_FEATURES);
 	/* Over RAM, which stays RAM. */
 	page_mark(4);
 	move_to(ARENA & ~0xffffull);
