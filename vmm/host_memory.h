@@ -34,14 +34,16 @@ struct host_memory_files {
 struct host_memory {
 	uint64_t total;     /* bytes the host has in all; 0: it does not tell */
 	uint64_t available; /* of these, without what could be swapped out */
-	uint64_t spare;     /* bytes that may be had, of the host or of a cgroup with less;
-				  UINT64_MAX: nobody tells */
-	uint64_t resident;  /* bytes that this process has already */
-	unsigned int
-		pressure; /* of the host: hundredths of a per cent of the last 10 s in which
-				  some task waited for memory; 0 where it does not tell */
-	char owner[HOST_CGROUP_SIZE +
-		   32]; /* of `spare`: "the host", "the memory cgroup /a/b" */
+	/* Bytes that may be had, of the host or of a cgroup with less. UINT64_MAX: nobody tells. */
+	uint64_t spare;
+	uint64_t resident; /* bytes that this process has already */
+	/*
+	 * Of the host: hundredths of a per cent of the last 10 s in which some task waited for
+	 * memory; 0 where it does not tell.
+	 */
+	unsigned int pressure;
+	/* Of `spare`: "the host", "the memory cgroup /a/b". */
+	char owner[HOST_CGROUP_SIZE + 32];
 };
 
 /*

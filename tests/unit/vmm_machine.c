@@ -2126,19 +2126,26 @@ START_TEST(a_step_that_finds_no_memory_ends_it_and_gives_back_what_the_first_mad
 }
 END_TEST
 
+/* A guest of two steps, of which a device has come and gone. */
+static struct holdings init_for_two_steps(enum reclaim_policy policy)
+{
+	uint64_t back = 0;
+
+	config.memory = 128 * MIB;
+	config.policy = policy;
+	init_with_balloon();
+	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
+	let_go();
+	return look();
+}
+
 /* All begins anew: what the balloon gave to the host comes back as well. */
 START_TEST(a_policy_that_is_switched_to_inhibit_while_a_device_is_on_its_way_counts)
 {
 	const struct attach_request request = { .host = DEVICE };
 	struct event_source *step = &machine.attach.step;
-	uint64_t back = 0;
+	const struct holdings before = init_for_two_steps(RECLAIM_COORDINATED);
 
-	config.memory = 128 * MIB; /* two steps */
-	config.policy = RECLAIM_COORDINATED;
-	init_with_balloon();
-	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
-	let_go();
-	const struct holdings before = look();
 	begin_attach(&request);
 	step->ready(step, EPOLLIN);
 	ck_assert_int_eq(machine_set_policy(&machine, RECLAIM_INHIBIT), 0);
@@ -2165,14 +2172,8 @@ START_TEST(a_policy_that_is_switched_to_coordinated_while_a_device_is_on_its_way
 {
 	const struct attach_request request = { .host = DEVICE };
 	struct event_source *step = &machine.attach.step;
-	uint64_t back = 0;
+	const struct holdings before = init_for_two_steps(RECLAIM_INHIBIT);
 
-	config.memory = 128 * MIB; /* two steps */
-	config.policy = RECLAIM_INHIBIT;
-	init_with_balloon();
-	ck_assert_int_eq(attach_some(DEVICE, &back), 0);
-	let_go();
-	const struct holdings before = look();
 	ck_assert_uint_eq(before.reclaimed, 8 * MIB);
 	begin_attach(&request);
 	step->ready(step, EPOLLIN);
