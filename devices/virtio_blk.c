@@ -325,7 +325,6 @@ static void go_on(struct virtio_blk *blk, struct virtio_blk_request *rq)
 static void transfer_done(struct virtio_blk *blk, struct virtio_blk_request *rq, int r)
 {
 	const char *what = rq->type == VIRTIO_BLK_T_IN ? "a read" : "a write";
-
 	bool is_bounced_read = rq->bounces && rq->type == VIRTIO_BLK_T_IN;
 
 	/* What may not be copied to the guest now is read again when it may. */

@@ -669,7 +669,8 @@ static unsigned int count_lines(const char *begin)
 	return n;
 }
 
-static const char *const wanted[] = { "log", "disk", "initrd", "events", "metrics", "serial" };
+static const char *const wanted[] = { "log",     "disk",   "initrd", "events",
+				      "metrics", "serial", "trace" };
 
 /* What is in the folder and was not before, or is not wanted; it is removed. */
 static const char *left_in_folder(void)
@@ -891,7 +892,8 @@ static const struct setup start_setups[] = {
 		     "events|--metrics|metrics|--timeout|300",
 	  .fakes = true },
 	{ "files", "power",
-	  "--memory|64M,backing=memfd|--serial|file=serial|--disk|path=disk,readonly=on,direct=on",
+	  "--memory|64M,backing=memfd|--serial|file=serial|--disk|path=disk,readonly=on,direct=on|"
+	  "--trace|trace",
 	  .fakes = true },
 	{ "passt", "power", NO_DRIVERS "|--net|passt", "/usr/bin/passt", .fakes = true },
 };
