@@ -508,6 +508,33 @@ START_TEST(bars_are_mapped_as_ever)
 }
 END_TEST
 
+/* Of the entries that are kept for them one is left: what was let go of needs the others. */
+START_TEST(bars_take_no_more_entries_than_are_kept)
+{
+	struct memory_region bars[2];
+
+	start(1);
+	struct vfio_container *container =
+		container_of(world.vfio.containers.next, struct vfio_container, link);
+	container->nr_peers = VFIO_SPARE_ENTRIES - 1;
+	for (unsigned int i = 0; i < nitems(bars); i++) {
+		bars[i] = (struct memory_region){ .gpa = 0xc0000000 + 0x1000 * i,
+						  .size = sizeof(bar_memory),
+						  .host = bar_memory,
+						  .kind = MEMORY_DEVICE,
+						  .name = "bar" };
+		ck_assert_int_eq(memory_map_add(&world.map, &bars[i]), 0);
+	}
+	ck_assert_uint_eq(fake_count("map c0 0xc0000000 0x1000"), 1);
+	ck_assert_uint_eq(fake_count("map c0 0xc0001000 0x1000"), 0);
+	expect_log("devices cannot reach each other");
+	for (unsigned int i = 0; i < nitems(bars); i++)
+		memory_map_remove(&world.map, &bars[i]);
+	ck_assert_uint_eq(container->nr_peers, VFIO_SPARE_ENTRIES - 1);
+	stop(1);
+}
+END_TEST
+
 static void give_up_capability(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -810,6 +837,7 @@ int main(void)
 		who_joins_in_the_middle_of_a_change_inhibits_too,
 		a_change_of_policy_without_memory_changes_nothing,
 		bars_are_mapped_as_ever,
+		bars_take_no_more_entries_than_are_kept,
 		all_of_ram_must_be_allowed_to_be_locked_before_any_is,
 		a_guest_of_more_than_all_of_the_host_is_refused_before_any_is_pinned,
 		before_a_device_may_use_dma_nothing_is_mapped,
